@@ -61,7 +61,18 @@ def test_an_option_that_does_nothing_is_named(
 
 def test_every_option_of_deployment_is_of_a_target() -> None:
     """A new option is put into one of the sets, or into the ones that both targets have."""
-    both = {"target", "image", "state", "bundle", "release", "attestations", "root", "profile", "as_json"}
+    both = {
+        "target",
+        "image",
+        "state",
+        "bundle",
+        "release",
+        "attestations",
+        "root",
+        "profile",
+        "fresh",
+        "as_json",
+    }
     for name in ("plan_command", "apply_command", "status_command", "destroy_command"):
         found = {parameter.name for parameter in getattr(deploy, name).params}
         assert found <= both | deploy.OF_AWS | deploy.OF_LOCAL, name

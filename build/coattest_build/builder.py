@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,15 +19,23 @@ from coattest.errors import UsageError
 from coattest.progress import Quiet, Reporter
 from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
+from coattest_build.containers.image import OpenedImage
+from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.formats import cpio, eif, measure
 from coattest_build.image import ImageSpec
-from coattest_build.inputs import apt, fetch, wheels
+from coattest_build.inputs import apt, fetch, pinned_image, wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.inputs.cache import scratch as scratch_directory
-from coattest_build.inputs.lock import Lock
+from coattest_build.inputs.lock import Lock, LockedContainer
 from coattest_build.kernel import Compiled
-from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
+from coattest_build.report import (
+    CONTAINER_INPUT,
+    BuildInput,
+    BuildReport,
+    ImageResult,
+    SourceIdentity,
+)
 from coattest_build.source import Snapshot
 
 TOOL = "coattest"
@@ -46,17 +55,21 @@ def build(
     mirror: str | None = None,
     jobs: int | None = None,
     fresh_kernel: bool = False,
+    container: Path | None = None,
     progress: Reporter | None = None,
 ) -> BuildReport:
     """Build the images of ``source`` into ``out`` and return what was built from what.
 
     ``profiles`` None means every profile of image.toml. ``jobs`` None means one per usable processor. The
-    source is copied first, and only the copy is used. Raises CoattestError.
+    source is copied first, and only the copy is used. ``container`` is a file of the container image that the
+    lock pins, where the cache may not have it. Raises CoattestError.
     """
     reporter = progress or Quiet()
     store = Cache(cache_folder(cache))
-    with scratch_directory(store.folder / "work", "build-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(scratch_directory(store.folder / "work", "build-"))
         inputs = gather(source, scratch, store, profiles=profiles, mirror=mirror, reporter=reporter)
+        payload = stack.enter_context(_payload(inputs, store, container, reporter))
         compiled = kernel.obtain(
             inputs.spec,
             inputs.lock,
@@ -68,12 +81,32 @@ def build(
             reporter=reporter,
         )
         root = scratch / "root"
-        compose_inputs(inputs, root, reporter)
+        if payload is None:
+            compose_inputs(inputs, root, reporter)
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
                 rootfs.compile_modules(inputs.spec.bytecode, root, scratch)
         isolation = sandbox.Isolation().to_json()
-        return assemble_images(inputs, compiled, root, out, scratch, "native", isolation, reporter)
+        return assemble_images(inputs, compiled, payload or root, out, scratch, "native", isolation, reporter)
+
+
+@contextmanager
+def _payload(
+    inputs: Inputs, store: Cache, given: Path | None, reporter: Reporter
+) -> Iterator[OpenedImage | None]:
+    """The container image of the lock; None where it has none."""
+    pin = inputs.lock.container
+    if pin is None:
+        if given is not None:
+            raise UsageError("the lock pins no container image: --from would do nothing", hint="leave it out")
+        yield None
+        return
+    with ExitStack() as stack:
+        with reporter.step("Reading the container image"):
+            opened = stack.enter_context(pinned_image.open_pinned(pin, store, given))
+            # What is refused is refused before minutes of compiling.
+            _container_tree(inputs.spec, opened, next(iter(inputs.texts.values()), b""))
+        yield opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +167,7 @@ def compose_inputs(inputs: Inputs, root: Path, reporter: Reporter) -> None:
 def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of the steps
     inputs: Inputs,
     compiled: Compiled,
-    root: Path,
+    root: Path | OpenedImage,
     out: Path,
     scratch: Path,
     route: str,
@@ -143,7 +176,8 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
 ) -> BuildReport:
     """Write every profile's image from its parts and return the report.
 
-    ``route`` is ``native`` or ``container``; ``isolation`` says how the compilation was isolated.
+    ``root`` is the folder that was composed, or the container image. ``route`` is ``native`` or
+    ``container``; ``isolation`` says how the compilation was isolated.
     """
     spec, lock, snapshot = inputs.spec, inputs.lock, inputs.snapshot
     boot = scratch / "boot.cpio"
@@ -153,8 +187,7 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         path = out / image_name(spec, profile)
         with reporter.step(f"Assembling {path.name}"):
             application = scratch / "application.cpio"
-            entries = rootfs.application_entries(spec, root, text)
-            cpio.write_ramdisk(application, entries, mtime=lock.source_date_epoch)
+            _write_application(application, inputs, root, text)
             eif.write_image(
                 path,
                 kernel=compiled.bzimage,
@@ -175,7 +208,27 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         tool_version=tool_version(),
         tool_sha256=tool_digest(),
         inputs=inputs_of(lock),
+        kernel_profile=spec.kernel.profile,
     )
+
+
+def _write_application(target: Path, inputs: Inputs, root: Path | OpenedImage, text: bytes) -> None:
+    """The application ramdisk with a profile's file."""
+    spec = inputs.spec
+    if isinstance(root, Path):
+        entries = rootfs.application_entries(spec, root, text)
+        cpio.write_ramdisk(target, entries, mtime=inputs.lock.source_date_epoch)
+        return
+    with target.open("wb") as file:
+        file.writelines(_container_tree(spec, root, text).blocks())
+
+
+def _container_tree(spec: ImageSpec, opened: OpenedImage, text: bytes) -> OwnTree:
+    """The root file system of a container image with a profile's file, and what runs in it."""
+    nsm = spec.container is not None and spec.container.nsm
+    tree = own_tree(opened, nsm=nsm, added=((spec.profile_target.encode(), text),))
+    tree.plan.encode()  # within init's limits
+    return tree
 
 
 def _profile_bytes(source: Path, spec: ImageSpec, profile: str) -> bytes:
@@ -213,15 +266,31 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
             "KernelVersion": kernel.kernel_version(spec, lock),
         },
         "DockerInfo": {},
-        "CustomMetadata": {},
+        "CustomMetadata": _custom_metadata(spec, lock),
     }
     return json.dumps(document, separators=(",", ":")).encode()
 
 
+def _custom_metadata(spec: ImageSpec, lock: Lock) -> dict[str, Any]:
+    found: dict[str, Any] = {"kernel": {"profile": spec.kernel.profile}} if spec.container else {}
+    return found | ({"container": lock.container.identity()} if lock.container else {})
+
+
 def inputs_of(lock: Lock) -> tuple[BuildInput, ...]:
-    """Every locked input, for the report."""
+    """Every locked input, for the report. A container image is its configuration and its layers."""
     packages = (BuildInput(p.name, p.version, p.sha256, p.path, "deb") for p in lock.packages)
-    return (*packages, *(BuildInput(w.name, w.version, w.sha256, w.file, "wheel") for w in lock.wheels))
+    wheel_pins = (BuildInput(w.name, w.version, w.sha256, w.file, "wheel") for w in lock.wheels)
+    return (*packages, *wheel_pins, *_container_inputs(lock.container))
+
+
+def _container_inputs(pin: LockedContainer | None) -> Iterator[BuildInput]:
+    if pin is None:
+        return
+    platform = pin.platform.replace("/", "-")
+    yield BuildInput("config", platform, pin.config, f"sha256/{pin.config}", CONTAINER_INPUT)
+    for number, layer in enumerate(pin.layers, 1):
+        name = f"layer-{number}"
+        yield BuildInput(name, platform, layer.diff_id, f"sha256/{layer.diff_id}", CONTAINER_INPUT)
 
 
 def tool_version() -> str:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
 from coattest.progress import Quiet, Reporter
 from coattest_build import builder, kernel, rootfs
@@ -190,6 +190,8 @@ def prepare_stage(
         store = Cache(cache_folder(cache))
         inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
         spec, folder = inputs.spec, inputs.snapshot.folder
+        if spec.from_container:
+            raise UsageError("this route makes no image of a [container]", hint="build it with `eif build`")
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
             toolchain = kernel.unpack_toolchain(spec, inputs.lock, inputs.debs, stage)
             tarball = kernel.unpack_source(spec, inputs.lock, inputs.debs, scratch / "kernel")
@@ -236,6 +238,7 @@ def assemble_stage(
         made = kernel.adopt(
             compiled / "out",
             scratch / "kernel",
+            profile=spec.kernel.profile,
             fragment=fragment.decode(),
             digest=kernel.input_digest(spec, inputs.lock, fragment, init),
             fresh=bool(run) and recorded == run,

@@ -17,6 +17,7 @@ from coattest_build.inputs.names import (
     DEBIAN_NAME,
     IMAGE_TEXT,
     SUITE,
+    USER,
     VARIABLE,
     is_plain,
     is_relative_path,
@@ -25,6 +26,9 @@ from coattest_build.inputs.names import (
 FORMAT = "coattest-image/v1"
 ARCHITECTURES = {"x86_64": "amd64"}
 """The architectures that can be built, with Debian's names for them."""
+MINIMAL, CONTAINER = "minimal", "container"
+KERNEL_PROFILES = (MINIMAL, CONTAINER)
+"""What a kernel and its init are for: one program of one's own, or ordinary programs (ADR 197)."""
 PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 IMAGE_FILE = "build/image.toml"
 LOCK_FILE = "build/image.lock"
@@ -44,12 +48,25 @@ def _bad(what: str, where: str, hint: str | None = None) -> UsageError:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel's source package, the tarball inside it, and the fragment and init (source-relative)."""
+    """The kernel's source package, the tarball inside it, and the fragment and init (source-relative).
+
+    ``profile`` is one of KERNEL_PROFILES: what the kernel must have and must not, and what its init reads.
+    """
 
     package: str
     tarball: str
     config: str
     init: str
+    profile: str = MINIMAL
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRun:
+    """What only the init of the profile ``container`` gives: user (and group), working folder, /dev/nsm."""
+
+    user: str = ""
+    folder: str = "/"
+    nsm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +97,8 @@ class Bytecode:
 class ImageSpec:
     """Everything that image.toml says. Paths inside the image have no leading slash, except the command's.
 
-    An image without Python has neither ``wheels`` nor ``bytecode``.
+    An image without Python has neither ``wheels`` nor ``bytecode``. ``container`` is there with that profile.
+    Where ``from_container``, the files and what runs are those of the lock's container image.
     """
 
     name: str
@@ -103,6 +121,8 @@ class ImageSpec:
     files: tuple[tuple[str, str], ...]
     profile_target: str
     profiles: tuple[tuple[str, str], ...]
+    container: ContainerRun | None = None
+    from_container: bool = False
 
     @property
     def debian_architecture(self) -> str:
@@ -139,6 +159,13 @@ class _Table:
         if not grammar.fullmatch(value):
             raise _bad(f"{key} is not allowed: {value[:80]!r}", self._where)
         return value
+
+    def text_or(self, key: str, grammar: re.Pattern[str], default: str) -> str:
+        return self.text(key, grammar) if self.has(key) else default
+
+    def flag(self, key: str) -> bool:
+        """A boolean; false when it is missing."""
+        return self.has(key) and bool(self._take(key, bool))
 
     def path(self, key: str) -> str:
         return _relative(self._take(key, str), f"{self._where} {key}")
@@ -215,12 +242,40 @@ def _in_source(value: str, where: str) -> str:
     return value
 
 
-def _command(words: tuple[str, ...], where: str) -> tuple[str, ...]:
-    """The command; it begins with the program's path, because init searches no PATH."""
-    if not words or not words[0].startswith("/"):
+def _command(words: tuple[str, ...], profile: str, where: str) -> tuple[str, ...]:
+    """The command; minimal's init searches no PATH, so that there it begins with the program's path."""
+    if not words or (profile == MINIMAL and not words[0].startswith("/")):
         raise _bad("command must begin with the absolute path of a program", where)
-    _relative(words[0][1:], f"{where} command")
+    _relative(words[0].removeprefix("/"), f"{where} command")
     return words
+
+
+def _container_run(run: _Table, profile: str, where: str) -> ContainerRun | None:
+    """The fields of ``[run]`` that only the profile ``container`` has."""
+    if profile == CONTAINER:
+        folder = run.text_or("workdir", re.compile(r"/(?:[^/].*)?"), "/")
+        if folder != "/":
+            _relative(folder[1:], f"{where} workdir")
+        return ContainerRun(run.text_or("user", USER, ""), folder, run.flag("nsm"))
+    for key in ("user", "workdir", "nsm"):
+        if run.has(key):
+            raise _bad(
+                f"{key} is for the kernel profile {CONTAINER}; with {profile} the program is root in / and "
+                "has /dev/nsm",
+                where,
+                f'take {key} out, or set profile = "{CONTAINER}" under [kernel], with its fragment and init',
+            )
+    return None
+
+
+def _payload_run(payload: _Table, top: _Table, profile: str) -> ContainerRun:
+    """``[container]``: files, command, user and folder are those of the image that the lock pins."""
+    if profile != CONTAINER:
+        raise _bad(f'a container image needs profile = "{CONTAINER}"', f"{IMAGE_FILE} [kernel]")
+    for name in ("run", "runtime", "wheels", "bytecode", "files"):
+        if top.has(name):
+            raise _bad(f"[{name}] is not for an image of a [container], which has its own", IMAGE_FILE)
+    return ContainerRun(nsm=payload.flag("nsm"))
 
 
 def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
@@ -238,9 +293,12 @@ def parse_spec(text: str) -> ImageSpec:
     except Rejected as error:
         raise _bad(error.what, IMAGE_FILE) from None
     top.choice("format", (FORMAT,))
-    run, debian, kernel = top.table("run"), top.table("debian"), top.table("kernel")
-    toolchain, runtime, profiles = top.table("toolchain"), top.table("runtime"), top.table("profiles")
+    debian, kernel = top.table("debian"), top.table("kernel")
+    toolchain, profiles = top.table("toolchain"), top.table("profiles")
+    payload = top.table_or_none("container")
+    run, runtime = (top.table(name) if payload is None else _Table({}, name) for name in ("run", "runtime"))
     wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
+    kernel_profile = kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL
     profile_files = top.pairs("profiles", without=("target",))
     spec = ImageSpec(
         name=top.text("name", IMAGE_TEXT),
@@ -248,7 +306,9 @@ def parse_spec(text: str) -> ImageSpec:
         architecture=top.choice("architecture", ARCHITECTURES),
         default_profile=top.text("default_profile", PROFILE_NAME),
         cmdline=top.text("cmdline", COMMAND_LINE),
-        command=_command(run.texts("command"), f"{IMAGE_FILE} [run]"),
+        command=(
+            _command(run.texts("command"), kernel_profile, f"{IMAGE_FILE} [run]") if payload is None else ()
+        ),
         environment=_environment(run.pairs("environment"), f"{IMAGE_FILE} [run]"),
         suites=debian.texts("suites", SUITE),
         component=debian.text("component", COMPONENT),
@@ -257,11 +317,12 @@ def parse_spec(text: str) -> ImageSpec:
             kernel.path("tarball"),
             kernel.source("config"),
             kernel.source("init"),
+            kernel_profile,
         ),
         toolchain=toolchain.texts("packages", DEBIAN_NAME),
         toolchain_links=toolchain.pairs("links"),
-        runtime=runtime.texts("packages", DEBIAN_NAME),
-        directories=runtime.paths("directories"),
+        runtime=runtime.texts("packages", DEBIAN_NAME, optional=payload is not None),
+        directories=runtime.paths("directories", optional=payload is not None),
         prune=runtime.paths("prune", optional=True),
         wheels=(
             Wheels(
@@ -284,9 +345,15 @@ def parse_spec(text: str) -> ImageSpec:
         files=top.pairs("files"),
         profile_target=profiles.path("target"),
         profiles=profile_files,
+        container=(
+            _container_run(run, kernel_profile, f"{IMAGE_FILE} [run]")
+            if payload is None
+            else _payload_run(payload, top, kernel_profile)
+        ),
+        from_container=payload is not None,
     )
     profiles.ignore(name for name, _ in profile_files)
-    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode):
+    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode, payload):
         if table:
             table.finish()
     _check(spec)

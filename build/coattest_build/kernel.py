@@ -20,7 +20,7 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import read_bounded
 from coattest.progress import Reporter
 from coattest_build import sandbox
-from coattest_build.image import ImageSpec
+from coattest_build.image import CONTAINER, MINIMAL, ImageSpec
 from coattest_build.inputs import unpack
 from coattest_build.inputs.cache import Cache, exclusive, sha256_file
 from coattest_build.inputs.cache import scratch as scratch_directory
@@ -133,6 +133,32 @@ def check_config(fragment: str, resolved: str) -> None:
         )
 
 
+_NEVER = frozenset({"MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING"})
+_MORE = frozenset({"INET", "UNIX98_PTYS", "SYSVIPC", "AIO"})
+PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    MINIMAL: dict.fromkeys(sorted(_NEVER | _MORE), "n"),
+    CONTAINER: dict.fromkeys(sorted(_NEVER), "n") | dict.fromkeys(sorted(_MORE | {"POSIX_MQUEUE"}), "y"),
+}
+"""What a kernel must have and must not, so that the profile that its claim names is true (ADR 197)."""
+
+
+def check_profile(profile: str, resolved: str) -> None:
+    """Check the resolved configuration against its profile. Raises UsageError (``kernel-option``)."""
+    found = parse_config(resolved)
+    wrong = [
+        f"CONFIG_{name} is {found.get(name, 'n')}"
+        for name, value in PROFILE_OPTIONS[profile].items()
+        if found.get(name, "n") != value
+    ]
+    if wrong:
+        raise UsageError(
+            f"not a kernel of the profile {profile}: {', '.join(wrong)}",
+            where="kernel configuration",
+            hint="change the fragment, or [kernel] profile in build/image.toml with fragment and init",
+            code="kernel-option",
+        )
+
+
 def kernel_version(spec: ImageSpec, lock: Lock) -> str:
     """The version of the locked kernel source package, for the image's metadata."""
     return next(p.version for p in lock.used_for("kernel") if p.name == spec.kernel.package)
@@ -158,6 +184,8 @@ def input_digest(spec: ImageSpec, lock: Lock, fragment: bytes, init: bytes) -> s
         "environment": ENVIRONMENT,
         "scripts": [CONFIGURE, COMPILE],
     }
+    if spec.kernel.profile != MINIMAL:  # so that kernels of before there were profiles are still found
+        inputs["profile"] = spec.kernel.profile
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -182,6 +210,7 @@ def obtain(
     folder = cache.folder / "kernel" / digest
     found = None if fresh else _load(folder, digest)
     if found:
+        check_profile(spec.kernel.profile, found.config.read_text())
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
         if not free and not fresh:  # another process compiled the same meanwhile
@@ -237,7 +266,9 @@ def _compile(
         ]
         with reporter.step("Configuring the kernel"):
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
-        check_config(texts[0].decode(), read_output(out / "config").decode())
+        resolved = read_output(out / "config").decode()
+        check_config(texts[0].decode(), resolved)
+        check_profile(spec.kernel.profile, resolved)
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
         _store(out, folder)
@@ -267,13 +298,15 @@ def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], roo
     return root / spec.kernel.tarball
 
 
-def adopt(outputs: Path, folder: Path, *, fragment: str, digest: str, fresh: bool) -> Compiled:
+def adopt(outputs: Path, folder: Path, *, profile: str, fragment: str, digest: str, fresh: bool) -> Compiled:
     """The outputs of a container's compile stage, read as hostile and copied to ``folder``.
 
     Raises EnvironmentFailure (``compile-failed``) unless they are files of a plausible size, and UsageError
-    (``kernel-option``) when an option of the fragment was lost.
+    (``kernel-option``) when an option of the fragment was lost, or the profile's are not there.
     """
-    check_config(fragment, read_output(outputs / "config").decode())
+    resolved = read_output(outputs / "config").decode()
+    check_config(fragment, resolved)
+    check_profile(profile, resolved)
     folder.parent.mkdir(parents=True, exist_ok=True)
     _store(outputs, folder)
     compiled = _load(folder, digest, fresh=fresh)

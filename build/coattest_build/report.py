@@ -6,15 +6,18 @@ Members read both with readers of their own (``coattest_verify.quorum.statements
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from coattest.errors import UsageError
 from coattest_build.formats.measure import ImageMeasurements, SectionDigest
+from coattest_build.image import MINIMAL
 
 FORMAT = "coattest-build/v1"
 CLAIM_FORMAT = "coattest-claim/v1"
+CONTAINER_INPUT = "container"
+"""The kind of an input that is a part of a container image: taken as given, not built from source."""
 REGISTERS = ("PCR0", "PCR1", "PCR2")
 
 
@@ -70,7 +73,10 @@ class SourceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class BuildInput:
-    """One locked input; ``path`` is pool-relative for a deb and the file name for a wheel."""
+    """One locked input; ``path`` is pool-relative for a deb and the file name for a wheel.
+
+    ``kind`` is ``deb``, ``wheel`` or CONTAINER_INPUT.
+    """
 
     name: str
     version: str
@@ -87,6 +93,13 @@ class BuildInput:
             "path": self.path,
             "kind": self.kind,
         }
+
+
+def container_config(inputs: Iterable[tuple[str, str, str]]) -> str | None:
+    """The SHA-256 (hex) of the container image's configuration among kinds, names and digests of inputs."""
+    return next(
+        (sha256 for kind, name, sha256 in inputs if (kind, name) == (CONTAINER_INPUT, "config")), None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +120,7 @@ class BuildReport:
     tool_version: str
     tool_sha256: str
     inputs: tuple[BuildInput, ...]
+    kernel_profile: str = MINIMAL
 
     def profile(self, name: str) -> ImageResult:
         """The result of one profile. Raises UsageError when it was not built."""
@@ -124,15 +138,29 @@ class BuildReport:
             "route": self.route,
             "source": self.source.to_json(),
             "profiles": self._profiles(),
-            "kernel": {"compiled_here": self.kernel_compiled_here, "sha256": self.kernel_sha256},
+            "kernel": {
+                "profile": self.kernel_profile,
+                "compiled_here": self.kernel_compiled_here,
+                "sha256": self.kernel_sha256,
+            },
             "isolation": dict(self.isolation),
             "tool": {"version": self.tool_version, "sha256": self.tool_sha256},
             "inputs": [item.to_json() for item in self.inputs],
         }
 
     def claim(self) -> bytes:
-        """The bytes of claim.json: what every build of this release must give."""
+        """The bytes of claim.json: what every build of this release must give.
+
+        A claim that names no profile of the kernel is about a ``minimal`` one, and one that names no
+        container image about an image that was put together from the other inputs.
+        """
+        named: dict[str, Any] = {}
+        if self.kernel_profile != MINIMAL:
+            named["kernel"] = {"profile": self.kernel_profile}
+        if config := container_config((item.kind, item.name, item.sha256) for item in self.inputs):
+            named["container"] = {"config": config}
         claimed = {
+            **named,
             "format": CLAIM_FORMAT,
             "release": self.release,
             "architecture": self.architecture,

@@ -96,6 +96,26 @@ def test_no_mutated_document_is_mistaken_for_another(data: st.DataObject) -> Non
         Claimed.decode(json.dumps(document).encode())
 
 
+def test_a_claim_names_a_kernel_that_is_not_minimal() -> None:
+    """In one spelling; a claim that names another profile than was built is found out."""
+    report = dataclasses.replace(REPORT, kernel_profile="container")
+    assert "kernel" not in CLAIM
+    document = json.loads(report.claim())
+    assert document == {**CLAIM, "kernel": {"profile": "container"}}
+    assert Claimed.decode(report.claim()).kernel_profile == "container"
+    built = RebuildReport.read(report.to_json())
+    assert built.differences(Claimed.decode(report.claim())) == ()
+    (found,) = built.differences(Claimed.decode(REPORT.claim()))
+    assert (found.code, found.where, found.detail) == (
+        "mismatch",
+        "kernel_profile",
+        "container instead of minimal",
+    )
+    for kernel in (None, {}, {"profile": "minimal"}, {"profile": "x"}, {"profile": "container", "x": 1}):
+        with pytest.raises(Rejected):
+            Claimed.decode(json.dumps({**document, "kernel": kernel}).encode())
+
+
 @pytest.mark.parametrize(
     "data",
     [b"", b"[]", b"nothing", b"\xff", b'{"format": "coattest-claim/v2"}', b"[" * 100_000, b'{"a":1,"a":2}'],

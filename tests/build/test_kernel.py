@@ -9,7 +9,7 @@ import pytest
 
 from coattest.errors import UsageError
 from coattest.progress import Quiet
-from coattest_build import image, kernel
+from coattest_build import image, kernel, starts
 from coattest_build import source as sources
 from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache
@@ -134,6 +134,42 @@ def test_a_lost_option_is_named() -> None:
         kernel.check_config(FRAGMENT, FRAGMENT.replace("# CONFIG_INET is not set", "CONFIG_INET=y"))
 
 
+@pytest.mark.parametrize(
+    ("profile", "before", "after"),
+    [
+        ("minimal", "# CONFIG_INET is not set", "CONFIG_INET=y"),
+        ("minimal", "# CONFIG_MODULES is not set", "CONFIG_MODULES=y"),
+        ("container", "CONFIG_INET=y", "# CONFIG_INET is not set"),
+        ("container", "CONFIG_POSIX_MQUEUE=y", ""),
+        ("container", "# CONFIG_BPF_SYSCALL is not set", "CONFIG_BPF_SYSCALL=y"),
+    ],
+)
+def test_the_profile_that_a_claim_names_is_true(profile: str, before: str, after: str) -> None:
+    """A fragment of one's own may change much, and not what the name says."""
+    fragment = starts.kernel_parts(profile)[starts.FRAGMENT]
+    options = kernel.parse_config(fragment)
+    config = "\n".join(
+        f"# CONFIG_{name} is not set" if value == "n" else f"CONFIG_{name}={value}"
+        for name, value in options.items()
+    )
+    kernel.check_profile(profile, config)
+    assert before in config
+    with raises_code(UsageError, "kernel-option", match=f"not a kernel of the profile {profile}: CONFIG_"):
+        kernel.check_profile(profile, config.replace(before, after))
+
+
+def test_a_kernel_of_the_cache_is_held_against_its_profile_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be from before there were profiles."""
+    spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
+    (tmp_path / "config").write_text("CONFIG_INET=y\n")
+    there = Compiled(tmp_path / "bzImage", tmp_path / "init", tmp_path / "config", "a", "b", False)
+    monkeypatch.setattr(kernel, "_load", lambda *_, **__: there)
+    with raises_code(UsageError, "kernel-option", match="CONFIG_INET is y"):
+        kernel.obtain(spec, locked, REPOSITORY, Cache(tmp_path), {}, jobs=1, fresh=False, reporter=Quiet())
+
+
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:
     """Another source, toolchain, fragment, init or link gives another digest; a runtime package does not.
 
@@ -176,6 +212,12 @@ def test_every_input_of_the_kernel_is_in_its_digest() -> None:
         kernel.input_digest(spec, locked, b"Fragment", b"init"),
         kernel.input_digest(spec, locked, b"fragment", b"Init"),
         kernel.input_digest(dataclasses.replace(spec, toolchain_links=()), locked, b"fragment", b"init"),
+        kernel.input_digest(
+            dataclasses.replace(spec, kernel=dataclasses.replace(spec.kernel, profile="container")),
+            locked,
+            b"fragment",
+            b"init",
+        ),
     ]
     assert len(set(digests)) == len(digests)
 

@@ -13,12 +13,15 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest.progress import Quiet
 from coattest_build import builder, container, image, rootfs
 from coattest_build import source as sources
+from coattest_build.containers.own.plan import DEFAULT_PATH, decode_plan
+from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats import cpio, eif
 from coattest_build.image import IMAGE_FILE, Bytecode, ImageSpec, Wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import wheels
 from coattest_build.inputs.lock import BadLock
 from coattest_build.inputs.unpack import Tree
+from coattest_build.rootfs.start import add_surroundings, program_of
 from coattest_local.host.enclave import run_enclave
 from support.build.own_enclave import EXAMPLE, make_source, write_lock
 from support.enclave.enclave_image import compile_program
@@ -58,6 +61,14 @@ def test_what_an_image_without_python_needs_not_say() -> None:
         ("[profiles]", "[profiles]\nless = 1", "profiles must map strings to strings"),
         ("[files]", "[filez]\n[files]", "unknown key 'filez'"),
         ("[runtime]", "[runtime]\nmore = 1", "unknown key 'more'"),
+        ("[kernel]", '[kernel]\nprofile = "maximal"', "one of minimal, container"),
+        (
+            "[run]",
+            '[run]\nuser = "web"',
+            "user is for the kernel profile container; with minimal the program",
+        ),
+        ("[run]", '[run]\nworkdir = "/srv"', "workdir is for the kernel profile container"),
+        ("[run]", "[run]\nnsm = true", "nsm is for the kernel profile container"),
     ],
 )
 def test_a_fault_in_an_image_file_is_said_where_it_is(before: str, after: str, says: str) -> None:
@@ -66,6 +77,107 @@ def test_a_fault_in_an_image_file_is_said_where_it_is(before: str, after: str, s
     with raises_code(UsageError, "bad-image-toml", match=says) as caught:
         image.parse_spec(TEXT.replace(before, after, 1))
     assert str(caught.value).startswith(IMAGE_FILE)
+
+
+IN_CONTAINER = TEXT.replace("[kernel]", '[kernel]\nprofile = "container"')
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        *((f'user = "{user}"', "user is not allowed") for user in ("", "-r", "a b", "a:b:c", "a:", "x" * 33)),
+        *((f'workdir = "{place}"', "workdir is not allowed") for place in ("", "srv", "//srv")),
+        *((f'workdir = "{place}"', "plain relative path") for place in ("/srv/../x", "/srv/", "/a\u202eb")),
+        ('nsm = "yes"', "nsm is missing or not a bool"),
+        ("nsm = 1", "nsm is missing or not a bool"),
+    ],
+)
+def test_what_init_gives_has_a_grammar(field: str, says: str) -> None:
+    """User, working folder and device of the kernel profile container."""
+    with raises_code(UsageError, "bad-image-toml", match=says):
+        image.parse_spec(IN_CONTAINER.replace("[run]", f"[run]\n{field}"))
+
+
+def container_spec(*fields: str, command: str = "serve") -> ImageSpec:
+    """The example's specification for the kernel profile container."""
+    begin, end = IN_CONTAINER.index("command ="), IN_CONTAINER.index("[debian]")
+    run = "\n".join((f'command = ["{command}", "two words"]', *fields))
+    return image.parse_spec(f"{IN_CONTAINER[:begin]}{run}\n{IN_CONTAINER[end:]}")
+
+
+FOUND = {"serve": "/usr/bin/serve", "bin/serve": "/srv/bin/serve", "/opt/serve": "/opt/serve"}
+
+
+@pytest.mark.parametrize("command", FOUND)
+def test_the_program_is_looked_for_where_init_will(tmp_path: Path, command: str) -> None:
+    """By name in PATH, below the working folder, or where its path says; /run and /tmp need not be there."""
+    tree = Tree(tmp_path / "root")
+    for name in ("dev", "proc", "sys", "usr/local/bin/serve"):
+        tree.make_directory(name)
+    spec = container_spec('workdir = "/srv"', command=command)
+    with pytest.raises(UsageError, match="is not a file of the root file system"):
+        rootfs.check_startable(spec, tree)
+    tree.add_file(FOUND[command][1:], [b""], executable=True)
+    rootfs.check_startable(spec, tree)
+    assert program_of(spec, tree) == FOUND[command]
+
+
+def test_what_the_container_profiles_init_starts(tmp_path: Path) -> None:
+    """User by the image's own files, Docker's variables and files where there are none, /tmp for all."""
+    tree = Tree(tmp_path / "root")
+    for name in ("tmp", "var/tmp", "srv"):
+        tree.make_directory(name)
+    tree.add_file("etc/passwd", [b"web:x:33:34::/srv:/x\n"])
+    tree.add_file("etc/group", [b"log:x:7:web\n"])
+    tree.add_file("etc/hosts", [b"mine\n"])
+    fields = ('user = "web"', 'workdir = "/srv/made"', "nsm = true", "[run.environment]", 'A = "b=c"')
+    spec = container_spec(*fields)
+    assert spec.container is not None
+    add_surroundings(spec.container, tree)
+    entries = {e.name: e for e in rootfs.application_entries(spec, tree.root, b"")}
+    raw = entries["run"].content
+    assert isinstance(raw, bytes)
+    plan = decode_plan(raw)
+    assert (plan.words, plan.folder, plan.nsm) == (("serve", "two words"), "/srv/made", True)
+    assert plan.user == ContainerUser(33, 34, (34, 7), "")
+    assert plan.environment == ("A=b=c", f"PATH={DEFAULT_PATH}", "HOSTNAME=enclave", "HOME=/srv")
+    assert {"cmd", "env"}.isdisjoint(entries)
+    modes = {name: oct(entries[f"rootfs/{name}"].mode) for name in ("tmp", "var/tmp", "srv/made", "srv")}
+    assert modes == {"tmp": "0o41777", "var/tmp": "0o41777", "srv/made": "0o40755", "srv": "0o40755"}
+    assert (tree.root / "etc/hosts").read_bytes() == b"mine\n"
+    assert (tree.root / "etc/hostname").read_bytes() == b"enclave\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (('user = "web"',), "USER names the user 'web', which the image does not have"),
+        (("[run.environment]", 'A = "' + "x" * (128 << 10) + '"'), "at most"),
+    ],
+)
+def test_what_init_would_refuse_is_not_built(tmp_path: Path, fields: tuple[str, ...], says: str) -> None:
+    """Exit 2 with the table of image.toml."""
+    (tmp_path / "root").mkdir()
+    spec = container_spec(*fields)
+    with raises_code(UsageError, "bad-image-toml", match=says) as caught:
+        tuple(rootfs.application_entries(spec, tmp_path / "root", b""))
+    assert str(caught.value).startswith(f"{IMAGE_FILE} [run]")
+
+
+def test_users_are_not_read_through_a_link(tmp_path: Path) -> None:
+    """The image's Python may have written to the tree."""
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/passwd").symlink_to("/etc/passwd")
+    with raises_code(UsageError, "bad-image-toml", match="/etc/passwd of the image"):
+        tuple(rootfs.application_entries(container_spec(), tmp_path / "root", b""))
+
+
+def test_a_working_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    """init could not enter it."""
+    tree = Tree(tmp_path / "root")
+    tree.add_file("srv", [b""])
+    with pytest.raises(UsageError, match="/srv is not a folder of the image"):
+        add_surroundings(image.ContainerRun(folder="/srv"), tree)
 
 
 def composed(folder: Path, change: Callable[[Tree], object] = lambda tree: None) -> tuple[ImageSpec, Tree]:

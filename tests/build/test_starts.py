@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import socket
@@ -15,24 +16,46 @@ from click.testing import CliRunner
 from coattest.errors import UsageError
 from coattest_build import image, starts
 from coattest_build.cli import cli
+from coattest_build.containers.own.profile import read_profile
 from coattest_build.inputs import lock
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("kind", starts.KINDS)
-def test_a_tree_is_whole(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "kernel", "words"),
+    [
+        ("python", image.MINIMAL, []),
+        ("static", image.MINIMAL, []),
+        ("node", image.CONTAINER, []),
+        ("static", image.MINIMAL, ["--kernel", "minimal"]),
+        ("python", image.CONTAINER, ["--kernel", "container"]),
+        ("static", image.CONTAINER, ["--kernel", "container"]),
+        ("container", image.CONTAINER, []),
+    ],
+)
+def test_a_tree_is_whole(kind: str, kernel: str, words: list[str], tmp_path: Path) -> None:
     """Its image.toml parses, what it names is there, and kernel and init are coattest's with their pins."""
     folder = tmp_path / "mine"
-    done = CliRunner().invoke(cli, ["init", kind, str(folder), "--json"])
+    done = CliRunner().invoke(cli, ["init", kind, str(folder), "--json", *words])
     assert done.exit_code == 0, done.output
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert set(json.loads(done.output)["files"]) == written
     spec, own = image.load_spec(folder), image.load_spec(ROOT)
     assert spec.name == "mine"
-    assert (spec.kernel, spec.toolchain, spec.cmdline) == (own.kernel, own.toolchain, own.cmdline)
-    for path in (spec.kernel.config, spec.kernel.init):
-        assert (folder / path).read_bytes() == (ROOT / path).read_bytes()
+    own_kernel = dataclasses.replace(own.kernel, profile=kernel)
+    assert (spec.kernel, spec.toolchain, spec.cmdline) == (own_kernel, own.toolchain, own.cmdline)
+    assert (folder / spec.kernel.config).read_bytes().startswith((ROOT / spec.kernel.config).read_bytes())
+    files = [(folder / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)]
+    if kernel == image.CONTAINER:
+        profile = read_profile()
+        assert (files, spec.container) == (
+            [profile.fragment, profile.init],
+            image.ContainerRun("" if kind == "container" else "65534", nsm=True),
+        )
+    else:
+        assert files == [(ROOT / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)]
+        assert spec.container is None
     pins, (ours, _) = lock.load_lock(folder)[0], lock.load_lock(ROOT)
     assert pins.used_for("kernel") == ours.used_for("kernel")
     assert [pin.sha256 for pin in pins.used_for("toolchain")] == [
@@ -41,6 +64,13 @@ def test_a_tree_is_whole(kind: str, tmp_path: Path) -> None:
     assert pins.used_for("runtime") == pins.wheels == ()
     sources = [source for _, source in (*spec.files, *spec.profiles)]
     assert [name for name in sources if not (folder / name).exists()] == starts.BY_YOU[kind]
+
+
+def test_a_service_that_needs_tcp_is_not_written_for_a_kernel_without(tmp_path: Path) -> None:
+    """It would end at its start."""
+    for kind in ("node", "container"):
+        with pytest.raises(UsageError, match=f"{kind} needs the kernel profile container"):
+            starts.write_start(kind, tmp_path / kind, image.MINIMAL)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -66,25 +96,33 @@ def test_no_request_ends_the_service_of_node(tmp_path: Path) -> None:
     if node is None:
         pytest.skip("no node on this machine")
     starts.write_start("node", tmp_path / "mine")
-    app, place = tmp_path / "mine/enclave/app", tmp_path / "s"
-    host = (app / "host.js").read_text().replace("/run/service.sock", str(place))
+    app = tmp_path / "mine/enclave/app"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    host = (app / "host.js").read_text().replace("PORT = 8080", f"PORT = {port}")
     (app / "host.js").write_text(host)
     with subprocess.Popen([node, str(app / "server.js")], stderr=subprocess.DEVNULL) as service:
         try:
-            deadline = time.monotonic() + 60
-            while not place.exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            answers = [status_of(place, path) for path in ("//", "/hello/%zz?nonce=" + "00" * 32, "/")]
+            answers = [status_of(port, path) for path in ("//", "/hello/%zz?nonce=" + "00" * 32, "/")]
         finally:
             service.kill()
     assert answers == [b"500", b"500", b"404"]
 
 
-def status_of(place: Path, path: str) -> bytes:
+def connected(port: int) -> socket.socket:
+    """A connection, as soon as somebody listens."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 60)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def status_of(port: int, path: str) -> bytes:
     """The status of an answer; empty where there is none."""
-    with socket.socket(socket.AF_UNIX) as stream:
-        stream.settimeout(60)
-        stream.connect(str(place))
+    with connected(port) as stream:
         stream.sendall(f"GET {path} HTTP/1.1\r\nHost: enclave\r\nConnection: close\r\n\r\n".encode())
         return stream.recv(4096)[9:12]
 

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ceremony.table import Table
 from coattest_verify.quorum.log.checkpoint import log_key, origin_of
+from coattest_verify.quorum.members.chain import follow
 from coattest_verify.signatures.keys import SCHEMES
 
 
@@ -18,9 +19,10 @@ def check(table: Table) -> int:
 
     Returns the number of entries. Members with other keys sign a type that C2SP has no number for.
     """
-    origin = origin_of(table.quorum.root)
     with table.common.files_at(table.tip) as files:
+        chain = follow(files, table.quorum.root, seen=None, now=table.clock)
         log = {name: files.read(name) for name in files.entries if name.startswith("log/")}
+    origin = origin_of(table.quorum.root, chain.restart)
     witnesses, lines = [], b""
     head = log["log/checkpoint"].partition(b"\n\n")[0]
     for member in table.quorum.file.members:

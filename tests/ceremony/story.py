@@ -12,7 +12,10 @@ from ceremony.token import token_key
 from coattest.files import Folder, Held, ReadOnce
 from coattest_build.ownwork import OwnWork
 from coattest_verify.quorum.log.examine import read_quorum_log
+from coattest_verify.quorum.members.chain import follow
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.members.file import Member as Party
+from coattest_verify.quorum.members.restarting import proposed_restart
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
 from coattest_verify.quorum.signing import propose
 from coattest_verify.quorum.statements.signed import read_statements
@@ -42,7 +45,8 @@ def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
     """Two releases among seven who push at the same time, and what goes wrong with them.
 
     In the second one a member errs and another one is away; the first one is revoked, and that is undone; the
-    branch is set back; the quorum expires, and is renewed with a new key, in a token where ``real``. Raises
+    branch is set back; the quorum expires, and is renewed with a new key, in a token where ``real``; the
+    log is begun again. Raises
     AssertionError where a member is locked out, decides otherwise than the rest, or a merge needs a hand.
     """
     table = Table.make(folder, seed, real=real, expires=NOW + LIFE)
@@ -57,6 +61,8 @@ def whole_story(folder: Path, seed: int, *, real: bool = False) -> Table:
     set_back(table, earlier)
     expire(table)
     rotate(table, "cat", "gus", token_key(folder) if real else None)
+    agree(table, FIRST, SECOND)
+    begin_again(table, "dan")
     agree(table, FIRST, SECOND)
     assert refusals(table.turns(SEVEN)) == {}
     check_history(table)
@@ -192,10 +198,37 @@ def rotate(table: Table, proposer: str, whose: str, token: tuple[keys.PublicKey,
     table.quorum.file = proposal
 
 
+def begin_again(table: Table, proposer: str) -> None:
+    """Members do not trust the log any more: a version of the members file begins it again."""
+    table.by_hand(proposer, restart_log)
+    table.turns(SEVEN)
+    assert refusals(table.turns(SEVEN)) == {}
+    for seat in table.seats.values():
+        seen = seat.roots.seen(table.quorum.root)
+        assert seen is not None
+        assert seen.log is not None
+        assert (seen.version, seen.log.version) == (3, 3)
+
+
+def restart_log(folder: Path) -> None:
+    """What verify members enroll --restart-log does in a clone."""
+    with Folder(folder) as opened:
+        evidence = ReadOnce(opened)
+        current = MembersFile.decode(evidence.read(MEMBERS_FILE))
+        point, files = proposed_restart(evidence, current)
+        propose(folder, evidence, current.successor(restart=point))
+    for name, content in files.items():
+        put_file(folder, name, content)
+
+
 def check_history(table: Table) -> None:
-    """One line of commits, each of which extends the log that was there; all members cosigned all of it."""
+    """One line of commits, each of which extends the log that was there, until it is begun again.
+
+    All members cosigned all of it.
+    """
     before: tuple[bytes, ...] = ()
     cosigned: set[str] = set()
+    restart = ""
     for commit in table.commits():
         with table.common.files_at(commit) as files:
             held = Held({name: files.read(name) for name in files.entries})
@@ -203,9 +236,16 @@ def check_history(table: Table) -> None:
         if log is None:
             assert before == ()
             continue
+        if log.restart != restart:
+            # What was logged while members signed that is given up, and logged again.
+            vouched = follow(held, table.quorum.root, seen=None, now=table.clock).state.vouched
+            assert 0 < vouched <= len(before)
+            before, restart = before[:vouched], log.restart
         assert log.entries[: len(before)] == before
         assert len(set(log.entries)) == len(log.entries)
-        assert [finding for finding in log.refused if finding.code != "bad-signature"] == []
+        # Cosignatures on the log that was begun again count until their members made new ones.
+        refused = [finding for finding in log.refused if finding.code != "bad-signature"]
+        assert refused == [] or (log.restart and {each.code for each in refused} == {"malformed"})
         before, cosigned = log.entries, set(log.times)
     assert before
     assert cosigned == set(SEVEN)

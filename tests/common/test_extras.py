@@ -6,13 +6,12 @@ import subprocess
 import sys
 from importlib import metadata
 
-import click
 import pytest
 
 from coattest.command import cli
 from coattest.errors import EnvironmentFailure
 from coattest.extras import EXTRAS, need_extra, need_signer
-from support.command_tree import verbs
+from support.command_tree import command_at, verbs
 
 FOR_PEOPLE_WHO_WORK_ON_IT = {"dev", "test"}
 
@@ -27,17 +26,6 @@ for line in sys.stdin.read().splitlines():
     if done.exit_code != 0 or "-h, --help" not in done.output:
         print(line, done.output, done.exception)
 """
-
-
-def command_at(path: tuple[str, ...]) -> click.Command:
-    """The command of a path of ``verbs``."""
-    command: click.Command = cli
-    for name in path[1:]:
-        assert isinstance(command, click.Group)
-        below = command.get_command(click.Context(command), name)
-        assert below is not None
-        command = below
-    return command
 
 
 def test_the_extras_are_those_of_the_distribution() -> None:
@@ -57,7 +45,7 @@ def test_every_command_shows_its_help_without_any_extra() -> None:
 
 def test_a_command_asks_for_an_extra_that_there_is() -> None:
     """What ``needs_extra`` names; those that need one say so themselves."""
-    asked = {vars(command_at(path)).get("extra") for path in verbs(cli, ("coattest",))} - {None}
+    asked = {vars(command_at(cli, path)).get("extra") for path in verbs(cli, ("coattest",))} - {None}
     assert asked <= set(EXTRAS)
     assert asked >= {"aws", "build", "local", "prove"}
 

@@ -60,6 +60,7 @@ RUN_BY_CI = {
 
 NEVER_RUN = {
     ("docs/quorum.md", 'verify turn --key member.key --member "$ME"'): "it needs a repository of yours",
+    ("docs/quorum.md", "verify members enroll --restart-log"): "nobody loses a log on this page",
     **{
         (
             "docs/quorum.md",
@@ -103,6 +104,15 @@ NEVER_RUN = {
             "eif container inspect server.tar",
             "eif container build server.tar --style coattest --out server.eif",
             "nitro-cli run-enclave --eif-path server.eif --cpu-count 2 --memory 2048",
+        )
+    },
+    **{
+        ("docs/other-images.md", command): "it needs an image of yours"
+        for command in (
+            "eif init container mine && cd mine",
+            "eif lock --keep --from ../server.tar",
+            "eif build --out out --from ../server.tar --claim attestations/releases/0.1.0/claim.json",
+            "verify rebuild --out mine --from ../the-same-from-another-place",
         )
     },
     **{

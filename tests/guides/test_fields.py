@@ -13,7 +13,7 @@ import pytest
 
 from coattest.files import Folder
 from coattest.strictjson import canonical
-from coattest_verify.quorum.members.file import MemberGroup, MembersFile
+from coattest_verify.quorum.members.file import MemberGroup, MembersFile, RestartPoint
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements.provenance import parse_statement, statement_to_json
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
@@ -100,8 +100,9 @@ def quorum(tmp_path: Path) -> Members:
 
 
 def members_file(quorum: Members) -> Any:
-    """Version 2 of quorum.toml: version 1 has no ``previous``."""
-    return tomllib.loads(MembersFile.decode(quorum.file.successor(round="2").raw).raw.decode())
+    """Version 2 of quorum.toml: version 1 has no ``previous`` and no restart point."""
+    following = quorum.file.successor(round="2", restart=RestartPoint(1, "ab" * 32))
+    return tomllib.loads(MembersFile.decode(following.raw).raw.decode())
 
 
 def statement(quorum: Members) -> Any:

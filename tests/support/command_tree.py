@@ -15,3 +15,13 @@ def verbs(command: click.Command, path: tuple[str, ...]) -> list[tuple[str, ...]
             assert below is not None
             found += verbs(below, (*path, name))
     return found
+
+
+def command_at(command: click.Command, path: tuple[str, ...]) -> click.Command:
+    """The command of a path of ``verbs``, whose first name is the command itself."""
+    for name in path[1:]:
+        assert isinstance(command, click.Group)
+        below = command.get_command(click.Context(command), name)
+        assert below is not None
+        command = below
+    return command

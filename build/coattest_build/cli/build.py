@@ -18,6 +18,7 @@ from coattest.shell import json_option, needs_extra, out
 from coattest_build import builder
 from coattest_build.cli.options import (
     cache_option,
+    container_option,
     fresh_kernel_option,
     jobs_option,
     mirror_option,
@@ -37,6 +38,7 @@ from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports,
 @mirror_option
 @jobs_option
 @fresh_kernel_option
+@container_option
 @click.option("--claim", type=NEW_FILE, help="Also write the claim for these images to this file.")
 @json_option
 def build_command(
@@ -48,6 +50,7 @@ def build_command(
     mirror: str | None,
     jobs: int | None,
     fresh_kernel: bool,
+    container: Path | None,
     claim: Path | None,
     as_json: bool,
 ) -> None:
@@ -68,6 +71,7 @@ def build_command(
         mirror=mirror,
         jobs=jobs,
         fresh_kernel=fresh_kernel,
+        container=container,
         progress=Terminal(),
     )
     document = report.to_json()

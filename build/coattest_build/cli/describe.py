@@ -13,7 +13,13 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
 from coattest_build.cli.options import FILE, unreadable
-from coattest_build.explain.describe import Description, SignatureReport, TreeRow, describe_image
+from coattest_build.explain.describe import (
+    Description,
+    SignatureReport,
+    TreeRow,
+    describe_image,
+    start_file,
+)
 from coattest_build.formats.eif import ImageError, SectionType
 
 
@@ -100,7 +106,15 @@ def _facts(image: Path, description: Description) -> list[tuple[str, Cell]]:
         ("defaults", f"{layout.default_memory} bytes of memory, {layout.default_cpus} CPUs"),
         ("crc32", f"{layout.crc32:08x}"),
         ("cmdline", description.cmdline),
+        ("kernel profile", _PROFILES[start_file(description.unpacked)]),
     ]
+
+
+_PROFILES = {
+    "run": "container (init starts what /run says)",
+    "cmd": "minimal, or AWS's kernel (init starts what /cmd says)",
+    None: "unknown: neither /run nor /cmd says what to start",
+}
 
 
 def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:

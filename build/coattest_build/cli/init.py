@@ -10,7 +10,8 @@ import click
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER
 from coattest.shell import json_option, out
-from coattest_build.starts import KINDS, write_start
+from coattest_build.image import KERNEL_PROFILES
+from coattest_build.starts import KERNELS, write_start
 
 FIRST = {
     "python": ("eif lock --keep",),
@@ -20,6 +21,7 @@ FIRST = {
         " -o ../program .)",
         "eif lock --keep",
     ),
+    "container": ("eif lock --keep --from IMAGE",),
 }
 """What is typed first in a tree of each kind."""
 NEXT = (
@@ -30,18 +32,25 @@ NEXT = (
 
 
 @click.command("init")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(tuple(KERNELS)))
 @click.argument("folder", metavar="DIR", type=NEW_FOLDER)
+@click.option(
+    "--kernel",
+    type=click.Choice(KERNEL_PROFILES),
+    help="The kernel's profile (default: container for node and container, else minimal).",
+)
 @json_option
-def init_command(*, kind: str, folder: Path, as_json: bool) -> None:
+def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) -> None:
     """Write a working source tree for another enclave into DIR, which is new or empty.
 
     It has everything that an image is made from: build/image.toml, kernel and init (coattest's own, with its
-    pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers.
-    Nothing in it refers to this installation of coattest.
+    pins), and below enclave/ a small HTTP service on vsock whose answers an attestation document covers; for
+    container the service is that of a container image. Nothing in it refers to this installation of coattest.
+    The kernel profile container is for ordinary programs: TCP on 127.0.0.1, a user, a working folder, PATH,
+    files that can be written.
     """
-    written = write_start(kind, folder)
-    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *NEXT)
+    written = write_start(kind, folder, kernel)
+    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *(NEXT[:1] if kind == "container" else NEXT))
     if as_json:
         emit_json({"folder": str(folder), "files": list(written), "next": list(following)})
         return

@@ -10,12 +10,17 @@ from coattest.errors import Rejected, UsageError
 from coattest.extras import need_extra
 from coattest.files import Folder, make_folder, read_whole, write_atomic
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, out
 from coattest_build import image
-from coattest_build.cli.options import mirror_option, source_option
+from coattest_build.cli.container_options import image_options, opened_image
+from coattest_build.cli.options import container_option, mirror_option, source_option
+from coattest_build.containers.manifests import Platform
+from coattest_build.containers.own.tree import own_tree
 from coattest_build.inputs import apt, locker
 from coattest_build.inputs import lock as locks
+from coattest_build.inputs.pinned_image import pin_of
 
 
 @click.command("lock")
@@ -28,19 +33,33 @@ from coattest_build.inputs import lock as locks
     is_flag=True,
     help="First add to image.toml what the runtime packages depend on.",
 )
+@container_option
+@image_options
 @json_option
 def lock_command(
-    *, source: Path, mirror: str | None, keep: bool, check: bool, runtime_depends: bool, as_json: bool
+    *,
+    source: Path,
+    mirror: str | None,
+    keep: bool,
+    check: bool,
+    runtime_depends: bool,
+    container: Path | None,
+    ref: str | None,
+    platform: Platform | None,
+    max_size: int,
+    as_json: bool,
 ) -> int:
     """Pin every input of the image in build/image.lock.
 
     Pins the newest version of each package that the mirror has, or with --keep only of those that are not
     pinned yet, and prints the pins that moved. Where image.toml names a file of wanted Python packages, also
-    writes the requirements file, with every version and hash.
+    writes the requirements file, with every version and hash. With --from, pins that container image by its
+    content; no index has it, so it stays what it was without.
     """
     if check and runtime_depends:
         raise UsageError("--check writes nothing, and --runtime-depends writes image.toml")
     spec = image.load_spec(source)
+    image_pin = _container_pin(spec, container, ref, platform, max_size)
     if spec.wheels and spec.wheels.wanted:
         need_extra("build")
         _check_way(source, spec.wheels.requirements)
@@ -58,7 +77,7 @@ def lock_command(
         changed = locker.with_dependencies(text, image.parse_spec(text), archive)
         spec = image.parse_spec(changed)
         write_atomic(source / image.IMAGE_FILE, changed.encode())
-    made = locker.make_lock(spec, source, (archive, date), previous, reporter, keep=keep)
+    made = locker.make_lock(spec, source, (archive, date), previous, reporter, keep=keep, container=image_pin)
     moves = locker.moves_between(previous, made)
     if not check:
         make_folder(path.parent)
@@ -66,11 +85,12 @@ def lock_command(
             pinned = locker.requirements_text(source, spec.wheels, made)
             write_atomic(source / spec.wheels.requirements, pinned.encode())
         write_atomic(path, made.render().encode())
+    count = len(made.packages) + len(made.wheels) + bool(made.container)
     if as_json:
         emit_json(
             {
                 "lock": str(path),
-                "inputs": len(made.packages) + len(made.wheels),
+                "inputs": count,
                 "source_date_epoch": made.source_date_epoch,
                 "moved": [{"name": m.name, "before": m.before, "after": m.after} for m in moves],
             }
@@ -88,8 +108,21 @@ def lock_command(
             ],
         )
     else:
-        out().print(f"{path}: {len(made.packages) + len(made.wheels)} inputs, nothing moved")
+        out().print(f"{path}: {count} inputs, nothing moved")
     return 1 if check and moves else 0
+
+
+def _container_pin(
+    spec: image.ImageSpec, given: Path | None, ref: str | None, platform: Platform | None, max_size: int
+) -> locks.LockedContainer | None:
+    if given is None:
+        refuse_ignored(("ref", "platform", "max_size"), "without --from")
+        return None
+    if not spec.from_container:
+        raise UsageError("image.toml has no [container]: --from would do nothing", where=image.IMAGE_FILE)
+    with opened_image(given, ref, platform, max_size) as opened:
+        own_tree(opened).plan.encode()  # refused now rather than by everybody's build
+        return pin_of(opened)
 
 
 def _check_way(source: Path, name: str) -> None:

@@ -37,6 +37,14 @@ fresh_kernel_option: Decorator = click.option(
 )
 
 
+container_option: Decorator = click.option(
+    "--from",
+    "container",
+    type=click.Path(exists=True, path_type=Path),
+    help="The container image of [container]: an OCI layout, or an archive of docker save or skopeo.",
+)
+
+
 def unreadable(image: Path, error: ImageError) -> UsageError:
     """The error of ``measure``, ``describe`` and ``diff`` for a file that is no image: exit 2."""
     return UsageError(error.what, where=error.where or str(image), hint=error.hint, code=error.code)

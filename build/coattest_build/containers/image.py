@@ -51,10 +51,14 @@ MAX_WAYS = 4 * MAX_MANIFESTS
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which image of several is meant: a reference or tag, a platform; None for the only one."""
+    """Which image of several is meant: a reference or tag, a platform; None for the only one.
+
+    ``config`` is the SHA-256 (hex) of its configuration.
+    """
 
     ref: str | None = None
     platform: Platform | None = None
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class OpenedImage:
 
     ``form`` is ``oci``, ``docker-save`` or ``docker-export``. ``manifest`` and ``config_sha256`` are SHA-256
     in hex, None where the form has none; ``config`` is None for an export, whose one layer is all of it.
+    ``document`` is the configuration as it came.
     """
 
     form: str
@@ -80,6 +85,7 @@ class OpenedImage:
     config_sha256: str | None
     config: ContainerConfig | None
     layers: tuple[ImageLayer, ...]
+    document: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +109,25 @@ def open_container_image(
     EnvironmentFailure where something is missing here.
     """
     wanted = choice or Choice()
-    try:
-        with Spool(max_size) as spool, open_files(path, spool) as (files, archive):
+    with contextlib.ExitStack() as stack:
+        with _naming(path, CoattestError):
+            spool = stack.enter_context(Spool(max_size))
+            files, archive = stack.enter_context(open_files(path, spool))
             if files is not None:
                 opened = _read(files, wanted, spool)
             else:
                 assert archive is not None
                 opened = _export(archive, wanted, spool)
+        with _naming(path, ContainerError):  # others are not about the image
             yield opened
-    except CoattestError as error:
+
+
+@contextlib.contextmanager
+def _naming(path: Path, kind: type[CoattestError]) -> Iterator[None]:
+    """Put the image's path before where an error of this kind is."""
+    try:
+        yield
+    except kind as error:
         if error.where is None or not error.where.startswith(str(path)):
             error.where = f"{path}: {error.where}" if error.where else str(path)
         raise
@@ -144,7 +160,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
         )
     )
     digest = hashlib.sha256(found.config).hexdigest()
-    return OpenedImage(found.form, found.names, found.manifest, digest, config, layers)
+    return OpenedImage(found.form, found.names, found.manifest, digest, config, layers, found.config)
 
 
 def _layer(
@@ -201,13 +217,15 @@ def _from_layout(files: ImageFiles, wanted: Choice) -> _Found:
         leaves = [
             pair for pair in leaves if pair[0].platform is None or pair[0].platform.is_for(wanted.platform)
         ]
+    if wanted.config is not None:
+        leaves = [pair for pair in leaves if _manifest(files, pair[0]).config.sha256 == wanted.config]
     names: dict[str, set[str]] = {}
     for descriptor, references in leaves:
         names.setdefault(descriptor.sha256, set()).update(references)
     if len(names) != 1:
         raise _several([_described(*pair) for pair in leaves], wanted)
     descriptor = leaves[0][0]
-    manifest = read_manifest(_blob(files, descriptor, "manifest"), f"manifest {descriptor.sha256[:12]}")
+    manifest = _manifest(files, descriptor)
     config = _blob(files, manifest.config, "config")
     _check_agreement(files, descriptor, manifest, config)
     return _Found(
@@ -217,6 +235,10 @@ def _from_layout(files: ImageFiles, wanted: Choice) -> _Found:
         config=config,
         layers=tuple((f"blobs/sha256/{layer.sha256}", layer) for layer in manifest.layers),
     )
+
+
+def _manifest(files: ImageFiles, descriptor: Descriptor) -> ManifestFile:
+    return read_manifest(_blob(files, descriptor, "manifest"), f"manifest {descriptor.sha256[:12]}")
 
 
 def _check_layout(files: ImageFiles) -> None:
@@ -259,6 +281,10 @@ def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
 
 
 def _several(found: list[str], wanted: Choice) -> ContainerError:
+    if not found and wanted.config:
+        return ContainerError(
+            f"has no image whose configuration is sha256:{wanted.config}", code="container-ambiguous"
+        )
     if not found:
         asked = " and ".join(str(each) for each in (wanted.ref, wanted.platform) if each)
         return ContainerError(
@@ -305,6 +331,12 @@ def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
         raise ContainerError("has neither index.json nor manifest.json")
     images = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
     candidates = [image for image in images if wanted.ref is None or wanted.ref in image.tags]
+    if wanted.config is not None:
+        candidates = [
+            image
+            for image in candidates
+            if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted.config
+        ]
     if len(candidates) > 1 and wanted.platform is not None:
         candidates = [
             image

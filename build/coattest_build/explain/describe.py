@@ -191,6 +191,7 @@ class Description:
             "image": {"size": measured.size, "sha256": measured.sha256, "sha384": measured.sha384},
             "sections": sections,
             "cmdline": self.cmdline,
+            "start": start_file(self.unpacked),
             "metadata": self.metadata,
             "signature": self.signature.to_json() if self.signature else self._unreadable(),
             "findings": [finding.to_json() for finding in self.findings],
@@ -273,7 +274,8 @@ def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]
     ``digests`` gets the SHA-256 of each file by where its content begins in the image.
     """
     rootfs = unpacked.tree.stat(b"rootfs")
-    over = INIT_MOUNTS if rootfs is not None and rootfs.children else ()
+    mounts = CONTAINER_MOUNTS if start_file(unpacked) == "run" else INIT_MOUNTS
+    over = mounts if rootfs is not None and rootfs.children else ()
     known: dict[int, str] = {}
     for path, node in unpacked.tree.walk():
         if node.entry < 0:
@@ -291,6 +293,19 @@ def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]
 
 INIT_MOUNTS = (b"rootfs/dev", b"rootfs/proc", b"rootfs/run", b"rootfs/sys", b"rootfs/tmp")
 """Where init mounts over the root file system: coattest's (build/init) and AWS's (sdk-bootstrap, init.c)."""
+
+
+CONTAINER_MOUNTS = (b"rootfs/dev", b"rootfs/proc", b"rootfs/sys")
+"""Where the init of the kernel profile ``container`` does."""
+
+
+def start_file(unpacked: Unpacking) -> str | None:
+    """The file that says what init starts: ``run`` for the kernel profile ``container``, else ``cmd``."""
+    for name in ("run", "cmd"):
+        found = unpacked.tree.stat(name.encode())
+        if found is not None and found.kind == "file":
+            return name
+    return None
 
 
 def _metadata(raw: bytes | None) -> tuple[Any, Finding | None]:

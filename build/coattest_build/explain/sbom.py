@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from coattest_build.image import ImageSpec
-from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
+from coattest_build.inputs.lock import Lock, LockedContainer, LockedPackage, LockedWheel
 
 SPEC_VERSION = "1.6"
 RUNTIME, KERNEL = "runtime", "kernel"
@@ -24,11 +24,16 @@ def bill_of_materials(spec: ImageSpec, lock: Lock, lock_sha256: str, version: st
     """The bill of materials (JSON). ``lock_sha256`` is of the lock's bytes, ``version`` is coattest's.
 
     Components of the image have scope ``required``: runtime packages, wheels and the kernel's source. Those
-    that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock.
+    that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock. A container image is
+    one component.
     """
     packages = sorted(lock.packages, key=lambda package: (package.name, package.version))
     wheels = sorted(lock.wheels, key=lambda wheel: wheel.name)
-    components = [*(_package(package) for package in packages), *(_wheel(wheel) for wheel in wheels)]
+    components = [
+        *(_package(package) for package in packages),
+        *(_wheel(wheel) for wheel in wheels),
+        *([_container(lock.container)] if lock.container else []),
+    ]
     image = f"image:{spec.name}@{spec.release}"
     built_from = [part["bom-ref"] for part in components if part["scope"] == "required"]
     made = datetime.fromtimestamp(lock.source_date_epoch, timezone.utc)
@@ -84,6 +89,22 @@ def _wheel(wheel: LockedWheel) -> dict[str, Any]:
     return _component(
         "library", wheel.name, wheel.version, purl, wheel.sha256, inside=True, properties=properties
     )
+
+
+def _container(pin: LockedContainer) -> dict[str, Any]:
+    """A container image, of which no index knows: what is in it is not listed here."""
+    name = f"sha256:{pin.config}"
+    return {
+        "type": "container",
+        "bom-ref": f"container:{name}",
+        "name": "container image",
+        "version": name,
+        "scope": "required",
+        "hashes": [{"alg": "SHA-256", "content": pin.config}],
+        "properties": _properties(
+            use=RUNTIME, platform=pin.platform, origin="taken as given, not built from source"
+        ),
+    }
 
 
 def _component(

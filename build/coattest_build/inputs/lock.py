@@ -85,6 +85,52 @@ class LockedWheel:
 
 
 @dataclass(frozen=True, slots=True)
+class LockedLayer:
+    """A layer of a container image: the SHA-256 (hex) and size in bytes of its uncompressed content."""
+
+    diff_id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockedContainer:
+    """A container image: the SHA-256 (hex) of its configuration, with its size, and its layers.
+
+    ``platform`` is such as linux/amd64. ``manifest`` is that of what it was pinned from, where it had one:
+    another compression gives another manifest of the same image.
+    """
+
+    platform: str
+    manifest: str | None
+    config: str
+    config_size: int
+    layers: tuple[LockedLayer, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all layers."""
+        return sum(layer.size for layer in self.layers)
+
+    def identity(self) -> dict[str, Any]:
+        """What names the content, whoever compressed it, for an image's metadata: no manifest, no tag."""
+        return {
+            "config": f"sha256:{self.config}",
+            "diff_ids": [f"sha256:{layer.diff_id}" for layer in self.layers],
+            "platform": self.platform,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Its table in the lock."""
+        return {
+            "platform": self.platform,
+            **({"manifest": self.manifest} if self.manifest else {}),
+            "config": self.config,
+            "config_size": self.config_size,
+            "layer": [{"diff_id": layer.diff_id, "size": layer.size} for layer in self.layers],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Lock:
     """Everything image.lock says; ``source_date_epoch`` is in seconds."""
 
@@ -92,6 +138,7 @@ class Lock:
     source_date_epoch: int
     packages: tuple[LockedPackage, ...]
     wheels: tuple[LockedWheel, ...]
+    container: LockedContainer | None = None
 
     def used_for(self, use: str) -> tuple[LockedPackage, ...]:
         """The packages for one use, sorted by name."""
@@ -121,6 +168,7 @@ class Lock:
             "source_date_epoch": self.source_date_epoch,
             "package": packages,
             "wheel": wheels,
+            **({"container": self.container.to_json()} if self.container else {}),
         }
         return HEADER + tomli_w.dumps(document)
 
@@ -133,6 +181,9 @@ class Lock:
         differing = sorted(missing | (set(spec.runtime) ^ names["runtime"]))
         if differing:
             raise _bad(f"does not agree with image.toml on {differing[0]}")
+        if spec.from_container != (self.container is not None):
+            has = "no container image" if spec.from_container else "a container image"
+            raise _bad(f"pins {has}, and image.toml says otherwise")
 
 
 def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
@@ -192,6 +243,35 @@ def _wheel(item: object) -> LockedWheel:
     return LockedWheel(**fields)
 
 
+MAX_CONTAINER = 64 << 30
+"""Bytes of all layers of a container image: more than an enclave can hold."""
+MAX_LAYERS = 1024
+PLATFORM = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9]{1,16}){1,2}")
+
+
+def _container(item: object) -> LockedContainer:
+    kinds = {"platform": str, "config": str, "config_size": int, "layer": list}
+    named: dict[str, type] = {"manifest": str} if isinstance(item, dict) and "manifest" in item else {}
+    fields = _fields(item, kinds | named, "the container image")
+    _grammatical(fields, {"platform": PLATFORM, "config": SHA256, **dict.fromkeys(named, SHA256)})
+    _checked_size(fields["config_size"], "the configuration")
+    if len(fields["layer"]) > MAX_LAYERS:
+        raise _bad(f"a container image of more than {MAX_LAYERS} layers")
+    layers = []
+    for each in fields["layer"]:
+        layer = _fields(each, {"diff_id": str, "size": int}, "a layer")
+        _grammatical(layer, {"diff_id": SHA256})
+        if not 0 <= layer["size"] <= MAX_CONTAINER:
+            raise _bad(f"a layer's size {layer['size']} is not from 0 to {MAX_CONTAINER}")
+        layers.append(LockedLayer(layer["diff_id"], layer["size"]))
+    pin = LockedContainer(
+        fields["platform"], fields.get("manifest"), fields["config"], fields["config_size"], tuple(layers)
+    )
+    if pin.size > MAX_CONTAINER:
+        raise _bad(f"a container image of more than {MAX_CONTAINER} bytes")
+    return pin
+
+
 def parse_lock(text: str) -> Lock:
     """The lock in ``text``. Raises BadLock."""
     try:
@@ -205,7 +285,8 @@ def parse_lock(text: str) -> Lock:
         "package": list,
         "wheel": list,
     }
-    fields = _fields(document, kinds, "the lock")
+    contained = "container" in document
+    fields = _fields(document, {**kinds, "container": dict} if contained else kinds, "the lock")
     if fields["format"] != FORMAT:
         raise _bad(f"format is not {FORMAT!r}")
     if fields["architecture"] not in ARCHITECTURES:
@@ -217,6 +298,7 @@ def parse_lock(text: str) -> Lock:
         source_date_epoch=fields["source_date_epoch"],
         packages=tuple(_package(item) for item in fields["package"]),
         wheels=tuple(_wheel(item) for item in fields["wheel"]),
+        container=_container(fields["container"]) if contained else None,
     )
     foreign = [
         p.name for p in lock.packages if p.architecture not in ("all", ARCHITECTURES[lock.architecture])

@@ -17,7 +17,7 @@ from coattest_build.image import IMAGE_FILE, ImageSpec, Wheels, parse_spec
 from coattest_build.inputs import wheels
 from coattest_build.inputs.debian import Archive, IndexMalformed, Package, parse_packages
 from coattest_build.inputs.fetch import fetch_index
-from coattest_build.inputs.lock import Lock, LockedPackage, LockedWheel
+from coattest_build.inputs.lock import Lock, LockedContainer, LockedPackage, LockedWheel
 
 MAX_INDEX = 128 * 1024 * 1024
 """Bytes of an unpacked index; bookworm's main has 50 MB."""
@@ -32,6 +32,10 @@ class Move:
     name: str
     before: str | None
     after: str | None
+
+
+CONTAINER_MOVE = "container image"
+"""Its name among the moves; the version is the configuration's digest, which has the layers'."""
 
 
 def fetch_suite(mirror: str, suite: str, component: str, architecture: str) -> tuple[list[Package], int]:
@@ -85,10 +89,12 @@ def make_lock(
     reporter: Reporter,
     *,
     keep: bool = False,
+    container: LockedContainer | None = None,
 ) -> Lock:
     """Pins for everything ``spec`` names, from an archive as ``read_archive`` gives it and from pip's index.
 
     With ``keep`` a package or wheel that ``previous`` pins stays at that version, whatever there is now.
+    ``container`` is the pin of a container image, which no index has; without it the previous one stays.
     source_date_epoch is the archive's date; it stays with ``keep``, and when no pin moved.
     """
     archive, date = dated
@@ -109,12 +115,18 @@ def make_lock(
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
             wheel_pins = _pin_wheels(source, spec.wheels, previous if keep else None)
+    kept = previous.container if previous else None
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=date,
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
+        container=(container or kept) if spec.from_container else None,
     )
+    if spec.from_container and lock.container is None:
+        raise UsageError(
+            "no container image is pinned yet", where=IMAGE_FILE, hint="name it: eif lock --from"
+        )
     if previous and (keep or not moves_between(previous, lock)):
         lock = replace(lock, source_date_epoch=previous.source_date_epoch)
     return lock
@@ -166,10 +178,11 @@ def moves_between(before: Lock | None, after: Lock) -> tuple[Move, ...]:
 
     def described(lock: Lock | None) -> dict[str, tuple[str, str]]:
         pins: list[LockedPackage | LockedWheel] = [*lock.packages, *lock.wheels] if lock else []
+        image = lock.container if lock else None
         return {
             f"wheel {pin.name}" if isinstance(pin, LockedWheel) else pin.name: (pin.version, repr(pin))
             for pin in pins
-        }
+        } | ({CONTAINER_MOVE: (f"sha256:{image.config}", image.config)} if image else {})
 
     old, new = described(before), described(after)
     moves = []

@@ -60,6 +60,9 @@ IMAGE_TEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 """A variable of an environment (POSIX.1-2017, 8.1)."""
 
+USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,31})?")
+"""A user of an image, or a number, and optionally a group (Docker's USER)."""
+
 COMMAND_LINE = re.compile(r"[ -~]{1,2047}")
 """A kernel's command line: printable ASCII, below x86's COMMAND_LINE_SIZE of 2048 bytes."""
 

@@ -16,7 +16,6 @@ from coattest_build.rootfs.bytecode import (
     take_modules,
 )
 from coattest_build.rootfs.compose import (
-    MOUNTED,
     add_sources,
     application_entries,
     boot_entries,
@@ -25,6 +24,7 @@ from coattest_build.rootfs.compose import (
     prune_pattern,
     root_entries,
 )
+from coattest_build.rootfs.start import MOUNTED
 
 __all__ = [
     "BYTECODE_FAILED",

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from coattest.errors import UsageError
@@ -18,13 +18,21 @@ from coattest_build.image import IMAGE_FILE, ImageSpec
 from coattest_build.inputs import unpack, wheels
 from coattest_build.inputs.lock import Lock
 from coattest_build.rootfs.needs import check_needs
+from coattest_build.rootfs.start import (
+    FOR_ALL,
+    MOUNTED,
+    MOUNTED_OVER,
+    add_surroundings,
+    is_program,
+    program_of,
+    start_entries,
+)
 
 DIRECTORY_MODE = stat.S_IFDIR | 0o755
+FOR_ALL_MODE = stat.S_IFDIR | 0o1777
 FILE_MODE = stat.S_IFREG | 0o644
 EXECUTABLE_MODE = stat.S_IFREG | 0o755
 SYMLINK_MODE = stat.S_IFLNK | 0o777
-MOUNTED = ("dev", "proc", "run", "sys", "tmp")
-"""Where build/init/init.c mounts file systems; without one of these directories the enclave ends at once."""
 
 
 def prune_pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
@@ -68,6 +76,8 @@ def compose(
         before = set(tree.kinds)
         for target, origin in spec.files:
             add_sources(tree, source, origin, target)
+        if spec.container is not None:
+            add_surroundings(spec.container, tree)
         check_startable(spec, tree)
         lacking = check_needs(spec, tree, own=set(tree.kinds) - before, wheels=before - packaged)
         tree.make_directory(posixpath.dirname(spec.profile_target))
@@ -105,13 +115,13 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
 
     Raises UsageError: in the enclave each of these would show only as an early end.
     """
-    for name in MOUNTED:
+    for name in MOUNTED_OVER if spec.container else MOUNTED:
         if tree.kinds.get(name) != DIRECTORY:
             raise UsageError(
                 f"there is no directory {name} in the root file system, and init mounts there",
                 where=f"{IMAGE_FILE} [runtime] directories",
             )
-    program = spec.command[0]
+    program = program_of(spec, tree)
     found = tree.resolve(program)
     if found is None or tree.kinds[found] != REGULAR:
         raise UsageError(
@@ -119,7 +129,7 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
             where=f"{IMAGE_FILE} [run] command",
             hint="bring it with a package of [runtime], a wheel or [files], and check that prune keeps it",
         )
-    if not (tree.root / found).stat().st_mode & 0o100:
+    if not is_program(tree, program):
         raise UsageError(
             f"{program} is not executable",
             where=f"{IMAGE_FILE} [run] command",
@@ -132,11 +142,12 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
         )
 
 
-def root_entries(root: Path, prefix: str) -> Iterator[NewEntry]:
+def root_entries(root: Path, prefix: str, for_all: Collection[str] = frozenset()) -> Iterator[NewEntry]:
     """Every entry below ``root`` for a ramdisk, below ``prefix``, with normalised modes.
 
-    The image's Python may have written to this tree, so links are not followed. Raises UsageError for
-    anything but files, directories and symlinks, and FoundFalse for a symlink out of the tree.
+    Everybody may make files in the folders ``for_all``, and remove their own. The image's Python may have
+    written to this tree, so links are not followed. Raises UsageError for anything but files, directories and
+    symlinks, and FoundFalse for a symlink out of the tree.
     """
     yield NewEntry(prefix, DIRECTORY_MODE, None)
     for folder, folders, names in os.walk(root):
@@ -146,7 +157,8 @@ def root_entries(root: Path, prefix: str) -> Iterator[NewEntry]:
             inside = path.relative_to(root).as_posix()
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode):
-                yield NewEntry(f"{prefix}/{inside}", DIRECTORY_MODE, None)
+                mode = FOR_ALL_MODE if inside in for_all else DIRECTORY_MODE
+                yield NewEntry(f"{prefix}/{inside}", mode, None)
             elif stat.S_ISLNK(status.st_mode):
                 target = str(path.readlink())
                 unpack.check_symlink(inside, target)
@@ -164,9 +176,7 @@ def boot_entries(init: Path) -> tuple[NewEntry, ...]:
 
 
 def application_entries(spec: ImageSpec, root: Path, profile: bytes) -> Iterator[NewEntry]:
-    """The application ramdisk: ``rootfs`` with the profile's file, and ``cmd`` and ``env``, a line each."""
-    yield from root_entries(root, "rootfs")
+    """The application ramdisk: ``rootfs`` with the profile's file, and what init starts (``start``)."""
+    yield from root_entries(root, "rootfs", FOR_ALL if spec.container else frozenset())
     yield NewEntry(f"rootfs/{spec.profile_target}", FILE_MODE, profile)
-    yield NewEntry("cmd", FILE_MODE, "".join(f"{word}\n" for word in spec.command).encode())
-    lines = (f"{name}={value}\n" for name, value in spec.environment)
-    yield NewEntry("env", FILE_MODE, "".join(lines).encode())
+    yield from start_entries(spec, root)

@@ -15,16 +15,15 @@ from pathlib import Path
 
 from coattest.errors import UsageError
 from coattest.findings import Finding
+from coattest_build.containers.own.plan import DEFAULT_PATH
 from coattest_build.formats.elf import Linking, linking
 from coattest_build.formats.tar import REGULAR
 from coattest_build.image import IMAGE_FILE, ImageSpec
 from coattest_build.inputs.unpack import Tree
+from coattest_build.rootfs.start import program_of
 
 LOADER_FOLDERS = ("lib/{triplet}", "usr/lib/{triplet}", "lib", "usr/lib", "lib64", "usr/lib64")
 """Where Debian's loader looks by itself; there is no cache of it in an image."""
-
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where `env` looks in the enclave, unless image.toml sets PATH."""
 
 MAX_SCRIPT_LINE = 256
 """Bytes of a script's first line that Linux reads (execve(2), since Linux 5.1)."""
@@ -41,7 +40,7 @@ def check_needs(
     with them: many modules have a first line for a development machine.
     """
     checker = _Checker(spec, tree)
-    whole = {*checker.closure(spec.command[0]), *own}
+    whole = {*checker.closure(program_of(spec, tree)), *own}
     fatal: list[Finding] = []
     rest: list[Finding] = []
     for name in sorted(name for name, kind in tree.kinds.items() if kind == REGULAR):
@@ -75,7 +74,7 @@ class _Checker:
     def __init__(self, spec: ImageSpec, tree: Tree) -> None:
         self._tree = tree
         environment: Mapping[str, str] = dict(spec.environment)
-        self._path = [each for each in environment.get("PATH", PATH).split(":") if each]
+        self._path = [each for each in environment.get("PATH", DEFAULT_PATH).split(":") if each]
         self._preset = [each for each in environment.get("LD_LIBRARY_PATH", "").split(":") if each]
         triplet = f"{spec.architecture}-linux-gnu"
         self._folders = [folder.format(triplet=triplet) for folder in LOADER_FOLDERS]

@@ -19,6 +19,7 @@ import os
 import resource
 import select
 import signal
+import socket
 import stat
 import struct
 import sys
@@ -68,6 +69,7 @@ LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_LIMIT = 64  # a capability set is 64 bits wide
 EINVAL, ENOSYS, EPERM, ELOOP, EINTR, ENOENT = 22, 38, 1, 40, 4, 2
 AF_VSOCK = 40
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DEVICES = ("null", "zero", "full", "random", "urandom")
 HOST = "/oldroot"
 ROOT = "/newroot"
@@ -254,6 +256,12 @@ def enter_root() -> None:
     os.chdir("/")
 
 
+def loopback_up() -> None:
+    """Bring up ``lo`` of the own network namespace (netdevice(7)): TCP between the sandbox's processes."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))
+
+
 def seccomp_filter(limited: bool) -> bytes:
     """A BPF program that refuses AF_VSOCK sockets, keyrings, and io_uring (which makes sockets unseen by it).
 
@@ -391,6 +399,8 @@ def first_process(spec: dict[str, Any], go: int, status: int) -> NoReturn:
     # Nested user namespaces would bring capabilities back; a read-only /proc/sys leaves them possible.
     with contextlib.suppress(OSError):
         Path("/proc/sys/user/max_user_namespaces").write_text("0")
+    if spec["loopback"]:
+        loopback_up()
     compose_root(spec)
     enter_root()
     checked("host name", libc.sethostname(b"coattest", 8))

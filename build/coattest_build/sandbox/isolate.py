@@ -111,6 +111,7 @@ def spawn(
     binds: Sequence[Bind] = (),
     cwd: str = "/",
     network: bool = False,
+    loopback: bool = False,
     writable_root: bool = False,
     tmpfs: Sequence[str] = (),
     proc: bool = True,
@@ -128,6 +129,7 @@ def spawn(
     points are made in a tmpfs, not in ``root``. ``binds`` are mounted last, in order. ``/tmp`` and each of
     ``tmpfs`` are empty and writable. ``proc`` asks for a /proc with the sandbox's own processes; a host that
     forbids it gives an empty one. Everything inside ends when the returned process or this process ends.
+    Without the host's ``network`` there is none; ``loopback`` brings 127.0.0.1 up in it.
     ``limits`` sets the kernel's limits on each process; `run_limited` watches the others. ``lacks`` is what
     a kernel lacks that this one has.
 
@@ -149,6 +151,7 @@ def spawn(
         ],
         "cwd": cwd,
         "network": network,
+        "loopback": loopback,
         "writable_root": writable_root,
         "tmpfs": list(tmpfs),
         "proc": proc,

@@ -12,25 +12,44 @@ from pathlib import Path
 
 from coattest.errors import UsageError
 from coattest.files import make_folder
-from coattest_build.image import IMAGE_FILE, LOCK_FILE
+from coattest_build.image import CONTAINER, IMAGE_FILE, LOCK_FILE, MINIMAL
 from coattest_build.inputs.lock import parse_lock
 from coattest_build.inputs.names import IMAGE_TEXT
 
-KINDS = ("python", "node", "static")
-OWN_PARTS = ("kernel/x86_64.config", "init/init.c", "image.lock")
+KERNELS = {"python": MINIMAL, "node": CONTAINER, "static": MINIMAL, "container": CONTAINER}
+"""The kinds, each with the kernel's profile that it has unless another one is asked for."""
+FRAGMENT, INIT = "kernel/x86_64.config", "init/init.c"
+OWN_PARTS = (FRAGMENT, INIT, "image.lock")
 """Relative to ``build/`` of a source tree. A wheel has copies of them in ``own/`` (pyproject.toml)."""
-BY_YOU = {"python": [], "node": [], "static": ["enclave/program"]}
+BY_YOU = {"python": [], "node": [], "static": ["enclave/program"], "container": []}
 """What image.toml of a kind names and a tree does not have yet."""
+CONTAINER_RUN = """\
+# The program is a user of its own (a number, or a name of the image's /etc/passwd) that has the NSM's device.
+[run]
+user = "65534"
+nsm = true
+"""
+"""The beginning of ``[run]`` with the kernel profile ``container``."""
+ASKER = "ask.py"
+"""Asks the services that the kinds have; a container image has one of its own."""
 IGNORED = "/out/\n/run/\n__pycache__/\n"
 """The .gitignore of a tree."""
 _HERE = Path(__file__).parent
+_CONTAINER = _HERE.parent / "containers/own"
 
 
-def write_start(kind: str, folder: Path) -> tuple[str, ...]:
-    """Write the tree of one of KINDS into a folder that is new or empty; returns the relative paths.
+def write_start(kind: str, folder: Path, kernel: str | None = None) -> tuple[str, ...]:
+    """Write the tree of one of KERNELS into a folder that is new or empty; returns the relative paths.
 
-    Raises UsageError (``not-empty``).
+    ``kernel`` is a profile in place of the kind's own. Raises UsageError (``not-empty``), and for a service
+    that such a kernel does not run.
     """
+    profile = kernel or KERNELS[kind]
+    if profile == MINIMAL != KERNELS[kind]:
+        raise UsageError(
+            f"{kind} needs the kernel profile {KERNELS[kind]}",
+            hint=f"leave out --kernel {MINIMAL}",
+        )
     make_folder(folder)
     if next(folder.iterdir(), None) is not None:
         raise UsageError("there is something in this folder", where=str(folder), code="not-empty")
@@ -38,11 +57,16 @@ def write_start(kind: str, folder: Path) -> tuple[str, ...]:
     for origin in (_HERE / "shared", _HERE / kind):
         for file in sorted(path for path in origin.rglob("*") if path.is_file()):
             path = file.relative_to(origin).as_posix().removesuffix(".start")
+            if (kind, path) == ("container", ASKER):
+                continue
             texts[path] = texts.get(path, "") + file.read_text()
     name = folder.resolve().name
     texts[IMAGE_FILE] = texts[IMAGE_FILE].replace("@NAME@", name if IMAGE_TEXT.fullmatch(name) else "enclave")
-    texts |= {f"build/{part}": own_part(part).read_text() for part in OWN_PARTS}
-    texts[LOCK_FILE] = _compilers_pins(texts[LOCK_FILE])
+    texts[IMAGE_FILE] = texts[IMAGE_FILE].replace("@KERNEL@", profile)
+    if profile == CONTAINER:
+        texts[IMAGE_FILE] = texts[IMAGE_FILE].replace("[run]\n", CONTAINER_RUN, 1)
+    texts |= {f"build/{part}": text for part, text in kernel_parts(profile).items()}
+    texts[LOCK_FILE] = _compilers_pins(own_part("image.lock").read_text())
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
@@ -55,6 +79,18 @@ def _compilers_pins(text: str) -> str:
     uses = ((pin, tuple(use for use in pin.use if use != "runtime")) for pin in lock.packages)
     packages = tuple(replace(pin, use=use) for pin, use in uses if use)
     return replace(lock, packages=packages, wheels=()).render()
+
+
+def kernel_parts(profile: str) -> dict[str, str]:
+    """The fragment and init of a kernel's profile, by their path relative to ``build/`` of a source tree.
+
+    The fragment of ``container`` is the auction's with what ordinary programs need on top.
+    """
+    fragment, init = own_part(FRAGMENT).read_text(), own_part(INIT).read_text()
+    if profile == CONTAINER:
+        fragment += "\n" + (_CONTAINER / "x86_64.config").read_text()
+        init = (_CONTAINER / "init.c").read_text()
+    return {FRAGMENT: fragment, INIT: init}
 
 
 def own_part(part: str) -> Path:

@@ -1,10 +1,11 @@
 """A software Nitro host: runs an image's application without a hypervisor, beside a simulated NSM.
 
-It measures the image itself, unpacks its application ramdisks, and runs their ``cmd`` with their ``env`` in a
-sandbox (own namespaces and root, no network, no capabilities, no AF_VSOCK). NSM and vsock are Unix sockets in
-a directory bound at /run/coattest. **It protects nothing**: the host can read the memory of everything that
-it runs, the key of the chain's root is published, and the image's kernel and init are measured but never run.
-It is for running the whole chain, with the same measured bytes, on a machine without Nitro.
+It measures the image itself, unpacks its application ramdisks, and runs what they tell init to start (``cmd``
+and ``env``, or ``run``) in a sandbox: own namespaces and root, no network, no capabilities, no AF_VSOCK. For
+the kernel profile ``container`` the loopback is up, and files can be written. NSM and vsock are Unix sockets
+in a directory bound at /run/coattest. **It protects nothing**: the host can read the memory of everything
+that it runs, the key of the chain's root is published, and the image's kernel and init are measured but never
+run. It is for running the whole chain, with the same measured bytes, on a machine without Nitro.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import posixpath
 import re
 import secrets
 import shutil
@@ -23,11 +25,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Folder, open_plain, read_whole
 from coattest_build import sandbox
+from coattest_build.containers.own.plan import DEFAULT_PATH, MAX_PLAN, RunPlan, decode_plan
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.host.ca import NitroAuthority
@@ -63,7 +66,6 @@ TRUST_FILE = "etc/coattest/trust.json"
 """Where the auction's image says whom it trusts (coattest_enclave.payload.trust)."""
 TRUST_MAX = 64 * 1024
 """Bytes of that file."""
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(slots=True)
@@ -141,7 +143,8 @@ def run_enclave(
         measurements, profile = _unpack(image, tree)
         root = tree / "rootfs"
         _refuse_hardware_profile(root, image)
-        argv, env = _program(tree)
+        plan = _plan(tree)
+        argv, env = _program(tree, plan)
 
         run = socket_directory(directory)
         stack.callback(shutil.rmtree, run, ignore_errors=True)
@@ -160,7 +163,7 @@ def run_enclave(
                 argv,
                 env=env,
                 binds=[sandbox.Bind(run, INSIDE, writable=True)],
-                tmpfs=["/run"],
+                **_surroundings(plan),
                 lacks=lacks_of(config_of(profile)) if profile else (),
                 stdout=writer,
                 stderr=writer,
@@ -233,19 +236,39 @@ def _refuse_hardware_profile(root: Path, image: Path) -> None:
         )
 
 
-def _program(tree: Path) -> tuple[list[str], dict[str, str]]:
-    """The command and environment as AWS's init reads them: one entry per line of ``cmd`` and ``env``."""
-    argv = _lines(tree / "cmd")
+def _plan(tree: Path) -> RunPlan | None:
+    """What the container profile's init would start; None in an image of another one."""
+    try:
+        with Folder(tree) as inside:
+            return decode_plan(inside.read("run", MAX_PLAN))
+    except Rejected as error:
+        if error.code == "absent":
+            return None
+        raise _not_runnable(f"run: {error.what}") from None
+
+
+def _surroundings(plan: RunPlan | None) -> dict[str, Any]:
+    """What the sandbox gives a program beside its files, in place of the image's kernel and init."""
+    if plan is None:
+        return {"tmpfs": ["/run"]}
+    return {"cwd": plan.folder, "uid": plan.user.uid, "writable_root": True, "loopback": True}
+
+
+def _program(tree: Path, plan: RunPlan | None) -> tuple[list[str], dict[str, str]]:
+    """The command and environment: the plan's, or as AWS's init reads them, an entry a line."""
+    argv = list(plan.words) if plan else _lines(tree / "cmd")
     if not argv:
         raise _not_runnable("the application ramdisk names no command (cmd)")
-    env = dict(line.split("=", 1) for line in _lines(tree / "env") if "=" in line)
-    return [_resolve(tree / "rootfs", argv[0], env), *argv[1:]], env
+    lines = plan.environment if plan else _lines(tree / "env")
+    env = dict(line.split("=", 1) for line in lines if "=" in line)
+    folder = plan.folder if plan else "/"
+    return [_resolve(tree / "rootfs", argv[0], env, folder), *argv[1:]], env
 
 
-def _resolve(root: Path, name: str, env: Mapping[str, str]) -> str:
+def _resolve(root: Path, name: str, env: Mapping[str, str], working: str) -> str:
     """The program's absolute path inside; a bare name is looked up in the image's PATH, as execvp does."""
     if "/" in name:
-        return name if name.startswith("/") else f"/{name}"
+        return posixpath.join(working, name)
     for folder in env.get("PATH", DEFAULT_PATH).split(":"):
         # lexists: a link may be absolute, and its target is then inside, not here.
         if folder and os.path.lexists(root / folder.lstrip("/") / name):

@@ -13,13 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coattest_build.containers.own.profile import read_profile
+from coattest_build.image import MINIMAL
 from coattest_build.kernel import parse_config
 from coattest_build.sandbox import Lack
-from coattest_build.starts import own_part
-
-MINIMAL, CONTAINER = "minimal", "container"
-"""The kernel profiles; an image that names none has the first."""
+from coattest_build.starts import FRAGMENT, kernel_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +87,11 @@ def _numbers(calls: _Calls, machine: str) -> tuple[int, ...]:
 
 
 def config_of(profile: str) -> dict[str, str]:
-    """The options that coattest's own kernel of this profile sets; all others are off."""
-    if profile == CONTAINER:
-        return parse_config(read_profile().fragment.decode())
-    return parse_config(own_part("kernel/x86_64.config").read_text())
+    """The options that coattest's own kernel of this profile sets; all others are off.
+
+    An unknown profile has what ``minimal`` has.
+    """
+    return parse_config(kernel_parts(profile)[FRAGMENT])
 
 
 def kernel_profile(metadata: bytes) -> str | None:

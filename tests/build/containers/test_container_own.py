@@ -7,23 +7,26 @@ import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.cli import container_build
+from coattest_build.cli.describe import describe_command
 from coattest_build.containers import nitrocli
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.manifests import MAX_WORDS
-from coattest_build.containers.own.plan import MAX_WORD
+from coattest_build.containers.own.plan import MAX_WORD, decode_plan
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.own.tree import TIME, OwnTree, own_tree
 from coattest_build.containers.own.users import ContainerUser, resolve_user
-from coattest_build.explain.describe import describe_image
+from coattest_build.explain.describe import describe_image, tree_rows
 from coattest_build.formats.eif import EifSection, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.kernel import Compiled, parse_config
@@ -140,6 +143,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
     ]
     wanted = "".join(f"{field}\0" for field in fields).encode()
     assert tree.plan.encode() == wanted
+    assert decode_plan(wanted) == replace(tree.plan, user=replace(tree.plan.user, home=""))
     found = unpacked(ramdisk(tree))
     plan = found.tree.stat(b"run")
     assert plan is not None
@@ -329,6 +333,11 @@ def test_an_image_file_names_profile_and_content(
         "kernel": {"profile": "container", "inputs": f"sha256:{kernel.digest}"},
         "container": document["container"],
     }
+    assert described.to_json()["start"] == "run"
+    rows = {row.path: row.hidden for row in tree_rows(described.unpacked, {})}
+    assert (rows["rootfs/srv/tool"], rows["rootfs/opt/a/b"]) == (None, None)
+    shown_to_people = CliRunner().invoke(describe_command, [str(target)]).output
+    assert "container (init starts what /run says)" in shown_to_people
     first = target.read_bytes()
     assert run(capsys, *words)[0] == 0
     assert target.read_bytes() == first

@@ -103,6 +103,23 @@ def inside(root: Path, code: str, **options: Any) -> int:
     return sandbox.run_isolated(root, [PYTHON, "-I", "-c", code], env={}, binds=binds, **options)
 
 
+LOOPBACK = """
+import socket
+server = socket.create_server(("127.0.0.1", 0))
+peer = socket.create_connection(server.getsockname())
+try:
+    socket.create_connection(("192.0.2.1", 80), 5)
+except OSError as error:
+    raise SystemExit(error.errno)
+"""
+
+
+def test_the_loopback_is_up_only_where_asked_for(root: Path) -> None:
+    """TCP between the sandbox's own processes; nothing beyond is reached."""
+    assert inside(root, LOOPBACK, loopback=True) == errno.ENETUNREACH
+    assert inside(root, LOOPBACK) not in (0, errno.ENETUNREACH)
+
+
 def report(root: Path, user: int | None) -> dict[str, Any]:
     assert PYTHON
     command = [PYTHON, "-c", OUTER, str(root), PYTHON, REPORT]

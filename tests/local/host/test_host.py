@@ -20,6 +20,8 @@ import cbor2
 import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest_build.containers.own.plan import RunPlan
+from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats.cpio import NewEntry
 from coattest_build.formats.measure import measure, pcr3, pcr4
 from coattest_local import records
@@ -30,6 +32,7 @@ from coattest_local.host.enclave import (
     socket_listens,
 )
 from support.enclave.enclave_image import DIRECTORY, FILE, compile_program, make_image, rootfs
+from support.raises import raises_code
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -152,6 +155,33 @@ def test_a_program_that_ends_is_reported_with_its_last_words(program: Path, tmp_
     assert caught.value.code == "enclave-ended"
     assert "\033" not in str(caught.value)
     assert [path.name for path in (tmp_path / "e").iterdir()] == ["console.log"]
+
+
+PLAN = RunPlan(
+    ("static", "two words"), ("PATH=/nowhere:/bin",), ContainerUser(33, 34, (34,), ""), "/tmp", False
+)
+
+
+def test_an_image_of_the_container_profile_runs_as_its_plan_says(tmp_path: Path) -> None:
+    """By PATH, as its user, in its working folder."""
+    static = compile_program("static", tmp_path, Path(__file__).parents[2] / "support" / "container_images")
+    entries = [*rootfs(static), NewEntry("run", FILE, PLAN.encode())]
+    image = make_image(tmp_path / "x.eif", entries, cmd=None)
+    with raises_code(EnvironmentFailure, "enclave-ended", match="ended with code 3"):
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    said = (tmp_path / "e/console.log").read_text()
+    assert said.startswith(
+        "word /bin/static\nword two words\nvariable PATH=/nowhere:/bin\nids 33 33 in /tmp\n"
+    )
+
+
+@pytest.mark.parametrize("raw", [b"", b"x", PLAN.encode()[:-1], PLAN.encode() + b"\0", b"x" * (2 << 20)])
+def test_a_plan_that_is_none_is_refused(program: Path, tmp_path: Path, raw: bytes) -> None:
+    """init would end the enclave."""
+    image = make_image(tmp_path / "x.eif", [*rootfs(program), NewEntry("run", FILE, raw)])
+    with pytest.raises(CoattestError) as caught:
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
+    assert "run" in str(caught.value)
 
 
 def test_a_program_that_never_listens_is_given_up(program: Path, tmp_path: Path) -> None:

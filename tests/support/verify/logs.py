@@ -38,10 +38,10 @@ def sign_log_as(
     return sign_log(quorum.attestations, quorum.root, member, signer, seen=seen, now=now, append=append)
 
 
-def made_log(entries: Sequence[bytes], root: bytes) -> dict[str, bytes]:
+def made_log(entries: Sequence[bytes], root: bytes, restart: str = "") -> dict[str, bytes]:
     """The files of a log of these entries, which nobody cosigned: what a host without any key can write."""
     files = {LOG + path: content for path, content in log_files(entries).items()}
-    return {**files, CHECKPOINT_FILE: head(entries, root).encode()}
+    return {**files, CHECKPOINT_FILE: head(entries, root, restart).encode()}
 
 
 def write_log(quorum: Members, entries: Sequence[bytes]) -> None:

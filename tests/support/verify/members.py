@@ -92,7 +92,11 @@ def report_json(
                 }
             )
         ),
-        "kernel": {"compiled_here": compiled, "sha256": hex_digest("bzImage", 256)},
+        "kernel": {
+            "profile": "minimal",
+            "compiled_here": compiled,
+            "sha256": hex_digest("bzImage", 256),
+        },
         "isolation": {"namespaces": ["user", "mount", "pid", "net"], "no_new_privs": True},
         "tool": {"version": "0.1.0", "sha256": hex_digest("tool", 256)},
         "inputs": [

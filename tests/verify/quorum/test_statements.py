@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from coattest.strictjson import canonical
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.statements import provenance
 from coattest_verify.quorum.statements.claim import Claimed
+from coattest_verify.quorum.statements.provenance import PAYLOAD_TYPE as TYPE
 from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
 from coattest_verify.signatures import dsse
 from support.verify.members import Members, profile_json, report_json
@@ -124,3 +127,74 @@ def test_the_committed_claim_is_one_that_members_can_answer() -> None:
     assert {"aws", "local"} <= set(claim.profiles)
     assert claim.profiles["aws"].pcrs[1] == claim.profiles["local"].pcrs[1]
     assert claim.profiles["aws"].pcrs[2] != claim.profiles["local"].pcrs[2]
+
+
+def _spoiled(payload: bytes) -> dict[str, bytes]:
+    """Payloads that have much in common with one that was read before, and are not it."""
+    good = json.loads(payload)
+    inputs = good["predicate"]["buildDefinition"]["resolvedDependencies"]
+
+    def changed(change: Callable[[dict[str, Any], dict[str, Any]], object]) -> bytes:
+        values = copy.deepcopy(good)
+        definition = values["predicate"]["buildDefinition"]
+        change(definition, definition["internalParameters"])
+        return canonical(values)
+
+    def moved(definition: dict[str, Any], internal: dict[str, Any]) -> None:
+        internal["isolation"]["resolvedDependencies"] = definition.pop("resolvedDependencies")
+
+    def both(definition: dict[str, Any], internal: dict[str, Any]) -> None:
+        internal["isolation"]["resolvedDependencies"] = definition["resolvedDependencies"]
+        definition["resolvedDependencies"] = [{**inputs[0], "name": "other"}]
+
+    text = b'"resolvedDependencies":' + canonical(inputs)
+    return {
+        "the same": payload,
+        "another input": changed(
+            lambda definition, _: definition["resolvedDependencies"][0].update(name="x")
+        ),
+        "an input more": changed(lambda definition, _: definition["resolvedDependencies"].append(inputs[0])),
+        "no inputs": changed(lambda definition, _: definition.pop("resolvedDependencies")),
+        "elsewhere": changed(moved),
+        "elsewhere, and others": changed(both),
+        "twice": payload.replace(text, text + b"," + text),
+        "no comma": payload.replace(text, b" " + text),
+        "in a string": payload.replace(text, b'"x' + text),
+        "in a name": payload.replace(text, b'"x\\' + text),
+        "true for 1": changed(lambda _, internal: internal["images"]["aws"].update(size=True)),
+        "another register": payload.replace(b"PCR1", b"PCR3"),
+        "another order": json.dumps(dict(reversed(good.items()))).encode(),
+    }
+
+
+@pytest.mark.parametrize("first", ["the same", "true for 1", "another input", "elsewhere, and others"])
+def test_what_was_read_before_changes_no_outcome(three: Members, first: str) -> None:
+    """Members' statements are much alike, and what is alike is read once: each is what it is by itself."""
+    report = report_json()
+    report["profiles"]["aws"]["image"]["size"] = 1
+    for section in report["profiles"]["aws"]["sections"]:
+        section["size"] = 1
+    spoiled = _spoiled(dsse.DsseEnvelope.decode(three.sign("buyer-1", report).read_bytes(), TYPE).payload)
+
+    def read(payload: bytes) -> Any:
+        try:
+            return provenance.parse_statement(payload)
+        except Rejected as error:
+            return error.code, error.what
+
+    def read_alone(payload: bytes) -> Any:
+        provenance._last[0], provenance._results[0] = (b"", ()), (b"", {})
+        return read(payload)
+
+    alone = {name: read_alone(payload) for name, payload in spoiled.items()}
+    assert {name for name, found in alone.items() if not isinstance(found, tuple)} == {
+        "the same",
+        "another input",
+        "an input more",
+        "elsewhere, and others",
+        "no comma",
+        "another order",
+    }
+    for name, payload in spoiled.items():
+        read_alone(spoiled[first])
+        assert (name, read(payload)) == (name, alone[name])

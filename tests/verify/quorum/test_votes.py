@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import lzma
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -169,6 +172,11 @@ def test_a_bundle_still_decides_after_the_members_file_expired(three: Members) -
     assert from_bundle(three, data, now=NOW + timedelta(days=3650)).decision is None
 
 
+def packed(content: bytes, form: int = lzma.FORMAT_XZ) -> str:
+    """Content as a bundle has it."""
+    return base64.b64encode(lzma.compress(content, form)).decode()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -180,10 +188,42 @@ def test_a_bundle_still_decides_after_the_members_file_expired(three: Members) -
         {"files": {"../../etc/passwd": ""}},
         {"files": {"quorum.toml": "%"}},
         {"files": {"quorum.toml": 1}},
+        {"files": {"quorum.toml": -1}},
+        {"files": {"quorum.toml": True}},
+        {"files": {"quorum.toml": 2**40}},
+        {"files": {f"quorum.{number}.buyer-1.dsse.json": 2**23 for number in range(1, 40)}},
         {"files": []},
+        {"content": ""},
+        {"content": "%"},
+        {"content": "é"},
+        {"content": 1},
+        {"content": packed(b"")},
+        {"content": packed(b"x" * 2**20)},
+        {"content": packed(b"x", lzma.FORMAT_ALONE)},
     ],
 )
 def test_hostile_bundles_are_refused(three: Members, change: dict[str, Any]) -> None:
     """A bundle of another form is refused as a whole."""
     with pytest.raises(Rejected):
         read_bundle(json.dumps({**json.loads(bundled(three)), **change}).encode())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content + b"x",
+        lambda content: content[:-1],
+        lambda content: content + bytes(2**24),
+    ],
+)
+def test_a_bundle_that_unpacks_to_more_or_less_is_refused(
+    three: Members, spoil: Callable[[bytes], bytes]
+) -> None:
+    """What its files say together is what is there, and nothing is unpacked beyond it."""
+    values = json.loads(bundled(three))
+    content = lzma.decompress(base64.b64decode(values["content"]))
+    with pytest.raises(Rejected, match="not as long as its files"):
+        read_bundle(json.dumps({**values, "content": packed(spoil(content))}).encode())
+    doubled = base64.b64encode(base64.b64decode(values["content"]) * 2).decode()
+    with pytest.raises(Rejected, match="not as long as its files"):
+        read_bundle(json.dumps({**values, "content": doubled}).encode())

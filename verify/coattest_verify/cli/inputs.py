@@ -18,6 +18,7 @@ from coattest_build.cli.options import mirror_option
 from coattest_build.inputs import apt, lock
 from coattest_build.ownwork import CONFIRMED, INPUTS, OwnWork, sha256_hex
 from coattest_verify.cli.options import FOLDER
+from coattest_verify.cli.words import TAKEN_AS_GIVEN
 from coattest_verify.rebuild.inputs import archive_keys
 from coattest_verify.rebuild.inputs.check import LockVerdict
 from coattest_verify.rebuild.inputs.document import inputs_to_json
@@ -72,6 +73,8 @@ def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_
         emit_json(document)
     else:
         _show(verdict)
+        if locked.container:
+            err().print(f"the container image is {TAKEN_AS_GIVEN}: no index says what it should be")
     return verdict.exit_code
 
 

@@ -12,10 +12,19 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
 from coattest_verify.cli.words import cosign_rows, entry_words
-from coattest_verify.quorum.cosigning import CosignPlan, append_log, cosign_log, seen_log, sound_log
+from coattest_verify.quorum.authority import tell_end
+from coattest_verify.quorum.cosigning import (
+    WHENEVER,
+    CosignPlan,
+    append_log,
+    cosign_log,
+    seen_by_cosigner,
+    sound_log,
+)
+from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file
-from coattest_verify.quorum.members.chain import Seen, follow
+from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
 
@@ -86,7 +95,9 @@ def log_cosign_command(
         attestations, pinned, signing.member, signer, seen=seen, now=utc_now(), approve=approve
     )
     if seen is not None:
-        memory.remember(pinned, Seen(seen.version, seen.sha256, seen_log(log)))
+        with Folder(attestations) as folder:
+            chain = follow(folder, pinned, seen=seen, now=WHENEVER, deciding=False)
+        memory.remember(pinned, seen_by_cosigner(chain, log, seen))
     names = sorted({*log.times, signing.member})
     if as_json:
         emit_json({"size": log.checkpoint.size, "root": log.checkpoint.root.hex(), "cosigned": names})
@@ -108,6 +119,7 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
         chain = follow(folder, pinned, seen=seen, now=utc_now())
+    tell_end(expiring(chain.current, utc_now()))
     found = sound_log(chain)
     if found is None:
         raise UsageError(

@@ -7,21 +7,22 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from coattest.errors import UsageError
+from coattest.errors import CoattestError, UsageError
 from coattest.extras import need_signer
 from coattest.files import Evidence, Folder, ReadOnce
-from coattest.shell import Decorator, judged_folder, option_group, signing_key
-from coattest_verify.quorum.authority import authority_from
+from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
+from coattest_verify.quorum.authority import authority_from, tell_end
 from coattest_verify.quorum.decision import Decision
+from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.memory import parse_pinned_root
-from coattest_verify.quorum.signing import candidates
+from coattest_verify.quorum.signing import candidates, pending
 from coattest_verify.signatures.keys import (
     PASSPHRASE_FILE,
     Signer,
@@ -72,8 +73,11 @@ class SigningKey:
     def signer(self, evidence: Evidence) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
-        Asks for the passphrase or PIN on the terminal when nothing else names it. Raises UsageError.
+        Asks for the passphrase or PIN on the terminal when nothing else names it. A members file that expires
+        soon is a line on stderr. Raises UsageError.
         """
+        with contextlib.suppress(CoattestError):  # whoever signs reads it again, and says what is wrong
+            tell_end(expiring(pending(evidence).current, utc_now()))
         if is_remote(str(self.key)):
             return load_remote_signer(
                 str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()
@@ -163,9 +167,9 @@ root_option: Decorator = option_group(
     click.option(
         "--root",
         callback=_root,
-        metavar="sha256:HEX",
-        help="Digest of quorum.toml version 1, got from the members; sha256:HEX@N takes no version before N."
-        " Remembered once given.",
+        metavar="sha256:HEX|NAME",
+        help="Digest of quorum.toml version 1, got from the members, or your name for it in root-names.toml;"
+        " with @N no version before N is taken. Remembered once given.",
     ),
     heading=DECISION,
 )
@@ -185,16 +189,34 @@ profile_option: Decorator = option_group(
     heading=DECISION,
 )
 
+
+def _days(_context: click.Context, _parameter: click.Parameter, value: int | None) -> timedelta | None:
+    return timedelta(days=value) if value is not None else None
+
+
+fresh_option: Decorator = option_group(
+    click.option(
+        "--fresh",
+        type=click.IntRange(1, 3650),
+        callback=_days,
+        metavar="DAYS",
+        help="Decide only while enough members for a change cosigned the log in so many days.",
+    ),
+    heading=DECISION,
+)
+"""How old the log's cosignatures may be: passed as ``fresh``, a time span or None."""
+
 evidence_options = option_group(
     quorum_options,
     click.option("--bundle", type=FILE, help="Decide from a proof bundle instead of a folder; needs --root."),
     profile_option,
+    fresh_option,
     heading=DECISION,
 )
-"""What to decide from: passed as ``attestations``, ``root``, ``bundle``, ``profile``."""
+"""What to decide from: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``fresh``."""
 
 decision_options = option_group(evidence_options, release_option)
-"""What to decide from and on: passed as ``attestations``, ``root``, ``bundle``, ``profile``, ``release``."""
+"""What to decide from and on: the same, and ``release``."""
 
 named_decision_options = option_group(
     evidence_options,

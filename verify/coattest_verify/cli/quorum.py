@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
@@ -14,6 +14,7 @@ from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decision_options
+from coattest_verify.cli.words import payload_rows
 from coattest_verify.quorum.authority import bundle_root
 from coattest_verify.quorum.bundle import load_bundle
 from coattest_verify.quorum.decision import Outcome, decide, decide_from
@@ -41,12 +42,6 @@ from coattest_verify.quorum.memory import Roots, Unwritten
     help="Read and write no memory of what was seen before; --seen FILE is a memory to read.",
 )
 @click.option("--seen", type=EXISTING_FILE, help="With --stateless: a copy of roots.json to decide with.")
-@click.option(
-    "--fresh",
-    type=click.IntRange(1, 3650),
-    metavar="DAYS",
-    help="Decide only while enough members for a change cosigned the log in so many days.",
-)
 @json_option
 def quorum_command(
     *,
@@ -60,7 +55,7 @@ def quorum_command(
     also: tuple[Path, ...],
     stateless: bool,
     seen: Path | None,
-    fresh: int | None,
+    fresh: timedelta | None,
     as_json: bool,
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
@@ -70,8 +65,8 @@ def quorum_command(
     if seen is not None and not stateless:
         raise UsageError("--seen goes with --stateless")
     if bundle is not None:
-        refuse_ignored(("attestations", "also", "stateless", "seen", "fresh"), "with --bundle")
-        outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release)
+        refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
+        outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release, fresh=fresh)
     elif at is not None:
         raise UsageError("--at goes with --bundle")
     else:
@@ -84,7 +79,7 @@ def quorum_command(
             release=release,
             roots=Unwritten(seen) if stateless else None,
             also=also,
-            fresh=timedelta(days=fresh) if fresh is not None else None,
+            fresh=fresh,
         )
         if stateless and seen is None:
             err().print("rollback not detected: what was seen before is not known here", style="yellow")
@@ -102,7 +97,14 @@ def _needed(root: bytes | None) -> bytes:
 
 
 def from_bundle(
-    path: Path, root: bytes | None, at: str | None, *, profile: str, own: str | None, release: str | None
+    path: Path,
+    root: bytes | None,
+    at: str | None,
+    *,
+    profile: str,
+    own: str | None,
+    release: str | None,
+    fresh: timedelta | None,
 ) -> Outcome:
     """Decide from a bundle. Without ``at`` remembered versions count; for the past they cannot."""
     pinned = bundle_root(root)
@@ -110,26 +112,29 @@ def from_bundle(
     err().print(
         "a bundle holds what its maker put in: a dissent or revocation may have been left out", style="yellow"
     )
-    if at is None:
-        return decide_from(
-            held.files,
-            root=pinned,
-            seen=Roots().seen(pinned),
-            profile=profile,
-            now=utc_now(),
-            own=own,
-            release=release,
-        )
+    seen, moment = (Roots().seen(pinned), utc_now()) if at is None else (None, _moment(at, held.made))
+    return decide_from(
+        held.files,
+        root=pinned,
+        seen=seen,
+        profile=profile,
+        now=moment,
+        own=own,
+        release=release,
+        fresh=fresh,
+    )
+
+
+def _moment(at: str, made: datetime) -> datetime:
+    """The past time that ``--at`` names; it is said that this is the past. Raises UsageError."""
     try:
-        moment = held.made if at == "bundle" else parse_utc(at)
+        moment = made if at == "bundle" else parse_utc(at)
     except Rejected as error:
         raise UsageError(error.what, where=f"--at {at[:80]}") from None
     if moment > utc_now():
         raise UsageError("--at lies in the future", where=at)
     err().print(f"as of {utc(moment)}: later versions and revocations may exist", style="yellow")
-    return decide_from(
-        held.files, root=pinned, seen=None, profile=profile, now=moment, own=own, release=release
-    )
+    return moment
 
 
 def show_outcome(outcome: Outcome) -> None:
@@ -160,6 +165,7 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "image", f"{decision.image_size} bytes, SHA-384 {decision.image_sha384}"
         yield "source tree", decision.tree_sha256
         yield "lock", decision.lock_sha256
+        yield from payload_rows(decision.container)
         yield "agreed", ", ".join(decision.agreed)
         yield "until", utc(decision.expires)
         yield "root", decision.root_sha256

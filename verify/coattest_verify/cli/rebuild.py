@@ -15,7 +15,13 @@ from coattest.parser import NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import err, json_option, judged_folder, needs_extra
 from coattest_build import builder
-from coattest_build.cli.options import cache_option, fresh_kernel_option, jobs_option, mirror_option
+from coattest_build.cli.options import (
+    cache_option,
+    container_option,
+    fresh_kernel_option,
+    jobs_option,
+    mirror_option,
+)
 from coattest_build.ownwork import CONFIRMED, OwnWork, remove_reports
 from coattest_verify.cli.options import FOLDER, attestations_option, release_option
 from coattest_verify.quorum.statements.claim import Claimed
@@ -63,6 +69,7 @@ OTHER_BYTES = (
     help="A folder with the claimed images, to explain a difference with (besides OUT).",
 )
 @fresh_kernel_option
+@container_option
 @attestations_option
 @release_option
 @json_option

@@ -11,7 +11,7 @@ import click
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
-from coattest.parser import NEW_FILE
+from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.auction import messages
@@ -49,6 +49,7 @@ def receipt_command(
     It must be made by the decided code, on the sealed bids. The decision is recomputed for the time of the
     receipt, so that an archived receipt verifies with the attestations of its time.
     """
+    refuse_ignored(("fresh",), "for a receipt, which is judged at its own time")
     manifest = load_manifest(manifest_path)
     content = _read(result)
     now = utc_now()

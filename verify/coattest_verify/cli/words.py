@@ -14,6 +14,8 @@ from coattest_verify.quorum.statements.statement import RebuildReport, Statement
 from coattest_verify.quorum.statements.votes import Vote
 
 Rows = list[tuple[str, str]]
+TAKEN_AS_GIVEN = "taken as given, not built from source"
+"""What a rebuild says about a container image: its bytes are these; who made them of what, it does not."""
 
 
 def claim_rows(claim: Claimed) -> Rows:
@@ -22,6 +24,8 @@ def claim_rows(claim: Claimed) -> Rows:
         ("release", f"{claim.release} for {claim.architecture}"),
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
+        ("kernel profile", claim.kernel_profile),
+        *payload_rows(claim.container),
         *_results(claim.profiles),
     ]
 
@@ -51,6 +55,8 @@ def report_rows(report: RebuildReport) -> Rows:
         ("release", f"{report.release} for {report.architecture}"),
         ("source tree", report.tree_sha256),
         ("lock", report.lock_sha256),
+        ("kernel profile", report.kernel_profile),
+        *payload_rows(report.built.container),
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
     ]
@@ -83,10 +89,18 @@ def statement_rows(statement: Statement) -> Rows:
         here = statement.built.kernel_compiled
         rows += [
             ("kernel", "compiled here" if here else "from this machine's cache"),
+            *payload_rows(statement.built.container),
             ("inputs", "confirmed here" if statement.inputs_confirmed else "not confirmed here"),
             ("commitment", "opened by this statement" if statement.salt else "none"),
         ]
     return [*rows, ("host", statement.host or "not named")]
+
+
+def payload_rows(container: str | None) -> Rows:
+    """What is said of a container image, by the SHA-256 (hex) of its configuration; nothing without one."""
+    if container is None:
+        return []
+    return [("payload", f"a container image, {TAKEN_AS_GIVEN}: sha256:{container}")]
 
 
 def _results(profiles: Mapping[str, ProfileResult]) -> Rows:
@@ -142,6 +156,9 @@ def describe_rules(members: MembersFile) -> Rows:
         )
     if members.reviews:
         rows.append(("reviews", f"{members.reviews} members must have reviewed the source"))
+    if members.restart is not None:
+        text = f"goes on from {members.restart.size} entries, root {members.restart.root}, and no others"
+        rows.append(("log", text))
     rows.append(("revocation", f"by {members.revoke_threshold} of {len(members.members)} members"))
     return rows
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from coattest.errors import UsageError
 from coattest.files import Evidence, Folder
+from coattest.findings import Finding
 from coattest.parser import refuse_ignored
 from coattest.shell import err
 from coattest_verify.quorum.bundle import load_bundle
@@ -43,10 +44,16 @@ def authority_from(
     unless ``warn`` says that ``now`` is not the present.
     """
     outcome = outcome_from(options, now, own, release=release)
-    for warning in outcome.warnings:
-        if warn and warning.code == "ends-soon":
-            err().print(f"warning: {warning}", style="yellow", markup=False)
+    if warn:
+        tell_end(outcome.warnings)
     return Authority(*outcome.decided(), outcome.answers)
+
+
+def tell_end(warnings: Iterable[Finding]) -> None:
+    """Say on stderr which of these warnings are about an end that comes soon."""
+    for warning in warnings:
+        if warning.code == "ends-soon":
+            err().print(f"warning: {warning}", style="yellow", markup=False)
 
 
 def outcome_from(
@@ -60,8 +67,17 @@ def outcome_from(
     given = options["root"]
     root = parse_pinned_root(given) if isinstance(given, str) else given
     profile, release = options["profile"], release or options.get("release")
+    fresh = options.get("fresh")
     if options.get("bundle") is None:
-        return decide(options["attestations"], root=root, profile=profile, now=now, own=own, release=release)
+        return decide(
+            options["attestations"],
+            root=root,
+            profile=profile,
+            now=now,
+            own=own,
+            release=release,
+            fresh=fresh,
+        )
     refuse_ignored(("attestations",), "with --bundle")
     root = bundle_root(root)
     return decide_from(
@@ -72,6 +88,7 @@ def outcome_from(
         now=now,
         own=own,
         release=release,
+        fresh=fresh,
     )
 
 

@@ -1,14 +1,16 @@
 """A proof bundle: one file with everything that a third party needs to decide again, offline, years later.
 
-It is JSON with the files of ``attestations/`` as they are. It proves nothing by itself: the reader must bring
-the root.
+It is JSON with the names and sizes of files of ``attestations/``, and their bytes, one after the other in the
+order of their names, as base64 of one .xz: members' statements are much alike. It proves nothing by itself:
+the reader must bring the root.
 """
 
 from __future__ import annotations
 
 import base64
+import lzma
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +19,11 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import Evidence, Held, read_bounded
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.links import LAYOUT_NAME
-from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT, MAX_LOG
+from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
 from coattest_verify.quorum.members.chain import SIGNATURE_NAME
-from coattest_verify.quorum.members.file import MEMBERS_FILE, NAME, parse_utc, utc
+from coattest_verify.quorum.members.file import MAX_LOG, MEMBERS_FILE, NAME, parse_utc, utc
 from coattest_verify.quorum.releases import RELEASES, ReleaseFiles, releases_in
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, RELEASE
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME
@@ -30,7 +32,10 @@ from coattest_verify.quorum.statements.votes import VOTE_NAME
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"
 MAX_BUNDLE = 128 * 1024 * 1024
-"""Bytes of a bundle; 1,000 statements have about 65 MB in base64."""
+"""Bytes of a bundle, and of the files in it together; 1,000 statements have about 50 MB."""
+
+MAX_XZ_MEMORY = 64 * 1024 * 1024
+"""Bytes that unpacking may take; what is written here needs 9 MB (xz -6)."""
 
 MAX_BUNDLED = 16384
 """Files of a bundle."""
@@ -73,23 +78,31 @@ def make_bundle(
     Revocations of other releases are in it too. Files that cannot be read are left out: they did not count
     either.
     """
-    files: dict[str, str] = {}
+    files: dict[str, bytes] = {}
     views = [ReleaseFiles(evidence, release) for release in releases or releases_in(evidence)]
     names = {view.place(name) for view in views for name in view.names()} | set(evidence.names())
     for name in sorted(names):
         if _belongs(name):
             try:
-                files[name] = base64.b64encode(evidence.read(name)).decode()
+                files[name] = evidence.read(name)
             except Rejected:
                 continue
     for name in _log_files(evidence):
         try:
-            files[name] = base64.b64encode(evidence.read(name, MAX_PART)).decode()
+            files[name] = evidence.read(name, MAX_PART)
         except Rejected:
             continue
     if lock is not None:
-        files[LOCK_FILE] = base64.b64encode(lock).decode()
-    return canonical({"format": FORMAT, "made": utc(now), "files": files}) + b"\n"
+        files[LOCK_FILE] = lock
+    return pack_bundle(files, now)
+
+
+def pack_bundle(files: Mapping[str, bytes], made: datetime) -> bytes:
+    """A bundle of these files, by name, as bytes."""
+    content = lzma.compress(b"".join(files[name] for name in sorted(files)), lzma.FORMAT_XZ)
+    sizes = {name: len(data) for name, data in files.items()}
+    packed = base64.b64encode(content).decode()
+    return canonical({"format": FORMAT, "made": utc(made), "files": sizes, "content": packed}) + b"\n"
 
 
 def _log_files(evidence: Evidence) -> list[str]:
@@ -111,18 +124,31 @@ def read_bundle(data: bytes) -> Bundle:
     fields = Fields(parse(data, max_size=MAX_BUNDLE), "")
     fields.exactly("format", FORMAT)
     made = parse_utc(fields.text("made"))
-    files = {}
-    for name, text in fields.mapping("files", high=MAX_BUNDLED).items():
-        if not _belongs(name) or not isinstance(text, str):
-            raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", code="bad-name")
-        try:
-            files[name] = base64.b64decode(text.encode("ascii"), validate=True)
-        except ValueError:
-            raise Rejected(f"files.{name}: not base64") from None
-        if len(files[name]) > MAX_PART:
-            raise Rejected(f"files.{name}: larger than {MAX_PART} bytes", code="too-large")
+    sizes = Fields(fields.mapping("files", high=MAX_BUNDLED), "files")
+    packed = fields.text("content", limit=MAX_BUNDLE)
     fields.done()
+    for name in sizes.values:
+        if not _belongs(name):
+            raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", code="bad-name")
+    lengths = {name: sizes.integer(name, 0, MAX_PART) for name in sorted(sizes.values)}
+    content, files = memoryview(_unpacked(packed, sum(lengths.values()))), {}
+    for name, length in lengths.items():
+        files[name], content = bytes(content[:length]), content[length:]
     return Bundle(Held(files), made)
+
+
+def _unpacked(packed: str, size: int) -> bytes:
+    """Exactly ``size`` bytes from base64 of an .xz. Raises Rejected."""
+    if size > MAX_BUNDLE:
+        raise Rejected(f"files: larger than {MAX_BUNDLE} bytes together", code="too-large")
+    try:
+        unpacking = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
+        content = unpacking.decompress(base64.b64decode(packed.encode("ascii"), validate=True), size + 1)
+    except (ValueError, lzma.LZMAError, EOFError):
+        raise Rejected("content: not base64 of an .xz") from None
+    if len(content) != size or not unpacking.eof or unpacking.unused_data:
+        raise Rejected("content: not as long as its files")
+    return content
 
 
 def load_bundle(path: Path) -> Bundle:

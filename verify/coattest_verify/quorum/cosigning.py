@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ TILE_FOLDER = re.compile(r"entries|[0-9]|x[0-9]{3}|[0-9]{3}\.p")
 MAX_TILE_DEPTH = 6
 """Folders below ``log/tile``: a kind, up to three groups of digits, and one of partial tiles."""
 
-_Releases = Sequence[tuple[ReleaseFiles, "Claimed | None"]]
+Releases = Sequence[tuple[ReleaseFiles, "Claimed | None"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     entries = [*(log.entries if log else ()), *fresh]
     if not entries:
         raise UsageError("there is nothing to log yet")
-    checkpoint = head(entries, root)
+    checkpoint = head(entries, root, chain.restart)
     files = {LOG + path: content for path, content in log_files(entries).items()}
     return Appended({**files, CHECKPOINT_FILE: checkpoint.encode()}, checkpoint, tuple(fresh))
 
@@ -165,11 +165,17 @@ def cosign_log(
         approve(CosignPlan(log.checkpoint, log.entries[start:]))
     journal = journal or SignatureJournal()
     for head_ in (earlier.checkpoint if earlier else log.checkpoint, log.checkpoint):
-        slot: dict[str, Any] = {"kind": "log", "root": root.hex(), "member": member, "size": head_.size}
+        slot = head_slot(root, member, head_.size, log.restart)
         journal.record(slot, head_.root.hex(), remedy=OTHER_HEAD)
     note = cosign(log.checkpoint, member, signer, now, earlier)
     put_file(attestations, cosignature_file(member), note.encode())
     return log, note
+
+
+def head_slot(root: bytes, member: str, size: int, restart: str) -> dict[str, Any]:
+    """The journal's place for the one head of a size that a member cosigns; each log has its own heads."""
+    slot = {"kind": "log", "root": root.hex(), "member": member, "size": size}
+    return {**slot, "restart": restart} if restart else slot
 
 
 def ready_to_cosign(
@@ -188,8 +194,9 @@ def ready_to_cosign(
         if finding.where == cosignature_file(member) and finding.code in {*STALE, "log-fork"}:
             raise _unsound(finding)
     earlier = log.cosignatures.get(member)
-    start = max(earlier.checkpoint.size if earlier else 0, seen.log.size if seen and seen.log else 0)
-    there = _of_each_release(evidence)
+    known = seen.log.size if seen and seen.log and seen.log.restart == log.restart else 0
+    start = max(earlier.checkpoint.size if earlier else 0, known)
+    there = of_each_release(evidence)
     logged = {entry: index for index, entry in enumerate(log.entries)}
     archived = {
         found
@@ -198,7 +205,7 @@ def ready_to_cosign(
         if (found := archive_of(evidence, files.release, each, root, logged))
     }
     signatures = signature_entries(evidence, chain.versions)
-    _all_recomputed(there, signatures, log, chain, root, start=start, archived=archived)
+    all_recomputed(there, signatures, log, chain, root, start=start, archived=archived)
     _no_missing_files(there, log, chain.current, root, now)
     return log, earlier, start
 
@@ -212,9 +219,13 @@ def _speaking(chain: MembersChain, member: str, signer: Signer) -> MembersFile:
     return next((each for each in reversed(versions) if each.owner(signer.public) == member), chain.current)
 
 
-def seen_log(log: Log) -> SeenLog:
-    """What a cosigner remembers of the log from now on."""
-    return SeenLog(log.checkpoint.size, log.checkpoint.root.hex())
+def seen_by_cosigner(chain: MembersChain, log: Log, seen: Seen | None) -> Seen:
+    """What a cosigner remembers from now on: the log, and the last version that it has in force."""
+    settled = chain.state.settled[-1]
+    last = seen or Seen(1, chain.versions[0].sha256)
+    if last.version < settled.version:
+        last = Seen(settled.version, settled.sha256, agreed=True)
+    return replace(last, log=chain.known(SeenLog(log.checkpoint.size, log.checkpoint.root.hex())))
 
 
 def sound_log(chain: MembersChain) -> Log | None:
@@ -240,7 +251,7 @@ def _unsound(finding: Finding) -> FoundFalse | EnvironmentFailure:
     )
 
 
-def _of_each_release(evidence: Evidence) -> _Releases:
+def of_each_release(evidence: Evidence) -> Releases:
     """Each release's files, and its claim if there is a good one."""
     found: list[tuple[ReleaseFiles, Claimed | None]] = []
     for files in every_release(evidence):
@@ -258,10 +269,10 @@ def present_entries(evidence: Evidence, members: MembersFile, root: bytes) -> li
     What shows a result first, claims before statements, then by kind and name, and publications of a claim
     that is not the one here last, so that the same files give the same log, whoever appends.
     """
-    return _present(_of_each_release(evidence), members, root)
+    return present_in(of_each_release(evidence), members, root)
 
 
-def _present(there: _Releases, members: MembersFile, root: bytes) -> list[bytes]:
+def present_in(there: Releases, members: MembersFile, root: bytes) -> list[bytes]:
     """Entries for everything authentic in the folder."""
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
     votes = [
@@ -295,8 +306,8 @@ def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
     return hidden, found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
 
 
-def _all_recomputed(
-    there: _Releases,
+def all_recomputed(
+    there: Releases,
     signatures: Sequence[bytes],
     log: Log,
     chain: MembersChain,
@@ -321,7 +332,7 @@ def _all_recomputed(
     missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
         if missing:
-            known.update(_present(there, version, root))
+            known.update(present_in(there, version, root))
             missing = {index: entry for index, entry in missing.items() if entry not in known}
     later = [parse_entry(entry) for entry in known] if missing else []
     ordered = {version.sha256 for version in chain.versions if version.commitments}
@@ -372,9 +383,9 @@ def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) 
     )
 
 
-def _no_missing_files(there: _Releases, log: Log, members: MembersFile, root: bytes, now: datetime) -> None:
+def _no_missing_files(there: Releases, log: Log, members: MembersFile, root: bytes, now: datetime) -> None:
     """Refuse to cosign an objection to a claim that is here whose own file is not, however old it is."""
-    here = set(_present(there, members, root))
+    here = set(present_in(there, members, root))
     for files, claim in there:
         if claim is None:
             continue

@@ -100,6 +100,9 @@ class Decision:
     expires: datetime
     root_sha256: str
     """SHA-256 (hex) of quorum.toml version 1."""
+    container: str | None = None
+    """SHA-256 (hex) of the configuration of a container image that is the payload, as a statement says:
+    it was taken as given, not built from source. ``lock_sha256`` covers it."""
 
     @property
     def release_digest(self) -> bytes:
@@ -135,6 +138,7 @@ class Decision:
         """The decision for ``--json`` output; nothing reads it back."""
         return {
             **self._decided(),
+            "container": self.container,
             "agreed": list(self.agreed),
             "expires": utc(self.expires),
             "root_sha256": self.root_sha256,
@@ -306,7 +310,7 @@ def decide_from(
         votes=votes,
         counted=counted,
         agreed=len(chain.state.entries),
-        remembered=seen is not None and seen.log is not None,
+        remembered=(seen is not None and seen.log is not None) or chain.restart != "",
         void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
@@ -355,7 +359,8 @@ def _remembered(
     if seen is not None and seen.log is not None and isinstance(chain.log, Finding):
         return replace(seen, objections=objections)  # without the log that was seen no version is a newer one
     current = chain.current
-    return Seen(current.version, current.sha256, log, chain.state.since[-1] is not None, objections)
+    known = chain.known(log) if log else None
+    return Seen(current.version, current.sha256, known, chain.state.since[-1] is not None, objections)
 
 
 def _conclude(
@@ -451,6 +456,14 @@ def _conclude(
                 lambda left: not uncommitted(left, members, committed, root),
             ),
             root_sha256=root.hex(),
+            container=next(
+                (
+                    answer.statement.built.container
+                    for answer in tally.agree
+                    if answer.statement and answer.statement.built
+                ),
+                None,
+            ),
         )
         warnings += ending(decision.release, decision.expires, question.now)
     return Outcome(

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from coattest.findings import Finding
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.log.checkpoint import Cosignature
-from coattest_verify.quorum.members.file import MembersFile, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
 from coattest_verify.quorum.statements.question import CLOCK_SKEW
 from coattest_verify.quorum.tally import Answer
 
@@ -90,6 +90,18 @@ def fresh_until(
         if end > now and not members.unmet_change([name for name, each in ends.items() if each >= end]):
             return end
     return None
+
+
+def expiring(members: MembersFile, now: datetime) -> tuple[Finding, ...]:
+    """A warning when the members file expires within two weeks, or has: nothing is decided from then on."""
+    if members.expires - now >= WARN_BEFORE:
+        return ()
+    days = (members.expires - now).days
+    when = f"expired at {utc(members.expires)}"
+    if days >= 0:
+        when = f"expires at {utc(members.expires)}, in {days} days"
+    text = f"{when}: members sign a new version (verify members enroll)"
+    return (Finding("ends-soon", MEMBERS_FILE, text),)
 
 
 def ending(release: str, end: datetime, now: datetime) -> tuple[Finding, ...]:

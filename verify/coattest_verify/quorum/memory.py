@@ -1,6 +1,7 @@
 """The roots that this verifier pinned, and the highest version of the members file accepted under each.
 
 Kept in ``roots.json`` in ``$COATTEST_CONFIG``, ``$XDG_CONFIG_HOME/coattest`` or ``~/.config/coattest``.
+Beside it the user may write ``root-names.toml``, with names for roots.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import config_folder, read_bounded, write_atomic, write_plain
+from coattest.files import config_folder, read_bounded, read_whole, write_atomic, write_plain
 from coattest.strictjson import Fields, canonical, parse
+from coattest.text import parse_toml
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.members.chain import PinnedRoot, Seen, SeenObjection
 from coattest_verify.quorum.members.file import NAME
@@ -24,6 +26,12 @@ from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import REVOKE
 
 FORMAT = "coattest-roots/v1"
+NAMES_FILE = "root-names.toml"
+"""In the user's configuration: what this user calls a root."""
+
+NAMES_FORMAT = "coattest-root-names/v1"
+MAX_NAMES_FILE = 256 * 1024
+_NAMED = re.compile(r"sha256:[0-9a-f]{64}(?:@[1-9][0-9]{0,5})?")
 FLOOR = re.compile(r"[1-9][0-9]{0,5}")
 MAX_ROOTS = 1024
 MAX_ROOTS_FILE = 16 * 1024 * 1024
@@ -42,8 +50,11 @@ def parse_quorum_root(text: str) -> bytes:
     return bytes.fromhex(value)
 
 
-def parse_pinned_root(text: str) -> PinnedRoot:
-    """``sha256:HEX``, or with a floor ``sha256:HEX@VERSION``. Raises UsageError."""
+def parse_pinned_root(text: str, names: Path | None = None) -> PinnedRoot:
+    """``sha256:HEX``, or with a floor ``sha256:HEX@VERSION``, or the user's name for one (``names``, a file).
+
+    Of the floor of a name and one beside it the higher counts. Raises UsageError.
+    """
     root, at, floor = text.partition("@")
     if at and not FLOOR.fullmatch(floor):
         raise UsageError(
@@ -51,7 +62,39 @@ def parse_pinned_root(text: str) -> PinnedRoot:
             hint="a version of the members file, 1 or more",
             code="bad-root",
         )
-    return PinnedRoot.make(parse_quorum_root(root), int(floor or 1))
+    lowest = int(floor or 1)
+    if ":" in root:
+        return PinnedRoot.make(parse_quorum_root(root), lowest)
+    path = names or config_folder() / NAMES_FILE
+    known = named_roots(path)
+    if root not in known:
+        raise UsageError(
+            f"root {root[:80]!r}: neither sha256: and 64 lower-case hex digits, nor a name of yours",
+            where=str(path),
+            hint=f"you named {', '.join(sorted(known)) or 'none'}",
+            code="bad-root",
+        )
+    return PinnedRoot.make(known[root], max(lowest, known[root].floor))
+
+
+def named_roots(path: Path) -> dict[str, PinnedRoot]:
+    """The roots that the user's own file names, none without one. Raises UsageError.
+
+    The names are this user's: nothing that was fetched says which root a name is.
+    """
+    try:
+        fields = Fields(parse_toml(read_whole(path, MAX_NAMES_FILE), max_size=MAX_NAMES_FILE), "")
+        fields.exactly("format", NAMES_FORMAT)
+        values = Fields(fields.mapping("roots", low=0, high=MAX_ROOTS), "roots")
+        fields.done()
+        texts = {name: values.text(name, _NAMED) for name in values.values}
+        if bad := next((name for name in texts if not NAME.fullmatch(name)), None):
+            raise Rejected(f"roots: {bad[:80]!r} is no name: lower-case letters, digits and hyphens")
+    except FileNotFoundError:
+        return {}
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), code="malformed") from None
+    return {name: parse_pinned_root(text) for name, text in texts.items()}
 
 
 class Roots:
@@ -76,7 +119,7 @@ class Roots:
             found,
             where=str(self.path),
             hint="give --root sha256:HEX, the digest of quorum.toml version 1, which you got from the"
-            " members themselves and not with these files",
+            f" members themselves and not with these files, or your name for it in {NAMES_FILE}",
             code="no-root",
         )
 
@@ -138,7 +181,7 @@ def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
     else:
         version = max(accepted, earlier, key=lambda seen: (seen.version, seen.agreed))
     logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
-    log = max(logs, key=lambda log: log.size) if logs else None
+    log = max(logs, key=lambda log: (log.version, log.size)) if logs else None
     kept = _kept(earlier.objections, accepted.objections)
     return Seen(version.version, version.sha256, log, version.agreed, kept)
 
@@ -159,7 +202,7 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
         f"sha256:{root.hex()}": {
             "version": seen.version,
             "sha256": seen.sha256,
-            **({"log": {"size": seen.log.size, "root": seen.log.root}} if seen.log else {}),
+            **({"log": _log(seen.log)} if seen.log else {}),
             **({"agreed": True} if seen.agreed else {}),
             **(
                 {"objections": [_objection(each) for each in sorted(seen.objections, key=astuple)]}
@@ -170,6 +213,11 @@ def _encode(roots: dict[bytes, Seen]) -> bytes:
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
+
+
+def _log(log: SeenLog) -> dict[str, str | int]:
+    values = asdict(log)
+    return values if log.restart else {name: values[name] for name in ("size", "root")}
 
 
 def _objection(each: SeenObjection) -> dict[str, str]:
@@ -190,6 +238,8 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
         if entry.has("log"):
             part = entry.fields("log")
             log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
+            if part.has("restart"):
+                log = replace(log, restart=part.text("restart", SHA256), version=part.integer("version", 2))
             part.done()
         roots[root] = Seen(
             entry.integer("version", 1),

@@ -146,11 +146,18 @@ def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState
 
     It does when the agreed log has it from a time when the key was its member's: a thief cannot date anything
     back, because its entry would have to stand before the version that removed the key.
+
+    Where the log was begun again, nobody knows the order of what its signers named. Then a dissent counts
+    with any key that was its member's, and nothing by a former key takes anything back.
     """
     member = signed.statement.member if isinstance(signed, SignedStatement) else signed.member
     entry = state.logged.get((kind, signed.sha256))
     if entry is None:
         return False
+    if entry < state.vouched:
+        parties = [version.member(member) for version in state.versions]
+        had = any(party and signed.keys & set(party.keys) for party in parties)
+        return isinstance(signed, SignedStatement) and had
     in_force = [
         version
         for version, since in zip(state.versions, state.since, strict=True)

@@ -21,8 +21,9 @@ from coattest.findings import Finding
 from coattest_verify.quorum.links import MAX_LAYOUT, layout_name, sign_layout
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
-from coattest_verify.quorum.members.chain import Signatures, read_signatures, signers, succession
+from coattest_verify.quorum.members.chain import Seen, Signatures, read_signatures, signers, succession
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
+from coattest_verify.quorum.members.restarting import check_restart
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.dsse import DsseEnvelope
 from coattest_verify.signatures.journal import SignatureJournal
@@ -191,18 +192,21 @@ def countersign(
     *,
     journal: SignatureJournal,
     instead_of: str | None = None,
+    seen: Seen | None = None,
 ) -> Pending:
     """Sign the pending version of ``evidence``, and install a version that lacks nothing any more.
 
     Returns the new state. ``evidence`` has the bytes that were shown to the member (``ReadOnce``): nothing is
-    read again. ``instead_of`` is the SHA-256 (hex) of a version that the member signed before and gives up.
-    Raises UsageError when the key is not the member's, AlreadySigned when the member signed another version
-    of this number.
+    read again. ``instead_of`` is the SHA-256 (hex) of a version that the member signed before and gives up,
+    ``seen`` what this machine remembers of the quorum. Raises UsageError when the key is not the member's,
+    AlreadySigned when the member signed another version of this number, FoundFalse for a version that begins
+    the log again and does not hold (``restarting``).
     """
     envelopes = read_signatures(evidence)
     waiting = _pending(evidence, envelopes)
     check_countersigner(waiting, member, signer.public)
     members = waiting.members
+    check_restart(evidence, members, waiting.current, member=member, journal=journal, seen=seen)
     slot = {
         "kind": "members-file",
         "member": member,

@@ -80,6 +80,12 @@ class SignatureJournal:
                 given_up = (*given_up, signed)
             self._write(name, slot, digest, given_up)
 
+    def signed(self, slot: Mapping[str, Any]) -> str | None:
+        """The digest (hex) that is in a slot, None for an empty one. Raises EnvironmentFailure."""
+        name = f"{hashlib.sha256(canonical(slot)).hexdigest()}.json"
+        with self._records.locked():
+            return self._read(name, slot)[0]
+
     def _write(self, name: str, slot: Mapping[str, Any], signed: str, given_up: tuple[str, ...]) -> None:
         values = {"format": FORMAT, "slot": dict(slot), "signed": signed, "given_up": list(given_up)}
         self._records.write(name, canonical(values) + b"\n")

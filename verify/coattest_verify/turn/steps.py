@@ -24,12 +24,12 @@ from coattest_verify.quorum.cosigning import (
     append_log,
     cosign_log,
     ready_to_cosign,
-    seen_log,
+    seen_by_cosigner,
     sound_log,
 )
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
 from coattest_verify.quorum.log.publication import publication
-from coattest_verify.quorum.members.chain import MembersChain, Seen, follow
+from coattest_verify.quorum.members.chain import MembersChain, follow
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile, own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.objections import votes_that_stand
@@ -103,7 +103,8 @@ class MemberTurn:
         """Sign what is asked: a version, a commitment or a statement for each of the member's results.
 
         What cannot be done, or is not wanted, is kept in ``waits`` and does not stop the rest. False while
-        version 1 lacks signatures, so that nothing else can be done.
+        version 1 lacks signatures, or the log waits for a version that begins it again, so that nothing else
+        can be done.
         """
         self.logged.clear()
         with Folder(attestations) as opened:
@@ -120,7 +121,14 @@ class MemberTurn:
             signer = self._own_key(evidence)
             members = chain.current
             own_key(self.name, members, signer)
-            sound_log(chain)
+            try:
+                sound_log(chain)
+            except CoattestError as error:
+                if not _begins_again(evidence):
+                    raise
+                self.waits["log"] = error  # until the version that begins it again is in force
+                self.refused = error if members.commitments else None
+                return False
             _install(attestations, evidence, members)
             self.refused = self.log_refused(evidence, now) if members.commitments else None
             there = _Fetched(attestations, evidence, chain, signer, now, self.refused)
@@ -153,7 +161,8 @@ class MemberTurn:
         self.waits.pop("log", None)
         with Folder(attestations) as opened:
             evidence = ReadOnce(opened)
-            log = sound_log(self._chain(evidence))
+            chain = self._chain(evidence)
+            log = sound_log(chain)
             signer = self._own_key(evidence)
         if log is None or now - log.times.get(self.name, now - COSIGNED_AGAIN) < COSIGNED_AGAIN:
             return
@@ -167,8 +176,7 @@ class MemberTurn:
             approve=self.questions.cosignature,
             journal=self.journal,
         )
-        known = seen or Seen(1, self.root.hex())
-        self.memory.remember(self.root, Seen(known.version, known.sha256, seen_log(log)))
+        self.memory.remember(self.root, seen_by_cosigner(chain, log, seen))
         self.logged.append(f"cosigned {log.checkpoint.size} entries of the log")
 
     def _own_key(self, evidence: Evidence) -> Signer:
@@ -216,7 +224,8 @@ class MemberTurn:
                 "does not lead back to the pinned root", where=waiting.file, code="members-wrong-root"
             )
         self.questions.version(waiting)
-        countersign(attestations, evidence, self.name, self._own_key(evidence), journal=self.journal)
+        signer, seen = self._own_key(evidence), self.memory.seen(self.root)
+        countersign(attestations, evidence, self.name, signer, journal=self.journal, seen=seen)
         return f"signed version {waiting.members.version} of the members file"
 
     def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
@@ -358,6 +367,12 @@ def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> No
     with contextlib.suppress(Rejected):
         if evidence.read(PROPOSAL_FILE, MAX_MEMBERS_FILE) == members.raw:
             (attestations / PROPOSAL_FILE).unlink()
+
+
+def _begins_again(evidence: Evidence) -> bool:
+    """Whether a version of the members file that begins the log again waits for signatures."""
+    waiting = pending(evidence)
+    return bool(waiting.lacks) and waiting.members.restart is not None
 
 
 def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:

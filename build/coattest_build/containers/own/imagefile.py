@@ -10,21 +10,14 @@ from typing import Any
 from coattest import __version__
 from coattest_build import rootfs
 from coattest_build.containers.nitrocli import MAX_RAMDISK
-from coattest_build.containers.own.profile import NAME, ContainerProfile
+from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
 from coattest_build.formats.eif import Part, SectionType, write_parts
+from coattest_build.image import CONTAINER
+from coattest_build.inputs.pinned_image import pin_of
 from coattest_build.kernel import Compiled, kernel_version
-
-
-def source_of(tree: OwnTree) -> dict[str, Any]:
-    """What names the content of a container image, whoever compressed it: no manifest, no tag."""
-    return {
-        "config": f"sha256:{tree.image.config_sha256}",
-        "diff_ids": [f"sha256:{layer.diff_id}" for layer in tree.image.layers],
-        "platform": str(tree.config.platform),
-    }
 
 
 def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> bytes:
@@ -41,8 +34,8 @@ def own_metadata(profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -
         },
         "DockerInfo": {},
         "CustomMetadata": {
-            "kernel": {"profile": NAME, "inputs": f"sha256:{compiled.digest}"},
-            "container": source_of(tree),
+            "kernel": {"profile": CONTAINER, "inputs": f"sha256:{compiled.digest}"},
+            "container": pin_of(tree.image).identity(),
         },
     }
     return json.dumps(document, separators=(",", ":")).encode()
@@ -53,12 +46,12 @@ def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
     plan = tree.plan
     return {
         "kernel": {
-            "profile": NAME,
+            "profile": CONTAINER,
             "inputs": f"sha256:{compiled.digest}",
             "sha256": compiled.sha256,
             "compiled_here": compiled.fresh,
         },
-        "container": source_of(tree),
+        "container": pin_of(tree.image).identity(),
         "runs": plan.to_json(),
     }
 

@@ -58,8 +58,9 @@ struct nsm_raw { /* linux/nsm.h */
 #define RANDOM_SOURCE "nsm-hwrng\n"
 #define POLL_MS 1000
 #define PIPE_BLOCKS 16 /* a pipe holds 64 KiB */
-#define NOT_FOUND 127 /* as shells tell it */
+#define NOT_FOUND 127 /* as Docker and shells tell it */
 #define NOT_STARTED 126
+#define MAY_EXECUTE 1 /* X_OK */
 
 /*
  * linux/capability.h: Docker's set without CAP_MKNOD, which would make /dev/nsm anew: chown, dac_override,
@@ -335,25 +336,38 @@ static void __attribute__((noreturn)) give_up(const char *what, const char *wher
 static void become_user(void)
 {
 	struct { unsigned long soft, hard; } files = { OPEN_FILES, OPEN_FILES };
+	int entered;
 
 	if (syscall(__NR_prlimit64, 0, 7 /* RLIMIT_NOFILE */, &files, 0))
 		give_up("limit", "of open files", NOT_STARTED);
 	for (long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++) /* beyond the last: EINVAL */
 		if (!(CAPABILITIES >> cap & 1) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
 			give_up("drop", "capabilities", NOT_STARTED);
+	/* As root first, and where that fails as the user: runc's order. */
+	entered = !chdir(folder);
 	if (syscall(__NR_setgroups, group_count, groups) || syscall(__NR_setresgid, gid, gid, gid) ||
 	    syscall(__NR_setresuid, uid, uid, uid))
 		give_up("become", "the user", NOT_STARTED);
-	if (chdir(folder))
+	if (!entered && chdir(folder))
 		give_up("enter", folder, NOT_STARTED);
 }
 
-/* The command as it is when it has a slash, else the first program of this name in PATH's absolute folders. */
+static int can_execute(const char *path)
+{
+	struct stat found;
+
+	return !stat(path, &found) && !S_ISDIR(found.st_mode) &&
+	       !syscall(__NR_faccessat, AT_FDCWD, path, MAY_EXECUTE);
+}
+
+/*
+ * The command as it is when it has a slash, else the first file of this name in PATH's absolute folders that
+ * can be executed (Docker: Go's exec.LookPath). One that is found and does not start ends the search.
+ */
 static void __attribute__((noreturn)) execute(void)
 {
 	static char path[4096 + 256];
 	char *from = "";
-	int refused = 0;
 
 	if (strchr(words[0], '/')) {
 		execve(words[0], words, environment);
@@ -371,14 +385,15 @@ static void __attribute__((noreturn)) execute(void)
 			memcpy(path, from, size);
 			path[size] = '/';
 			memcpy(path + size + 1, words[0], name + 1);
-			execve(path, words, environment);
-			if (errno != ENOENT && errno != ENOTDIR)
-				refused = errno;
+			if (can_execute(path)) {
+				execve(path, words, environment);
+				give_up("start", path, errno == ENOENT ? NOT_FOUND : NOT_STARTED);
+			}
 		}
 		from += size + (from[size] == ':');
 	}
-	errno = refused ? refused : ENOENT;
-	give_up("find", words[0], refused ? NOT_STARTED : NOT_FOUND);
+	errno = ENOENT;
+	give_up("find", words[0], NOT_FOUND);
 }
 
 static void __attribute__((noreturn)) run_program(int output)
@@ -388,6 +403,7 @@ static void __attribute__((noreturn)) run_program(int output)
 
 	if (input < 0 || dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0)
 		give_up("open", "standard files", NOT_STARTED);
+	close(input);
 	setsid();
 	syscall(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof(none));
 	become_user();
@@ -434,20 +450,31 @@ static int wait_for(int program, int output)
 	}
 }
 
+/* Without a console too: no file that is opened later may become one of these three. */
+static void open_standard_files(void)
+{
+	int fd;
+
+	while ((fd = open("/dev/null", O_RDWR, 0)) <= 2)
+		if (fd < 0)
+			end();
+	close(fd);
+	fd = open("/dev/console", O_RDWR, 0);
+	if (fd < 0)
+		return;
+	for (int target = 0; target < 3; target++)
+		dup2(fd, target);
+	close(fd);
+}
+
 int main(void)
 {
 	unsigned long chld = 1ul << (SIGCHLD - 1);
-	int fd, status, program, output[2];
+	int status, program, output[2];
 
 	/* DEVTMPFS_MOUNT does not apply to an initial ramdisk. */
 	mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, 0);
-	fd = open("/dev/console", O_RDWR, 0);
-	if (fd >= 0) {
-		for (int target = 0; target < 3; target++)
-			dup2(fd, target);
-		if (fd > 2)
-			close(fd);
-	}
+	open_standard_files();
 	heartbeat();
 	read_plan();
 	prepare_root();

@@ -9,7 +9,7 @@ from typing import Any
 
 from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
 from coattest_build.containers.manifests import MAX_WORDS, ContainerConfig
-from coattest_build.containers.own.users import ContainerUser
+from coattest_build.containers.own.users import MAX_GROUPS, MAX_ID, ContainerUser
 
 FORMAT = "coattest-run/v1"
 MAX_PLAN = (1 << 20) - 1
@@ -19,6 +19,12 @@ MAX_WORD = (128 << 10) - 1
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Docker's, for an image that has none."""
 HOSTNAME = "enclave"
+WRITTEN = {
+    b"etc/hosts": b"127.0.0.1\tlocalhost " + HOSTNAME.encode() + b"\n",
+    b"etc/hostname": HOSTNAME.encode() + b"\n",
+    b"etc/resolv.conf": b"# An enclave has no name server.\n",
+}
+"""Files that Docker writes for each container, and their content here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,32 @@ class RunPlan:
         return b"".join(text + b"\0" for text in raw)
 
 
+def decode_plan(raw: bytes) -> RunPlan:
+    """What ``encode`` wrote; the home folder, which it does not write, is empty. Raises ContainerError."""
+    texts = raw.decode("utf-8", "surrogateescape").split("\0")[::-1] if len(raw) <= MAX_PLAN else []
+
+    def number(most: int) -> int:
+        text = texts.pop()
+        if not text.isascii() or not text.isdecimal() or len(text) > len(str(most)) or int(text) > most:
+            raise ValueError(text)
+        return int(text)
+
+    def several(most: int) -> tuple[str, ...]:
+        return tuple(texts.pop() for _ in range(number(most)))
+
+    malformed = ContainerError(f"is not a file of the form {FORMAT}", where="run")
+    try:
+        known = texts.pop() == FORMAT
+        nsm, uid, gid = bool(number(1)), number(MAX_ID), number(MAX_ID)
+        groups = tuple(number(MAX_ID) for _ in range(number(MAX_GROUPS)))
+        folder, words, variables = texts.pop(), several(MAX_WORDS), several(MAX_WORDS)
+    except (ValueError, IndexError):
+        raise malformed from None
+    if not known or texts != [""] or not words:
+        raise malformed
+    return RunPlan(words, variables, ContainerUser(uid, gid, groups, ""), folder, nsm)
+
+
 def run_plan(config: ContainerConfig, user: ContainerUser, *, nsm: bool) -> RunPlan:
     """What Docker would start of a configuration: Entrypoint and Cmd joined, with its default variables.
 
@@ -74,7 +106,7 @@ def run_plan(config: ContainerConfig, user: ContainerUser, *, nsm: bool) -> RunP
         raise ContainerError(
             "has neither Entrypoint nor Cmd: nothing would run", code="container-unsupported"
         )
-    return RunPlan(words, _environment(config.env, user), user, working_folder(config), nsm)
+    return RunPlan(words, environment_of(config.env, user), user, working_folder(config), nsm)
 
 
 def working_folder(config: ContainerConfig) -> str:
@@ -86,7 +118,11 @@ def working_folder(config: ContainerConfig) -> str:
     return "/" + posixpath.normpath(config.working_dir or "/").lstrip("/")
 
 
-def _environment(env: Iterable[str], user: ContainerUser) -> tuple[str, ...]:
+def environment_of(env: Iterable[str], user: ContainerUser) -> tuple[str, ...]:
+    """Variables as NAME=VALUE, with Docker's own behind them where they are not there.
+
+    Raises ContainerError for what is no variable, or has two values.
+    """
     found: dict[str, str] = {}
     for item in env:
         name, equals, value = item.partition("=")

@@ -14,16 +14,12 @@ from pathlib import Path
 
 from coattest.progress import Reporter
 from coattest_build import kernel
-from coattest_build.image import ImageSpec, parse_spec
+from coattest_build.image import CONTAINER, ImageSpec, parse_spec
 from coattest_build.inputs import apt, fetch
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.lock import Lock, parse_lock
 from coattest_build.kernel import Compiled
-from coattest_build.starts import own_part
-
-NAME = "container"
-"""The profile's name; the auction's is ``minimal``."""
-_HERE = Path(__file__).parent
+from coattest_build.starts import FRAGMENT, INIT, kernel_parts, own_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +34,13 @@ class ContainerProfile:
 
 def read_profile() -> ContainerProfile:
     """The profile of this installation."""
-    spec = parse_spec(own_part("image.toml").read_text())
+    spec, parts = parse_spec(own_part("image.toml").read_text()), kernel_parts(CONTAINER)
+    kernel_of = replace(spec.kernel, config="fragment", init="init.c", profile=CONTAINER)
     return ContainerProfile(
-        spec=replace(spec, kernel=replace(spec.kernel, config="fragment", init="init.c")),
+        spec=replace(spec, kernel=kernel_of),
         lock=parse_lock(own_part("image.lock").read_text()),
-        fragment=b"\n".join(
-            path.read_bytes() for path in (own_part("kernel/x86_64.config"), _HERE / "x86_64.config")
-        ),
-        init=(_HERE / "init.c").read_bytes(),
+        fragment=parts[FRAGMENT].encode(),
+        init=parts[INIT].encode(),
     )
 
 

@@ -7,7 +7,7 @@ whichever daemon made the archive.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from coattest_build.containers.application import apply_layers
@@ -26,7 +26,7 @@ from coattest_build.containers.layers import (
 from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import TYPES, RamdiskPart, check_part, ramdisk_blocks
-from coattest_build.containers.own.plan import HOSTNAME, RunPlan, run_plan, working_folder
+from coattest_build.containers.own.plan import WRITTEN, RunPlan, run_plan, working_folder
 from coattest_build.containers.own.users import MAX_DATABASE, resolve_user
 
 TIME = 315532800
@@ -35,12 +35,6 @@ STORE = "containerd"
 """Whose modes and owners an implied folder gets: a lower layer's, else 755 of root."""
 MOUNTED = (b"dev", b"proc", b"sys")
 """Folders that init mounts over; what an image has in them is left out."""
-WRITTEN = {
-    b"etc/hosts": b"127.0.0.1\tlocalhost " + HOSTNAME.encode() + b"\n",
-    b"etc/hostname": HOSTNAME.encode() + b"\n",
-    b"etc/resolv.conf": b"# An enclave has no name server.\n",
-}
-"""Files that Docker writes for each container, and their content here."""
 PATH_MAX = 4096
 """Of Linux, with the NUL at its end."""
 LINKED = 1 << 31
@@ -61,6 +55,7 @@ class OwnTree:
     decided: tuple[bytes, ...]
     hidden: tuple[bytes, ...]
     attributes: tuple[str, ...]
+    written: Mapping[bytes, bytes]
 
     def blocks(self) -> Iterator[bytes]:
         """The application ramdisk: ``run`` and ``rootfs``. Raises ContainerError."""
@@ -75,7 +70,7 @@ class OwnTree:
         names = Counter(id(inode) for _, inode in walk(self.root) if inode.linked and inode.kind == FILE)
         numbers: dict[int, int] = {}
         for path, inode in walk(self.root):
-            part = _part(path, inode)
+            part = _part(path, inode, self.written.get(path))
             if names[id(inode)] > 1:
                 again = id(inode) in numbers
                 number = numbers.setdefault(id(inode), LINKED + len(numbers))
@@ -89,7 +84,7 @@ class OwnTree:
         yield RamdiskPart(b"run", 0o100600, 0, 0, TIME, len(plan), plan)
 
 
-def _part(path: bytes, inode: Inode) -> RamdiskPart:
+def _part(path: bytes, inode: Inode, written: bytes | None) -> RamdiskPart:
     mode, uid, gid = inode.mode, inode.uid, inode.gid
     if inode.cause == IMPLIED:
         mode, uid, gid = implied_mode(inode, STORE)
@@ -97,7 +92,6 @@ def _part(path: bytes, inode: Inode) -> RamdiskPart:
         content: bytes | tuple[int, tuple[tuple[int, int], ...]] = inode.target
         size = len(inode.target)
     elif inode.kind == FILE:
-        written = WRITTEN.get(path)
         content = (inode.place, inode.content) if written is None else written
         size = inode.size if written is None else len(written)
     else:
@@ -122,8 +116,13 @@ def _linked(part: RamdiskPart, number: int, names: int, *, again: bool) -> Ramdi
     )  # fmt: skip
 
 
-def own_tree(image: OpenedImage, *, nsm: bool = False) -> OwnTree:
-    """Apply the layers, and decide what runs. Raises ContainerError."""
+def own_tree(
+    image: OpenedImage, *, nsm: bool = False, added: tuple[tuple[bytes, bytes], ...] = ()
+) -> OwnTree:
+    """Apply the layers, and decide what runs. Raises ContainerError.
+
+    ``added`` are paths and content of files that are put into the image where it has nothing.
+    """
     if image.config is None:
         raise ContainerError(
             "is a file system, which does not say what runs", hint="build from an image",
@@ -141,6 +140,9 @@ def own_tree(image: OpenedImage, *, nsm: bool = False) -> OwnTree:
         made = place_file(root, name.split(b"/"), FILE)
         made.mode = 0o644 if made.kind == FILE else made.mode
     place_file(root, [b"etc", b"mtab"], SYMLINK)
+    for name, _ in added:
+        _check_free(root, name)
+        place_file(root, name.split(b"/"), FILE).mode = 0o644
     folder = working_folder(image.config)
     LayerTree(root, counted).folder(
         clean_name(folder.encode()), b"WORKDIR " + folder.encode(), make=Inode(DIRECTORY), through_links=True
@@ -157,7 +159,20 @@ def own_tree(image: OpenedImage, *, nsm: bool = False) -> OwnTree:
         decided=tuple(path for path, inode in found if inode.cause == IMPLIED),
         hidden=tuple(path for path, inode in found if inode.cause == HIDDEN_LINK),
         attributes=tuple(sorted(counted.attributes)),
+        written=WRITTEN | dict(added),
     )
+
+
+def _check_free(root: Inode, name: bytes) -> None:
+    """Refuse to put a file where the image has something, through a link, or below what init mounts over."""
+    parts = name.split(b"/")
+    at: Inode | None = root
+    for left, part in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+        at = at.below.get(part) if at else None
+        if at is not None and (left == 0 or at.kind != DIRECTORY):
+            raise ContainerError("image.toml puts a file where something else is", where=path_text(name))
+    if parts[0] in MOUNTED:
+        raise ContainerError("image.toml puts a file where init mounts", where=path_text(name))
 
 
 def find_inode(root: Inode, path: bytes) -> Inode | None:

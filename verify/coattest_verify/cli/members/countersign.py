@@ -10,7 +10,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
 from coattest_verify.cli.words import countersign_rows
-from coattest_verify.quorum.memory import parse_quorum_root
+from coattest_verify.quorum.members.chain import claimed_root
+from coattest_verify.quorum.memory import Roots, parse_quorum_root
 from coattest_verify.quorum.signing import check_countersigner, countersign, pending
 from coattest_verify.signatures.journal import SignatureJournal
 
@@ -61,6 +62,7 @@ def countersign_command(
             signer,
             journal=SignatureJournal(),
             instead_of=instead_of,
+            seen=Roots().seen(claimed_root(evidence, waiting.current)),
         )
     members = state.members
     if as_json:

@@ -15,6 +15,8 @@ from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
 from coattest_verify.cli.options import attestations_option, read_once
 from coattest_verify.quorum.members.file import MEMBERS_FILE, Member, MemberGroup, MembersFile, utc
+from coattest_verify.quorum.members.restarting import proposed_restart
+from coattest_verify.quorum.releases import put_file
 from coattest_verify.quorum.signing import PROPOSAL_FILE, propose
 from coattest_verify.rebuild.answer import read_members
 
@@ -27,6 +29,11 @@ from coattest_verify.rebuild.answer import read_members
 @click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
 @click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
 @click.option("--no-groups", is_flag=True, help="Have no groups.")
+@click.option(
+    "--restart-log",
+    is_flag=True,
+    help="Begin the log again, lost or forked beyond repair, from what is here: writes it to the folder.",
+)
 @rule_options(initial=False)
 @attestations_option
 @json_option
@@ -37,6 +44,7 @@ def enroll_command(
     round_: str | None,
     groups: tuple[str, ...],
     no_groups: bool,
+    restart_log: bool,
     days: int | None,
     attestations: Path,
     as_json: bool,
@@ -55,7 +63,7 @@ def enroll_command(
         values["expires"] = start_of_day(utc_now() + timedelta(days=days))
     if groups or no_groups:
         values["groups"] = parse_groups(groups)
-    if not (values or members or remove):
+    if not (values or members or remove or restart_log):
         raise UsageError("nothing to change", hint="--help lists what can be proposed")
     with read_once(attestations) as evidence:
         current = read_members(evidence, attestations)
@@ -64,8 +72,13 @@ def enroll_command(
             gone = {name for name in remove if "=" not in name}
             if gone and "groups" not in values:
                 values["groups"] = _without(current, gone)
+        files: dict[str, bytes] = {}
+        if restart_log:
+            values["restart"], files = proposed_restart(evidence, current)
         proposal = current.successor(**values)
         propose(attestations, evidence, proposal)
+        for name, content in files.items():
+            put_file(attestations, name, content)
     if as_json:
         emit_json(
             {

@@ -13,6 +13,8 @@ from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import quorum_options
 from coattest_verify.cli.words import describe_rules
+from coattest_verify.quorum.authority import tell_end
+from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, utc
 from coattest_verify.quorum.memory import Roots
@@ -29,6 +31,7 @@ def show_members_command(*, attestations: Path, root: bytes | None, as_json: boo
     """
     with Folder(attestations) as folder:
         state = pending(folder)
+        tell_end(expiring(state.current, utc_now()))
         problem = _problem(folder, root)
     if as_json:
         emit_json(_json(state, problem))
@@ -93,6 +96,9 @@ def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
         "commitments": members.commitments,
         "reviews": members.reviews,
         "revoke_threshold": members.revoke_threshold,
+        "restart": (
+            {"size": members.restart.size, "root": members.restart.root} if members.restart else None
+        ),
         "members": [
             {"name": member.name, "keys": [f"sha256:{key.fingerprint}" for key in member.keys]}
             for member in members.members

@@ -13,7 +13,7 @@ from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER
 from coattest.shell import err, json_option, out, utc_now
 from coattest_verify.cli.options import decision_options
-from coattest_verify.quorum.authority import evidence_from, outcome_from
+from coattest_verify.quorum.authority import evidence_from, outcome_from, tell_end
 from coattest_verify.quorum.links import (
     LAYOUT_FILE,
     STEP,
@@ -37,6 +37,7 @@ def links_command(*, target: Path, as_json: bool, **decision: Any) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError("is not an empty folder", where=str(target))
     outcome = outcome_from(decision, utc_now())
+    tell_end(outcome.warnings)
     members = outcome.decided()[1]
     with evidence_from(decision) as evidence:
         found = filtered(release_files(evidence, decision["release"]), members, outcome.answers)

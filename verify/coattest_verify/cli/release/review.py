@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
+from coattest_build.image import load_spec
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_build.ownwork import OwnWork
@@ -24,11 +26,12 @@ from coattest_verify.cli.options import (
     FILE,
     FOLDER,
     SigningKey,
+    fresh_option,
     optional_signing_options,
     quorum_options,
     read_once,
 )
-from coattest_verify.cli.words import claim_rows
+from coattest_verify.cli.words import TAKEN_AS_GIVEN, claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
@@ -53,6 +56,7 @@ from coattest_verify.rebuild.inputs.document import confirmations
 @click.option("--note", default="reviewed", show_default=True, help="One line for the others.")
 @expect_option
 @quorum_options
+@fresh_option
 @click.option("--release", metavar="NAME", help="With --key: the release whose source this is.")
 @json_option
 def review_command(
@@ -65,6 +69,7 @@ def review_command(
     expect: str | None,
     attestations: Path,
     root: bytes | None,
+    fresh: timedelta | None,
     release: str | None,
     as_json: bool,
 ) -> None:
@@ -80,7 +85,8 @@ def review_command(
     else:
         need_extra("build")
     lock, digest = locks.load_lock(source)
-    earlier = _earlier(since, root) if since else None
+    kernel = load_spec(source).kernel.profile
+    earlier = _earlier(since, root, fresh) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
     )
@@ -97,6 +103,11 @@ def review_command(
     ]
     if not as_json:
         _show(rows)
+        out().print(f"kernel profile: {kernel}", markup=False)
+        if lock.container:
+            out().print(
+                f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
+            )
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -111,7 +122,16 @@ def review_command(
             shown_lock=digest,
             expect=expect,
         )
-    _tell(path, {"moved": rows, "compared_with": str(since) if since else None}, as_json)
+    _tell(
+        path,
+        {
+            "moved": rows,
+            "kernel_profile": kernel,
+            "container": lock.container.identity() if lock.container else None,
+            "compared_with": str(since) if since else None,
+        },
+        as_json,
+    )
 
 
 def _change(move: locker.Move) -> str:
@@ -137,9 +157,14 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _earlier(since: Path, root: bytes | None) -> bytes:
-    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root."""
+def _earlier(since: Path, root: bytes | None, fresh: timedelta | None) -> bytes:
+    """The lock to compare with. From a bundle only when the bundle decides for it under the pinned root.
+
+    With ``fresh`` it has to decide today, by a log that was cosigned lately: nobody passes off an old bundle.
+    """
     if since.suffix != ".json":
+        if fresh is not None:
+            raise UsageError("--fresh needs a proof bundle", where=str(since))
         return read_whole(since, locks.MAX_FILE)
     bundle = load_bundle(since)
     pinned = Roots().pinned(root)
@@ -153,7 +178,10 @@ def _earlier(since: Path, root: bytes | None) -> bytes:
             hint="verify release bundle --lock puts it in",
         ) from None
     # Compare with what was decided then, whatever happened since.
-    decided = decide_from(bundle.files, root=pinned, seen=None, profile=profile, now=bundle.made).require()
+    now = bundle.made if fresh is None else utc_now()
+    decided = decide_from(
+        bundle.files, root=pinned, seen=None, profile=profile, now=now, fresh=fresh
+    ).require()
     if hashlib.sha256(lock).hexdigest() != decided.lock_sha256:
         raise FoundFalse(
             "the lock in it is not the one that was decided on", where=str(since), code="wrong-lock"

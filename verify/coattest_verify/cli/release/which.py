@@ -17,7 +17,7 @@ from coattest.text import printable
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.options import EXISTING_FILE, evidence_options
 from coattest_verify.cli.release.measured import Measured, read_measured
-from coattest_verify.quorum.authority import evidence_from, outcome_from
+from coattest_verify.quorum.authority import evidence_from, outcome_from, tell_end
 from coattest_verify.quorum.decision import Outcome
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
@@ -135,6 +135,7 @@ def which_command(
     for claim in claims:
         if any(_has(claim, profile, each) for each in sets):
             outcomes[claim.release] = outcome_from(options, now, release=claim.release)
+            tell_end(outcomes[claim.release].warnings)
     found = [_found(each, claims, outcomes, profile=profile, unread=unread) for each in sets]
     if as_json:
         emit_json({"file": str(subject), "profile": profile, "sets": [each.to_json() for each in found]})

@@ -237,7 +237,8 @@ class OwnFiles:
         """Whether a cosignature is of a larger log than the one before, or of the same one and later."""
         parties = (version.member(place.member) for version in self._after.versions)
         keys = [key for party in parties if party for key in party.keys]
-        new, old = (_note(data, self._root, place.member, keys) for data in (after, before))
+        origin = origin_of(self._root, self._after.restart)
+        new, old = (_note(data, origin, place.member, keys) for data in (after, before))
         if new is None or old is None:
             return old is None
         return (new.checkpoint.size, new.time) > (old.checkpoint.size, old.time)
@@ -273,9 +274,9 @@ class OwnFiles:
             raise Rejected(f"not signed by a key of {name}", code="bad-signature")
 
 
-def _note(data: bytes, root: bytes, member: str, keys: list[PublicKey]) -> Cosignature | None:
+def _note(data: bytes, origin: str, member: str, keys: list[PublicKey]) -> Cosignature | None:
     try:
-        return read_cosignature(data, origin_of(root), member, keys)
+        return read_cosignature(data, origin, member, keys)
     except Rejected:
         return None
 

@@ -10,7 +10,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
 from coattest_verify.quorum.cosigning import present_entries
-from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry
+from coattest_verify.quorum.log.entries import SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     LOG,
@@ -24,35 +24,42 @@ from coattest_verify.quorum.members.chain import MembersChain, read_signatures, 
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MembersFile
 from coattest_verify.quorum.releases import ATTRIBUTES_FILE, ATTRIBUTES_TEXT
 from coattest_verify.quorum.signing import PROPOSAL_FILE
-from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD
 from coattest_verify.quorum.statements.votes import COMMIT
 
 
 def earlier_log(commits: TwoCommits, root: bytes, before: MembersChain) -> Log | None:
     """The log before the change, None without one. Raises Rejected when it does not hold."""
-    return read_quorum_log(commits.base, root, before.current)
+    log = read_quorum_log(commits.base, root, before.current)
+    return before.log if isinstance(before.log, Log) else log
 
 
 def judge_log(commits: TwoCommits, root: bytes, earlier: Log | None, after: MembersChain) -> list[Finding]:
     """What is wrong with the log, which is nobody's: it follows from the members' files.
 
     It extends the earlier one, each new entry is what its file here says, and the files are those that the
-    entries give.
+    entries give. Where a version came into force that begins the log again, the earlier one is what it names.
     """
-    seen = SeenLog(len(earlier.entries), earlier.checkpoint.root.hex()) if earlier else None
+    again = earlier is not None and earlier.restart != after.restart
+    began = after.state.began
+    if began is not None and again and isinstance(after.log, Log):
+        earlier = after.log.begun_again(began, root)
+    seen = SeenLog(len(earlier.entries), earlier.checkpoint.root.hex(), earlier.restart) if earlier else None
     log = checked_log(commits.head, root, after.current, seen)
     if not isinstance(log, Log):
         return [log or Finding("bad-log", CHECKPOINT_FILE, "there are tiles and no checkpoint")]
-    return [*_files(commits, log), *_entries(commits.head, log, earlier, after, root)]
+    if log.restart != after.restart:
+        text = "is not the log that the members file in force begins again"
+        return [Finding("bad-log", CHECKPOINT_FILE, text)]
+    return [*_files(commits, log, again=again), *_entries(commits.head, log, earlier, after, root)]
 
 
-def _files(commits: TwoCommits, log: Log) -> Iterator[Finding]:
+def _files(commits: TwoCommits, log: Log, *, again: bool) -> Iterator[Finding]:
     expected = {LOG + path: data for path, data in log_files(log.entries).items()}
     for name in changed(commits.base.entries, commits.head.entries):
         if not name.startswith(f"{LOG}tile/"):
             continue
         if name not in commits.head.entries:
-            if name in expected or ".p/" not in name:
+            if name in expected or (".p/" not in name and not again):
                 yield Finding("file-removed", name, "a part of the log, which is only extended")
         elif name not in expected or _optional(commits.head, name, MAX_PART) != expected[name]:
             yield Finding("bad-log", name, "is not what the log's entries give")
@@ -87,28 +94,19 @@ def _entries(
 def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root: bytes) -> Iterator[Finding]:
     """A commitment that is appended before what shows its source's result here, or without it: a copy."""
     entries = [parse_entry(entry) for entry in log.entries]
-    sources = {_source(entry) for entry in entries[start:] if entry.kind == COMMIT}
+    sources = {entry.source for entry in entries[start:] if entry.kind == COMMIT}
     if not sources or not after.current.commitments:
         return
-    shown = {_source(entry) for entry in entries[:start] if _shows(entry)}
+    shown = {entry.source for entry in entries[:start] if entry.shows}
     releases = {place.release for name in head.entries if (place := place_of(name, {})) and place.release}
     here = set(present_entries(_held(head, releases), after.current, root)) - set(log.entries[:start])
-    waiting = {_source(entry) for entry in map(parse_entry, here) if _shows(entry)} - shown
+    waiting = {entry.source for entry in map(parse_entry, here) if entry.shows} - shown
     for index, entry in enumerate(entries[start:], start):
-        if _shows(entry):
-            waiting.discard(_source(entry))
-        elif entry.kind == COMMIT and _source(entry) in waiting:
+        if entry.shows:
+            waiting.discard(entry.source)
+        elif entry.kind == COMMIT and entry.source in waiting:
             text = f"entry {index} commits to a source whose result is shown here and not in the log before"
             yield Finding("bad-log", CHECKPOINT_FILE, text)
-
-
-def _shows(entry: LogEntry) -> bool:
-    return entry.kind == CLAIM or (entry.kind == "rebuild" and entry.outcome != COULD_NOT_BUILD)
-
-
-def _source(entry: LogEntry) -> tuple[str | None, str | None]:
-    facts = dict(entry.facts)
-    return facts.get("tree_sha256"), facts.get("lock_sha256")
 
 
 def _held(head: CommitFiles, releases: Iterable[str]) -> Held:

@@ -22,14 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest.errors import Rejected
-from coattest_verify.quorum.members.file import NAME
+from coattest_verify.quorum.members.file import MAX_LOG, NAME
 from coattest_verify.signatures.keys import SCHEMES, PublicKey, Signer
 
 MAX_CHECKPOINT = 16 * 1024
 """Bytes of a checkpoint or a cosignature file; one cosignature has about 150, and a member has few keys."""
-
-MAX_LOG = 1_000_000
-"""Entries of a log."""
 
 MAX_SECONDS = 253402300799
 """The last second of the year 9999, the last that has a date (RFC 3339, section 5.6)."""
@@ -37,6 +34,7 @@ MAX_SECONDS = 253402300799
 ECDSA_TYPE = b"\xffcoattest/ecdsa-cosignature/v1"
 
 _LINE = re.compile(rf"\u2014 ({NAME.pattern}) ([A-Za-z0-9+/]+={{0,2}})")
+_ORIGIN = re.compile(rb"coattest/[0-9a-f]{64}/[0-9a-f]{64}(?=\n)")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,8}")
 _LOG_KEY = b"coattest/log-key/v1\n"
 
@@ -76,9 +74,24 @@ class Cosignature:
         return (self.checkpoint.body + "\n" + "".join(f"{line}\n" for line in self.lines)).encode()
 
 
-def origin_of(root: bytes) -> str:
-    """The origin of a quorum's log, which names the quorum's root."""
-    return f"coattest/{root.hex()}"
+def origin_of(root: bytes, restart: str = "") -> str:
+    """The origin of a quorum's log: the quorum's root, and the version that began the log again (hex).
+
+    So the log has another key then, and no cosignature on one log is one on the other.
+    """
+    return f"coattest/{root.hex()}" + (f"/{restart}" if restart else "")
+
+
+def restart_in(origin: str) -> str:
+    """The SHA-256 (hex) of the version that began the log with this origin again, "" for the first log."""
+    return origin.partition("/")[2].partition("/")[2]
+
+
+def named_origin(data: bytes, root: bytes) -> str:
+    """The origin that a checkpoint or cosignature names, if it is one of this quorum's; else the first."""
+    found = _ORIGIN.match(data)
+    named = found[0].decode() if found else ""
+    return named if named.startswith(f"{origin_of(root)}/") else origin_of(root)
 
 
 def log_key(origin: str) -> Ed25519PrivateKey:

@@ -37,10 +37,16 @@ KINDS = ("rebuild", *VOTE_KINDS, CLAIM, MEMBERS)
 
 @dataclass(frozen=True, slots=True)
 class SeenLog:
-    """The largest log that a verifier has accepted: how many entries, and the tree's root in hex."""
+    """The largest log that a verifier has accepted: how many entries, and the tree's root in hex.
+
+    ``restart`` is the SHA-256 (hex) of the version of the members file that began the log again, and
+    ``version`` its number; "" and 1 for the first log.
+    """
 
     size: int
     root: str
+    restart: str = ""
+    version: int = 1
 
 
 def statement_entry(signed: SignedStatement) -> bytes:
@@ -134,6 +140,17 @@ class LogEntry:
         """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
         return dict(self.facts).get("time", "")
 
+    @property
+    def shows(self) -> bool:
+        """Whether it is a claim or a statement from which a result can be copied."""
+        return self.kind == CLAIM or (self.kind == "rebuild" and self.outcome != COULD_NOT_BUILD)
+
+    @property
+    def source(self) -> tuple[str | None, str | None]:
+        """The source tree and the lock that it is about, where it says so."""
+        facts = dict(self.facts)
+        return facts.get("tree_sha256"), facts.get("lock_sha256")
+
     def revokes(self, question: DecisionQuestion) -> bool:
         """Whether this is a revocation, by a present member, of the source that the question is about."""
         values, claim = dict(self.facts), question.claim
@@ -160,7 +177,7 @@ class LogEntry:
         It is about the same source, or shows the same image, under whatever name; an entry that does not
         say its source is about the same release.
         """
-        if self.kind not in {"rebuild", CLAIM} or self.outcome == COULD_NOT_BUILD:
+        if not self.shows:
             return False
         values, shown = dict(self.facts), claim.profiles[profile].sha256
         if any(name.startswith(IMAGE) and value == shown for name, value in self.facts):

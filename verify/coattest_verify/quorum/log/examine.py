@@ -25,9 +25,11 @@ from coattest_verify.quorum.log.checkpoint import (
     MAX_CHECKPOINT,
     Checkpoint,
     Cosignature,
+    named_origin,
     origin_of,
     read_checkpoint,
     read_cosignature,
+    restart_in,
 )
 from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry, statement_entry
 from coattest_verify.quorum.log.merkle import (
@@ -65,6 +67,17 @@ class Log:
     """Members' notes that do not count, and why. They are their own members' matter and stop nobody."""
 
     @property
+    def restart(self) -> str:
+        """The SHA-256 (hex) of the version that began this log again, "" for the first one."""
+        return restart_in(self.checkpoint.origin)
+
+    def begun_again(self, version: MembersFile, root: bytes) -> Log:
+        """As much of it as ``version`` begins the log with again; nobody cosigned that one yet."""
+        size = version.restart.size if version.restart else 0
+        checkpoint = Checkpoint(origin_of(root, version.sha256), size, tree_root(self.leaves[:size]))
+        return Log(self.entries[:size], self.leaves[:size], checkpoint, {})
+
+    @property
     def times(self) -> dict[str, datetime]:
         """When each member cosigned the whole log as it is now."""
         return {
@@ -87,7 +100,7 @@ class LogVerdict:
     problem: Finding | None = None
     """Why the log as a whole cannot be relied on."""
     lost: bool = False
-    """Whether that is about a log which this verifier saw before: it is not here, or not the same."""
+    """Whether that is about a log which this verifier knows of: it is not here, or not the same."""
     refused: tuple[Finding, ...] = ()
     """Cosignatures that do not count."""
     agreed: SeenLog | None = None
@@ -105,14 +118,18 @@ def cosignature_file(member: str) -> str:
 
 
 def read_quorum_log(evidence: Evidence, root: bytes, members: MembersFile) -> Log | None:
-    """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected."""
+    """The log, its tree computed, its cosignatures checked; None without one. Raises Rejected.
+
+    It is one of this quorum's, the first or one that says to be begun again: ``members.chain`` has which one
+    counts.
+    """
     try:
         data = evidence.read(CHECKPOINT_FILE, MAX_CHECKPOINT)
     except Rejected as error:
         if error.code == "absent":
             return None
         raise
-    checkpoint = read_checkpoint(data, origin_of(root))
+    checkpoint = read_checkpoint(data, named_origin(data, root))
     entries: list[bytes] = []
     for path in bundle_paths(checkpoint.size):
         try:
@@ -159,15 +176,15 @@ def read_cosignatures(
     return notes, tuple(refused)
 
 
-def head(entries: Iterable[bytes], root: bytes) -> Checkpoint:
-    """The tree head over entries, for the log of the quorum with ``root``."""
+def head(entries: Iterable[bytes], root: bytes, restart: str = "") -> Checkpoint:
+    """The tree head over entries, for the quorum's log; ``restart`` as in ``origin_of``."""
     leaves = [leaf_hash(entry) for entry in entries]
-    return Checkpoint(origin_of(root), len(leaves), tree_root(leaves))
+    return Checkpoint(origin_of(root, restart), len(leaves), tree_root(leaves))
 
 
 def extends(log: Log, seen: SeenLog | None) -> Finding | None:
-    """Why ``log`` does not extend what was seen before, or None."""
-    if seen is None:
+    """Why ``log`` does not extend what was seen of it before, or None."""
+    if seen is None or seen.restart != log.restart:
         return None
     if len(log.entries) < seen.size:
         text = f"the log has {len(log.entries)} entries, {seen.size} were seen before: entries were removed"
@@ -236,9 +253,9 @@ def examine(
 ) -> LogVerdict:
     """What the log says about the question. A log that is wrong is a finding, not an exception.
 
-    ``agreed`` is how many entries enough members cosigned, ``remembered`` whether this verifier saw a log
-    before, ``void`` the SHA-256 (hex) of files that are here and count for nothing, because a key signed them
-    that its member no longer had.
+    ``agreed`` is how many entries enough members cosigned, ``remembered`` whether this verifier knows that
+    there is a log, ``void`` the SHA-256 (hex) of files that are here and count for nothing, because a key
+    signed them that its member no longer had.
     """
     if not isinstance(log, Log):
         return LogVerdict(problem=log, lost=remembered)

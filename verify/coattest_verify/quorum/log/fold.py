@@ -13,6 +13,10 @@ Rules (docs/quorum.md, ADR 193):
    stands beside it: a stolen key is removed at once. Of two such versions none counts, unless one leads to
    what a verifier remembers.
 
+5. A version may begin the log again: it names the entries so far. They are agreed, and every version up to
+   this one is in force there at the latest. So a key that was removed in a stretch that was lost does not
+   come back in the entries that follow.
+
 More entries never take back what the log has put in force: 2 and 3 look at no later entry than the one that
 completes a version, and 1 only grows.
 """
@@ -63,6 +67,16 @@ class LogState:
     since: tuple[int | None, ...]
     """The index of the entry at which each version came into force, -1 for version 1; None by files alone."""
     entries: tuple[LogEntry, ...] = field(default=(), repr=False)
+
+    @property
+    def began(self) -> MembersFile | None:
+        """The last version that began the log again; None for the first log."""
+        return next((file for file in reversed(self.versions) if file.restart), None)
+
+    @property
+    def vouched(self) -> int:
+        """How many entries ``began`` names: its signers vouch for what they say, not for their order."""
+        return self.began.restart.size if self.began and self.began.restart else 0
 
     @property
     def settled(self) -> tuple[MembersFile, ...]:
@@ -119,7 +133,17 @@ def fold(
             last, settled = version, max(settled, index)
         since.append(None if index is None else settled)
     size = max(settled + 1, agreed(last, versions[-1]), agreed(versions[-1], versions[-1]))
-    return LogState(tuple(versions), tuple(since), tuple(entries[:size]))
+    state = LogState(tuple(versions), tuple(since), tuple(entries[:size]))
+    return _begun_again(state, entries) if state.began else state
+
+
+def _begun_again(state: LogState, entries: Sequence[LogEntry]) -> LogState:
+    """The state after rule 5: the versions up to the one that began the log again are in force there."""
+    last = state.vouched - 1
+    count = max(index for index, file in enumerate(state.versions) if file.restart) + 1
+    since = [last if each is None else min(each, last) for each in state.since[:count]]
+    size = max(len(state.entries), state.vouched)
+    return LogState(state.versions, (*since, *state.since[count:]), tuple(entries[:size]))
 
 
 def _following(

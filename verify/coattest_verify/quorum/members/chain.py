@@ -11,6 +11,9 @@ Rules (docs/quorum.md, ADR 54), in the order in which they are checked:
 5. ``quorum.toml`` is a version of that chain, or one that came too late. The last one of the chain is in
    force, installed in ``quorum.toml`` or not.
 6. It has not expired.
+7. The log is the one that the last version with a restart point begins again, or else the first one; it has
+   the entries that this version names. What was seen of an earlier log binds no more then, and everything
+   else that was seen does: the version that was seen before is in the chain.
 
 Detached signatures are DSSE files ``quorum.<version>.<member>.dsse.json``, which carry the bytes they
 sign: the older versions come from there.
@@ -31,6 +34,7 @@ from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
 from coattest_verify.quorum.log.examine import (
+    CHECKPOINT_FILE,
     CheckedLog,
     Log,
     agreed_size,
@@ -39,6 +43,7 @@ from coattest_verify.quorum.log.examine import (
     cosigned_sizes,
 )
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
+from coattest_verify.quorum.log.restart import log_in_force
 from coattest_verify.quorum.members.file import (
     MAX_MEMBERS_FILE,
     MEMBERS_FILE,
@@ -129,6 +134,16 @@ class MembersChain:
         """The version in force."""
         return self.state.versions[-1]
 
+    @property
+    def restart(self) -> str:
+        """The SHA-256 (hex) of the version that began the log again, "" for the first log."""
+        return self.state.began.sha256 if self.state.began else ""
+
+    def known(self, log: SeenLog) -> SeenLog:
+        """What is remembered of the log: also which log it is."""
+        began = self.state.began
+        return replace(log, restart=began.sha256, version=began.version) if began else log
+
 
 def follow(
     evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime, deciding: bool = True
@@ -175,23 +190,38 @@ def _state(
     *,
     disputed: bool = False,
 ) -> tuple[LogState, CheckedLog]:
-    log = checked_log(evidence, bytes.fromhex(first.sha256), first, seen.log if seen else None)
-    entries = tuple(_readable(log.entries)) if isinstance(log, Log) else ()
-    named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
     payloads = {data: hashlib.sha256(data).hexdigest() for data in {current, *envelopes}}
+    remembered, root = _remembered(payloads, seen), bytes.fromhex(first.sha256)
 
-    def successors(base: MembersFile) -> list[Candidate]:
-        wanted = (data for data, digest in payloads.items() if data != base.raw)
-        return _successors(base, wanted, named, envelopes)
+    def folded(log: CheckedLog) -> LogState:
+        entries = tuple(_readable(log.entries)) if isinstance(log, Log) else ()
+        named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
 
-    @functools.cache
-    def cosigned(version: MembersFile) -> Mapping[str, int]:
-        return cosigned_sizes(evidence, log, version)
+        def successors(base: MembersFile) -> list[Candidate]:
+            wanted = (data for data, digest in payloads.items() if data != base.raw)
+            return _successors(base, wanted, named, envelopes)
 
-    def agreed(base: MembersFile, following: MembersFile) -> int:
-        return agreed_size(base, (cosigned(base), cosigned(following)))
+        @functools.cache
+        def cosigned(version: MembersFile) -> Mapping[str, int]:
+            return cosigned_sizes(evidence, log, version)
 
-    state = fold(first, entries, successors, agreed, _remembered(payloads, seen), disputed=disputed)
+        def agreed(base: MembersFile, following: MembersFile) -> int:
+            return agreed_size(base, (cosigned(base), cosigned(following)))
+
+        return fold(first, entries, successors, agreed, remembered, disputed=disputed)
+
+    found = checked_log(evidence, root, first, seen.log if seen else None)
+    state = folded(found)
+    here = found
+    if state.began and not isinstance(found, Log):
+        here = checked_log(evidence, root, first, None)  # it need not extend the log that was given up
+    log = log_in_force(here, state, root, seen.log if seen else None)
+    if log is not found:
+        began, state = state.began, folded(log)
+        if state.began != began:
+            text = "the log goes on from a version of the members file that it does not lead to"
+            log = Finding("log-fork", CHECKPOINT_FILE, text)
+            state = folded(log)
     return state, cosigned_by(evidence, log, state.versions[-1])
 
 
@@ -385,6 +415,8 @@ def _overruled(state: LogState, seen: Seen, envelopes: Signatures) -> bool:
     if seen.agreed:
         return False
     came_from = _remembered({data: hashlib.sha256(data).hexdigest() for data in envelopes}, seen)
+    if any(file.restart and file.sha256 not in came_from for file in state.versions):
+        return False  # a log that was begun again orders what it likes: it has to follow on what was seen
     return any(
         file.sha256 not in came_from
         for file, since in zip(state.versions[1:], state.since[1:], strict=True)

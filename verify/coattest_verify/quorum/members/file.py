@@ -6,6 +6,7 @@ The file is data from people who may be attackers until its chain of signatures 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Mapping
@@ -30,6 +31,9 @@ MAX_MEMBERS_FILE = 1024 * 1024
 """Bytes of ``quorum.toml``; 1,024 members with four keys each have 800 kB."""
 
 MAX_MEMBERS = 1024
+MAX_LOG = 1_000_000
+"""Entries of a log."""
+
 MAX_KEYS = 4
 MAX_GROUPS = 16
 MAX_DIVERSITY = 8
@@ -41,6 +45,7 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 ROUND = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 DEFAULT_MAX_AGE_DAYS = 90
@@ -61,6 +66,17 @@ class MemberGroup:
     name: str
     parts: tuple[str, ...]
     threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPoint:
+    """Where the log goes on after it was lost or forked: how many entries it has, and the tree's root (hex).
+
+    Whoever signs the version that names it says that this is the log so far, whatever another one was.
+    """
+
+    size: int
+    root: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +105,14 @@ class MembersFile:
     """How many members must have signed a review of the source."""
     change: int = 0
     """How many members must sign the next version; 0 for the default, see ``changing``."""
+    restart: RestartPoint | None = None
+    """From where the log goes on with this version, under a key of its own; None where it just goes on."""
     raw: bytes = field(default=b"", repr=False)
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the file, lower-case hex; version 1's is the root that verifiers pin."""
-        return hashlib.sha256(self.raw).hexdigest()
+        return _digest(self.raw)
 
     @property
     def max_age(self) -> timedelta:
@@ -167,9 +185,10 @@ class MembersFile:
         return cls.decode(_render(cls(**values)))
 
     def successor(self, **changes: Any) -> MembersFile:
-        """The next version with some values changed; it names this one's digest."""
+        """The next version with some values changed; it names this one's digest. The log just goes on."""
+        values = {"restart": None, **changes}
         following = replace(
-            self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **changes
+            self, version=self.version + 1, previous=f"sha256:{self.sha256}", raw=b"", **values
         )
         return MembersFile.decode(_render(following))
 
@@ -210,6 +229,12 @@ def own_key(member: str, members: MembersFile, signer: Signer) -> PublicKey:
     return key
 
 
+@functools.lru_cache(maxsize=64)
+def _digest(raw: bytes) -> str:
+    """Asked for with every statement."""
+    return hashlib.sha256(raw).hexdigest()
+
+
 def _unmet(code: str, count: int, wanted: int, what: str) -> Finding:
     return Finding(code, MEMBERS_FILE, f"{count} of {wanted} {what}", expected=str(wanted), found=str(count))
 
@@ -223,7 +248,8 @@ def parse_utc(text: str) -> datetime:
     """The time in that form. Raises Rejected for any other form, and for times that do not exist."""
     try:
         if TIME.fullmatch(text):
-            return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+            year, month, day, hour, minute, second = map(int, re.split("[^0-9]", text[:-1]))
+            return datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
     except ValueError:
         pass
     raise Rejected("not a time such as 2026-11-23T12:00:00Z")
@@ -254,11 +280,14 @@ def _read(data: bytes) -> MembersFile:
         or 1,
         reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(members))) or 0,
         change=fields.optional("change", lambda name: fields.integer(name, 1, len(members))) or 0,
+        restart=_restart(fields) if fields.has("restart") else None,
         raw=data,
     )
     fields.done()
     if (file.previous is None) != (version == 1):
         raise Rejected("previous: version 1 has none, every later version names one")
+    if file.restart is not None and version == 1:
+        raise Rejected("restart: before version 1 there was no log")
     if 2 * file.changing <= len(members):
         raise Rejected(
             f"change: {file.change} of {len(members)} members are not more than half: two versions could be"
@@ -266,6 +295,13 @@ def _read(data: bytes) -> MembersFile:
             code="members-change-too-low",
         )
     return file
+
+
+def _restart(fields: Fields) -> RestartPoint:
+    part = fields.fields("restart")
+    found = RestartPoint(part.integer("size", 1, MAX_LOG), part.text("root", _SHA256))
+    part.done()
+    return found
 
 
 def _members(fields: Fields) -> tuple[Member, ...]:
@@ -345,6 +381,8 @@ def _render(file: MembersFile) -> bytes:
         "change": (file.change, 0),
     }
     values |= {name: value for name, (value, default) in optional.items() if value != default}
+    if file.restart is not None:
+        values["restart"] = {"size": file.restart.size, "root": file.restart.root}
     values["members"] = [
         {"name": member.name, "keys": [key.text for key in member.keys]} for member in file.members
     ]

@@ -15,6 +15,7 @@ from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
 from coattest_build.formats.registers import EMPTY_PCR2
+from coattest_build.image import KERNEL_PROFILES, MINIMAL
 
 CLAIM_FILE = "claim.json"
 CLAIM_FORMAT = "coattest-claim/v1"
@@ -161,6 +162,21 @@ def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> di
     return found
 
 
+def _claimed_kernel(fields: Fields) -> str:
+    """The profile that a claim names. ``minimal`` is not named: one result has one spelling."""
+    kernel = fields.fields("kernel")
+    profile = kernel.choice("profile", [name for name in KERNEL_PROFILES if name != MINIMAL])
+    kernel.done()
+    return profile
+
+
+def _claimed_container(fields: Fields) -> str:
+    container = fields.fields("container")
+    config = container.text("config", SHA256)
+    container.done()
+    return config
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """What the publisher says a release builds to; untrusted until members agree with it."""
@@ -170,6 +186,9 @@ class Claimed:
     tree_sha256: str
     lock_sha256: str
     profiles: Mapping[str, ProfileResult]
+    kernel_profile: str
+    container: str | None
+    """SHA-256 of a container image's configuration; None where the payload is none."""
     sha256: str
     """SHA-256 of the claim in canonical JSON: what a dissenting statement answers."""
 
@@ -186,6 +205,8 @@ class Claimed:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
+            container=_claimed_container(fields) if fields.has("container") else None,
+            kernel_profile=_claimed_kernel(fields) if fields.has("kernel") else MINIMAL,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )
         source.done()

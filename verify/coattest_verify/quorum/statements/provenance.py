@@ -6,6 +6,8 @@ parameters is BUILD_TYPE's; docs/quorum.md lists them.
 
 from __future__ import annotations
 
+import marshal
+import secrets
 from typing import Any
 
 from coattest.errors import Rejected
@@ -139,7 +141,16 @@ def _internal(statement: Statement) -> dict[str, Any]:
 
 def parse_statement(payload: bytes) -> Statement:
     """The statement in a payload whose signature was verified before. Raises Rejected."""
-    fields = Fields(parse(payload, max_size=MAX_SIZE), "")
+    short = _without_last_inputs(payload)
+    if short is not None:
+        fields = Fields(parse(short, max_size=MAX_SIZE), "")
+        definition = fields.fields("predicate").fields("buildDefinition")
+        if definition.anything("resolvedDependencies") == _MARK:
+            return _statement(fields)
+    return _statement(Fields(parse(payload, max_size=MAX_SIZE), ""), payload)
+
+
+def _statement(fields: Fields, payload: bytes = b"") -> Statement:
     fields.exactly("_type", STATEMENT_TYPE, code="statement-type")
     fields.exactly("predicateType", PREDICATE_TYPE, code="predicate-type")
     predicate = fields.fields("predicate")
@@ -164,7 +175,7 @@ def parse_statement(payload: bytes) -> Statement:
         lock_sha256=external.text("lock_sha256", SHA256),
         claim_sha256=claim,
         profiles=profiles,
-        built=_built(definition, external, internal, source) if profiles else None,
+        built=_built(definition, external, internal, source, payload) if profiles else None,
         quorum_version=quorum.integer("version", 1),
         quorum_sha256=quorum.text("sha256", SHA256),
         round=internal.text("round", ROUND),
@@ -196,7 +207,21 @@ def parse_statement(payload: bytes) -> Statement:
 def _profiles(
     fields: Fields, external: Fields, internal: Fields, unbuilt_claim: str | None
 ) -> dict[str, ProfileResult]:
-    """Results from subjects (digests) and images (sizes, sections); all three lists must name the same."""
+    """Results from subjects (digests) and images (sizes, sections); all three lists must name the same.
+
+    Members who agree have the same ones: those that were read last are not read again.
+    """
+    lists = [fields.anything("subject"), external.anything("profiles"), internal.anything("images")]
+    # Exact: true is not 1 in marshal's form, and version 2 has no references in it. Nothing loads it.
+    key = marshal.dumps([*lists, unbuilt_claim], 2)
+    if key != _results[0][0]:
+        _results[0] = (key, _read_profiles(fields, external, internal, unbuilt_claim))
+    return dict(_results[0][1])
+
+
+def _read_profiles(
+    fields: Fields, external: Fields, internal: Fields, unbuilt_claim: str | None
+) -> dict[str, ProfileResult]:
     subjects = _read_subjects(fields)
     names = external.items("profiles", high=MAX_PROFILES)
     images = internal.mapping("images", low=0, high=MAX_PROFILES)
@@ -245,7 +270,7 @@ def _read_subjects(fields: Fields) -> dict[str, Any]:
     return subjects
 
 
-def _built(definition: Fields, external: Fields, internal: Fields, source: Fields) -> Built:
+def _built(definition: Fields, external: Fields, internal: Fields, source: Fields, payload: bytes) -> Built:
     kernel, tool = internal.fields("kernel"), internal.fields("tool")
     built = Built(
         route=external.text("route", WORD),
@@ -255,7 +280,7 @@ def _built(definition: Fields, external: Fields, internal: Fields, source: Field
         tool_version=tool.text("version", WORD),
         tool_sha256=tool.text("sha256", SHA256),
         isolation=internal.mapping("isolation", low=0, high=64),
-        inputs=_dependencies(definition.items("resolvedDependencies", high=MAX_INPUTS)),
+        inputs=_inputs(definition, payload),
     )
     kernel.done()
     tool.done()
@@ -270,16 +295,35 @@ def _require_nothing(definition: Fields, external: Fields, internal: Fields, sou
             raise Rejected(f"{fields.at(name)}: must be null when nothing was built")
 
 
-# The inputs read last. The members of one quorum name the same inputs, hundreds each: a list that equals the
-# last one is not parsed again. It is compared in full, so no outcome changes.
-_last: list[tuple[list[Any], tuple[LockedInput, ...]]] = [([], ())]
+# The inputs read last, as the bytes that a payload had and as what they are. The members of one quorum name
+# the same inputs, hundreds each, and most of a statement's JSON is theirs: bytes that equal the last ones are
+# not read again. A mark that nobody can guess stands for them meanwhile, so no outcome changes: outside of a
+# string they are one name and its value wherever they stand, and inside of one they would end it.
+_INPUTS = b'"resolvedDependencies":'
+_MARK = secrets.token_hex(16)
+_last: list[tuple[bytes, tuple[LockedInput, ...]]] = [(b"", ())]
+
+_results: list[tuple[bytes, dict[str, ProfileResult]]] = [(b"", {})]
+"""The results that were read last, by what they were read from."""
 
 
-def _dependencies(items: list[Any]) -> tuple[LockedInput, ...]:
-    known, inputs = _last[0]
-    if items != known:
-        inputs = tuple(_dependency(item) for item in items)
-        _last[0] = (items, inputs)
+def _without_last_inputs(payload: bytes) -> bytes | None:
+    """The payload with the mark for the inputs that were read last; None where they are not in it."""
+    known, at = _last[0][0], payload.find(_INPUTS)
+    if at <= 0 or not known or not payload.startswith(known, at) or len(payload) > MAX_SIZE:
+        return None
+    if payload[at - 1 : at] not in (b",", b"{"):
+        return None
+    return b'%b%b"%b"%b' % (payload[:at], _INPUTS, _MARK.encode(), payload[at + len(known) :])
+
+
+def _inputs(definition: Fields, payload: bytes) -> tuple[LockedInput, ...]:
+    """The locked inputs; those of a whole ``payload`` are the ones that were read last, from now on."""
+    if not payload and definition.anything("resolvedDependencies") == _MARK:
+        return _last[0][1]
+    items = definition.items("resolvedDependencies", high=MAX_INPUTS)
+    inputs = tuple(_dependency(item) for item in items)
+    _last[0] = (canonical({"resolvedDependencies": items})[1:-1], inputs)
     return inputs
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from coattest.errors import Rejected
 from coattest.findings import Finding
 from coattest.strictjson import Fields
+from coattest_build.image import KERNEL_PROFILES, MINIMAL
+from coattest_build.report import container_config
 from coattest_verify.quorum.members.file import MembersFile
 from coattest_verify.quorum.statements.claim import (
     ARCHITECTURE,
@@ -69,6 +71,11 @@ class Built:
     isolation: Mapping[str, Any] = field(hash=False)
     inputs: tuple[LockedInput, ...] = field(repr=False)
 
+    @property
+    def container(self) -> str | None:
+        """SHA-256 of the configuration of the container image that is the payload, taken as given."""
+        return container_config((item.kind, item.name, item.sha256) for item in self.inputs)
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:
@@ -113,6 +120,7 @@ class RebuildReport:
     profiles: Mapping[str, ProfileResult]
     built: Built
     inputs_confirmed: bool = False
+    kernel_profile: str = MINIMAL
 
     @classmethod
     def read(cls, value: Any) -> RebuildReport:
@@ -130,6 +138,7 @@ class RebuildReport:
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
+            kernel_profile=kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL,
             built=Built(
                 route=fields.text("route", WORD),
                 commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
@@ -145,7 +154,7 @@ class RebuildReport:
     def differences(self, claim: Claimed) -> tuple[Finding, ...]:
         """Each difference of this build from a claim, most telling first; empty when there is none."""
         found = []
-        for name in ("tree_sha256", "lock_sha256", "release", "architecture"):
+        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
             mine, theirs = getattr(self, name), getattr(claim, name)
             if mine != theirs:
                 detail = f"{mine[:16]} instead of {theirs[:16]}"
@@ -157,6 +166,10 @@ class RebuildReport:
                 found.append(Finding("not-claimed", profile, "not in the claim"))
             else:
                 found += self.profiles[profile].differences(claim.profiles[profile], profile)
+        if self.built.container != claim.container:
+            mine, theirs = self.built.container or "none", claim.container or "none"
+            detail = f"{mine[:16]} instead of {theirs[:16]}"
+            found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
         return tuple(found)
 
 

@@ -1,10 +1,10 @@
 'use strict'
-// What bridge.py has of the host: a socket to listen at, and the Nitro Secure Module behind another.
+// What bridge.py has of the host: a port that it carries connections to, and the Nitro Secure Module.
 
 const net = require('node:net')
 
-const SERVICE = '/run/service.sock'
-const NSM = '/run/nsm.sock'
+const PORT = 8080
+const NSM = '/tmp/nsm.sock'
 // CBOR: {"Attestation": {"document": bytes of a u16 length
 const HEAD = Buffer.from('\xa1kAttestation\xa1hdocumentY', 'latin1')
 
@@ -40,4 +40,4 @@ function ask (request) {
   })
 }
 
-module.exports = { SERVICE, attest }
+module.exports = { PORT, attest }

@@ -3,7 +3,7 @@
 
 const { createHash } = require('node:crypto')
 const http = require('node:http')
-const { SERVICE, attest } = require('./host.js')
+const { PORT, attest } = require('./host.js')
 
 http.createServer(async (request, response) => {
   try {
@@ -23,4 +23,4 @@ http.createServer(async (request, response) => {
     console.error(error.message)
     response.writeHead(500).end()
   }
-}).listen(SERVICE)
+}).listen(PORT, '127.0.0.1')
