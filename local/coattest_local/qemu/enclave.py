@@ -51,14 +51,10 @@ REBOOTING = b"reboot: Restarting system"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """vCPUs, memory (MiB; what the image needs when None), and whether there are ACPI tables.
-
-    QEMU's machine has none by itself; with tables it announces devices there, else on the command line.
-    """
+    """Processors, and memory in MiB: what the image needs when it is None."""
 
     cpus: int = 2
     memory: int | None = None
-    acpi: bool = False
 
 
 @dataclass(slots=True)
@@ -161,7 +157,7 @@ def qemu_command(
     ids = f"id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
     return [
         str(tools.qemu),
-        *("-M", f"nitro-enclave,vsock=c,{ids}{',acpi=on' if machine.acpi else ''}", "-bios", "qboot.rom"),
+        *("-M", f"nitro-enclave,vsock=c,{ids}"),
         *("-kernel", str(image.resolve())),
         *("-accel", accelerator, "-cpu", "max", "-smp", str(machine.cpus), "-m", f"{memory}M"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
