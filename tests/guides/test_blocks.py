@@ -83,7 +83,7 @@ NEVER_RUN = {
             "nitro-cli run-enclave --eif-path image.eif --cpu-count 2 --memory 1024 --debug-mode "
             "--attach-console",
             "mkdir debug-tree && cp -r build enclave debug-tree",
-            "sed -i 's/^cmdline = \"/&earlyprintk=ttyS0,115200 /' debug-tree/build/image.toml",
+            "sed -i 's/^cmdline = \"/&earlycon=uart8250,io,0x3f8,115200n8 /' debug-tree/build/image.toml",
             "eif build --source debug-tree --out debug",
             "nitro-cli run-enclave --eif-path debug/image.eif --cpu-count 2 --memory 1024 --debug-mode "
             "--attach-console",

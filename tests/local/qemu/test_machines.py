@@ -80,11 +80,11 @@ def test_an_early_console_speaks_before_the_serial_driver(
         rootfs(compile_program("machine", tmp_path)),
         cmd=["/bin/machine"],
         base=base,
-        cmdline_more=b" earlyprintk=ttyS0,115200",
+        cmdline_more=b" earlycon=uart8250,io,0x3f8,115200n8",
     )
     console = console_of(image, tmp_path / "e", tools)
     early, _, late = console.partition("console [ttyS0] enabled")
-    assert "bootconsole [earlyser0] enabled" in early
+    assert "bootconsole [uart8250] enabled" in early
     assert "Linux version" in early
     assert "processors 2" in late
 
