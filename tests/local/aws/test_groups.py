@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import BootFailed, Launched, Machine, parse_user_data
+from coattest_local.aws.groups.machine import BootFailed, Launched, PretendedInstance, parse_user_data
 from coattest_local.aws.http import ServiceError
 from coattest_local.aws.stacks import creation
 from coattest_parent.deployment.stack import configuration
@@ -196,7 +196,7 @@ def test_a_boot_that_fails_says_why_and_the_instance_powers_off(
     fields = {field.name for field in dataclasses.fields(Launched)}
     launched = dataclasses.replace(launched, **{key: change[key] for key in change.keys() & fields})
     ended: list[bool] = []
-    machine = Machine(launched, tmp_path / "i-1", objects, AtOnce(), lambda: ended.append(True))
+    machine = PretendedInstance(launched, tmp_path / "i-1", objects, AtOnce(), lambda: ended.append(True))
     machine.run()
     assert ended == [True]
     logs = [content.decode() for key, content in objects.objects.items() if key.endswith("/failed.log")]

@@ -21,7 +21,7 @@ from moto.sts.models import sts_backends
 
 from coattest_local.aws.accounts import PARTITION, caller_of, find_credential
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import Launched, Machine
+from coattest_local.aws.groups.machine import Launched, PretendedInstance
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.stacks.creation import overdue
 
@@ -45,7 +45,7 @@ class Groups:
         """``folder`` has the instances' folders; ``lock`` guards moto."""
         self._folder, self._s3, self._lock = folder.resolve(), s3, lock
         self._clock, self._faults = clock, faults
-        self._machines: dict[str, tuple[Machine, threading.Thread]] = {}
+        self._machines: dict[str, tuple[PretendedInstance, threading.Thread]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="groups", daemon=True)
         extend_groups(faults)
@@ -102,7 +102,7 @@ class Groups:
             kind["VCpuInfo"]["DefaultVCpus"],
             kind["MemoryInfo"]["SizeInMiB"],
         )
-        machine = Machine(
+        machine = PretendedInstance(
             launched,
             self._folder / state.instance_id,
             RoleObjects(self._s3, self._lock, account, region, launched),

@@ -70,7 +70,7 @@ class Launched:
 
 
 @dataclass(slots=True)
-class Machine:
+class PretendedInstance:
     """One instance, from its boot to its end; ``power_off`` is called when it turns itself off."""
 
     launched: Launched
