@@ -56,11 +56,12 @@ def test_nothing_in_the_configuration_makes_builds_differ(compiled: Compiled) ->
 
 @pytest.mark.image
 def test_the_configuration_suits_the_machine(compiled: Compiled) -> None:
-    """What Nitro and QEMU's nitro-enclave machine need is in; PCI, ACPI and TCP/IP are not."""
+    """What Nitro and QEMU's machine need is in, and what AWS's kernels have; PCI, ACPI and TCP/IP are not."""
     options = kernel.parse_config(compiled.config.read_text())
     for name in ("NSM", "VIRTIO_VSOCKETS", "VIRTIO_MMIO_CMDLINE_DEVICES", "HW_RANDOM", "PTP_1588_CLOCK_KVM"):
         assert options[name] == "y", name
-    assert options["SERIAL_EARLYCON"] == "y"
+    for name in ("MTRR", "X86_PAT", "PARAVIRT_SPINLOCKS", "SERIAL_EARLYCON"):
+        assert options[name] == "y", name
     for name in ("PCI", "ACPI", "INET", "BLOCK", "USB_SUPPORT", "KEXEC", "DEVMEM", "BPF_SYSCALL"):
         assert options.get(name, "n") == "n", name
 
