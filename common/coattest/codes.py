@@ -504,7 +504,7 @@ DEPLOYMENT: Final = {
     "unworkable": "AWS says that the plan cannot work; each finding says why",
     "wrong-account": "The credentials belong to a different account than the plan",
     "wrong-ami": "The AMI is not there, is for another architecture, or has another root device",
-    "wrong-architecture": "The instance type is not of the image's architecture",
+    "instance-architecture": "The instance type is not of the image's architecture",
     "wrong-owner": "A buyer reports a key that is the service's own, or another buyer's",
     "wrong-region": "A subnet is not in the plan's region or VPC, or a buyer's key is in another partition",
     "wrong-role": "A buyer's stack admits a role that is not this deployment's",
@@ -514,7 +514,6 @@ DEPLOYMENT: Final = {
 LOCAL: Final = {
     "bad-role-arn": "The text is not the ARN of an IAM role",
     "checkout-changed": "The repository changed while it was cloned",
-    "cid-in-use": "An enclave with this CID runs already",
     "demo-failed": "A step of the demo failed",
     "enclave-directory-busy": "Another enclave runs in the directory",
     "enclave-ended": "The enclave's program ended; the error has the end of its console",

@@ -105,7 +105,7 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({}, {}, []),
         ({"types": []}, {}, ["no-enclaves"]),
         (of_type(NitroEnclavesSupport="unsupported"), {}, ["no-enclaves"]),
-        (of_type(ProcessorInfo={"SupportedArchitectures": ["arm64"]}), {}, ["wrong-architecture"]),
+        (of_type(ProcessorInfo={"SupportedArchitectures": ["arm64"]}), {}, ["instance-architecture"]),
         ({}, {"cpus": 4}, ["too-few-cpus"]),
         (of_type(VCpuInfo={"DefaultVCpus": 2, "DefaultThreadsPerCore": 2}), {}, ["too-few-cpus"]),
         # A core of Graviton is one vCPU.

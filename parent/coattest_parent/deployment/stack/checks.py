@@ -137,7 +137,7 @@ def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     wanted = _ARCHITECTURES[plan.decision.architecture]
     have = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
     if wanted not in have:
-        yield _not("wrong-architecture", kind, "the image is for", (wanted, ", ".join(have)), _TYPES)
+        yield _not("instance-architecture", kind, "the image is for", (wanted, ", ".join(have)), _TYPES)
     cpus, memory = found["VCpuInfo"]["DefaultVCpus"], found["MemoryInfo"]["SizeInMiB"]
     # The parent keeps the core of CPU 0: two vCPUs where a core has two.
     own = found["VCpuInfo"].get("DefaultThreadsPerCore", 2)
