@@ -370,7 +370,7 @@ def test_a_member_that_only_took_turns_knows_the_version_too(tmp_path: Path) -> 
         chain = follow(folder, quorum.root, seen=None, now=NOW)
         sound = sound_log(chain)
         assert sound is not None
-        seen = seen_by_cosigner(chain, sound, None)
+        seen = seen_by_cosigner(folder, chain, sound, None)
     assert (seen.version, seen.sha256, seen.agreed) == (2, second.sha256, True)
     for path in quorum.attestations.glob("quorum.2.*"):
         path.unlink()
@@ -514,6 +514,52 @@ def test_what_this_machine_has_seen_is_not_signed_away(quorum: Members) -> None:
     gone = SeenObjection(REVOKE, "cat", "0" * 64, "1" * 64, claim.tree_sha256, claim.lock_sha256)
     with raises_code(FoundFalse, "objection-gone"):
         refuse_or_not(quorum, proposal(quorum), seen=Seen(1, first.sha256, objections=frozenset({gone})))
+
+
+@pytest.mark.parametrize("kind", ["dissent", "revocation"])
+def test_what_a_member_cosigned_is_not_signed_away(quorum: Members, kind: str) -> None:
+    """It only takes turns: it has decided nothing, and looked at each entry that it cosigned."""
+    if kind == "dissent":
+        path = quorum.sign(
+            "cat", report_json(), name="rebuild.cat.no.intoto.json", outcome="dissent", reason="x"
+        )
+    else:
+        path = vote(quorum, REVOKE, "cat")
+    log(quorum)
+    with Folder(quorum.attestations) as folder:
+        chain = follow(folder, quorum.root, seen=None, now=NOW)
+        sound = sound_log(chain)
+        assert sound is not None
+        seen = seen_by_cosigner(folder, chain, sound, None)
+    path.unlink()
+    shutil.rmtree(quorum.attestations / "log")
+    version = proposal(quorum)
+    with raises_code(FoundFalse, "objection-gone"):
+        refuse_or_not(quorum, version, seen=seen)
+
+
+def test_entries_that_are_in_it_twice_are_not_signed(quorum: Members) -> None:
+    """They would be agreed at once and for good: one member could make the log as large as a log may be."""
+    found = entries(quorum)
+    many = [*found, *[found[-1]] * 1000]
+    shutil.rmtree(quorum.attestations / "log")
+    write_log(quorum, many)
+    with raises_code(FoundFalse, "bad-log"):
+        refuse_or_not(quorum, quorum.file.successor(restart=named(many)))
+
+
+def test_what_was_agreed_is_not_given_up(quorum: Members) -> None:
+    """With a log that is there: names, commitments and withdrawals would get another order."""
+    found = entries(quorum)
+    version = quorum.file.successor(restart=named(found[:1]))
+    with raises_code(FoundFalse, "removed-entry"):
+        refuse_or_not(quorum, version)
+    seen = quorum.roots.seen(quorum.root)
+    for path in quorum.attestations.glob("log/cosignature.*"):
+        path.unlink()
+    with raises_code(FoundFalse, "removed-entry"):
+        refuse_or_not(quorum, version, seen=seen)
+    refuse_or_not(quorum, quorum.file.successor(restart=named(found)), seen=seen)
 
 
 def test_a_log_that_is_not_here_is_not_signed(quorum: Members) -> None:

@@ -5,7 +5,8 @@ keeps what the folder has of a log, and adds what is here and not in it: signatu
 then everything else as in any append. Nothing that is known gets lost that way, and each signer's program
 looks for that (``check_restart``):
 
-1. The named entries are here, and each is what an authentic file here gives, or its later one.
+1. The named entries are here, each once, and each is what an authentic file here gives, or its later one.
+   All are among them that enough members cosigned here, or this member did, or this machine saw agreed.
 2. Every dissent that is here has its entry, and every objection that this machine has seen has its file.
 3. A release's name belongs to the claim that is here.
 4. A commitment stands before what shows its result only in what this member or enough others cosigned.
@@ -109,7 +110,11 @@ def check_restart(
     all_recomputed(
         there, signature_entries(evidence, chain.versions), named, chain, root, start=0, archived=archived
     )
-    covered = max(len(state.entries), _own_heads(named, root, member, journal, seen))
+    if len(set(named.entries)) < point.size:  # they are agreed at once, and would stay and fill the log
+        raise _not_so("an entry is in it twice", "bad-log")
+    covered = max(len(state.entries), _own_heads(log, root, member, journal, seen))
+    if point.size < covered:
+        raise _not_so(f"of {covered} entries that were agreed it keeps {point.size}", "removed-entry")
     for finding in (
         *_lost(there, chain, named, root, seen),
         *_taken(there, chain, root),
