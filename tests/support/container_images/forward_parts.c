@@ -2,9 +2,10 @@
  * The network's forwarder with this machine's C library: forward_parts LISTENS NAME..
  *
  * LISTENS are pairs OUTSIDE:INSIDE with commas between, or "-". A vsock port is the Unix socket PORT in the working folder;
- * the CONNECT listener takes any free port, which is printed. The times of heads are TIMES-th of the real ones.
+ * the CONNECT listener takes any free port, which is printed. The clock is TIMES times as fast.
  *
- *   forward_parts - - NAME.. < HEAD   prints the number of the name that the head asks for, or the answer's
+ *   forward_parts = NAME..   reads heads, each behind its size in two bytes, and prints for each the number of
+ *                            the name that it asks for, or minus the answer's
  */
 
 #define _GNU_SOURCE
@@ -69,21 +70,23 @@ static long here(long number, ...)
 int main(int count, char **text)
 {
 	static char head[HEAD_MAX + 1];
-	unsigned int size;
+	unsigned char size[2];
 
 	if (count < 2)
 		return 98;
 	parent_cid = 3;
-	if (strcmp(text[1], "-"))
+	if (*text[1] != '-' && *text[1] != '=')
 		for (char *pair = strtok(text[1], ","); pair; pair = strtok(0, ","), listen_count++)
 			sscanf(pair, "%u:%u", &listens[listen_count].outside, &listens[listen_count].inside);
 	for (int at = 2; at < count; at++)
 		names[name_count++] = text[at];
-	if (!strcmp(text[1], "-") && !strcmp(text[2], "-")) {
-		size = fread(head, 1, sizeof(head), stdin);
-		printf("%d\n", asked_name(head, size));
-		return 0;
+	while (*text[1] == '=' && fread(size, 2, 1, stdin) == 1) {
+		unsigned int whole = fread(head, 1, size[0] | size[1] << 8, stdin);
+
+		printf("%d\n", asked_name(head, whole));
 	}
+	if (*text[1] == '=')
+		return 0;
 	if (open_listeners())
 		return 97;
 	if (!name_count)

@@ -174,7 +174,7 @@ static int is_head(const char *head, unsigned int size)
 			at++;
 		if (at + 2 >= size || head[at] != '\r' || head[at + 1] != '\n')
 			return 0;
-		if (start && !is_field(head + start, at - start))
+		if (start ? !is_field(head + start, at - start) : !at)
 			return 0;
 		at += 2;
 	}
