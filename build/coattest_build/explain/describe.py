@@ -251,7 +251,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
 
 
 def _plan(unpacked: Unpacking) -> RunPlan | None:
-    """What the init of the kernel profile ``container`` starts; None of another one, or where it would not."""
+    """What the init of the kernel profile ``container`` starts; None where it is another one."""
     found = unpacked.tree.stat(b"run")
     if found is None or found.kind != "file" or found.body.size > MAX_PLAN or found.body.zeros:
         return None

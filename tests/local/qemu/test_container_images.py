@@ -283,10 +283,8 @@ def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
     assert facts == {"event": "rename", "answer": 42, "uid": 65534, "cwd": "/srv", "words": ["a word"]}
 
 
-def test_a_network_leads_where_it_was_measured_to_and_nowhere_else(
-    tools: QemuTools, tmp_path: Path
-) -> None:
-    """An HTTPS client inside, by the parent's proxy; a server inside, by the parent's port; no vsock of its own."""
+def test_a_network_leads_where_it_was_measured_to_and_nowhere_else(tools: QemuTools, tmp_path: Path) -> None:
+    """A client inside by the parent's proxy, a server inside by the parent's port; no vsock of its own."""
     (tmp_path / "ca.pem").write_bytes(tls_ca_pem())
     families = compile_program("families", tmp_path, PLACE)
     layer = node_layer(
