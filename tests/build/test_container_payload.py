@@ -128,8 +128,8 @@ def test_its_network_is_measured_and_claimed(source: Path, tmp_path: Path) -> No
     report = build(source, tmp_path / "m", packed)
     assert Claimed.decode(report.claim()).network == parse_network(["5005:8080"], ["a.test:443"])
     ((_, first), *_), ((_, second), *_) = without.profiles, report.profiles
-    assert first.measurements["PCR2"] != second.measurements["PCR2"]
-    described = describe_image(tmp_path / "m/out" / second.image, now=datetime.now(timezone.utc), files=False)
+    assert dict(first.pcrs)["PCR2"] != dict(second.pcrs)["PCR2"]
+    described = describe_image(tmp_path / "m/out" / second.name, now=datetime.now(timezone.utc), files=False)
     assert described.plan is not None
     assert described.plan.network == Claimed.decode(report.claim()).network
 
