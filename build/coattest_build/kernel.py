@@ -139,7 +139,7 @@ PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
     MINIMAL: dict.fromkeys(sorted(_NEVER | _MORE), "n"),
     CONTAINER: dict.fromkeys(sorted(_NEVER), "n") | dict.fromkeys(sorted(_MORE | {"POSIX_MQUEUE"}), "y"),
 }
-"""What a kernel must have and must not, so that the profile that its claim names is true (ADR 197)."""
+"""What a kernel must have and must not, so that the profile that its claim names is true (ADR 200)."""
 
 
 def check_profile(profile: str, resolved: str) -> None:

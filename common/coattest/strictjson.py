@@ -24,6 +24,7 @@ MAX_INTEGER = 2**53 - 1
 """Largest integer that every JSON reader represents exactly (RFC 8259, section 6)."""
 
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 # Matches from any quote on, closed or not: a match that failed would be tried again from every later quote.
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
@@ -77,7 +78,10 @@ def too_deep(data: bytes) -> bool:
     if not _many_brackets(data):
         return False
     # Without escapes every other piece between quotes is a string; cutting them so is several times faster.
-    outside = _STRING.sub(b"", data) if b"\\" in data else b"".join(data.split(b'"')[::2])
+    if b"\\" in data:
+        outside = _STRING.sub(b"", data)
+    else:
+        outside = b"".join(data.translate(None, _NOT_STRUCTURE).split(b'"')[::2])
     depth = 0
     for byte in outside.translate(None, _NOT_BRACKETS):
         depth += 1 if byte in b"[{" else -1

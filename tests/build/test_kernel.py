@@ -15,6 +15,7 @@ from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.fetch import fetch_packages
 from coattest_build.kernel import Compiled
+from coattest_local.host.lacking import CALLS, FAMILIES, config_of
 from support.raises import raises_code
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,8 +60,17 @@ def test_the_configuration_suits_the_machine(compiled: Compiled) -> None:
     options = kernel.parse_config(compiled.config.read_text())
     for name in ("NSM", "VIRTIO_VSOCKETS", "VIRTIO_MMIO_CMDLINE_DEVICES", "HW_RANDOM", "PTP_1588_CLOCK_KVM"):
         assert options[name] == "y", name
+    assert options["SERIAL_EARLYCON"] == "y"
     for name in ("PCI", "ACPI", "INET", "BLOCK", "USB_SUPPORT", "KEXEC", "DEVMEM", "BPF_SYSCALL"):
         assert options.get(name, "n") == "n", name
+
+
+@pytest.mark.image
+def test_the_software_host_knows_what_the_kernel_lacks(compiled: Compiled) -> None:
+    """What it takes from the fragment is so in the resolved configuration: no default says otherwise."""
+    resolved, known = kernel.parse_config(compiled.config.read_text()), config_of("minimal")
+    names = (*FAMILIES, *CALLS)
+    assert {name: known.get(name, "n") for name in names} == {name: resolved.get(name, "n") for name in names}
 
 
 @pytest.mark.image

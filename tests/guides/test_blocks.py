@@ -78,6 +78,18 @@ NEVER_RUN = {
         "    --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
     ): "it needs a Nitro instance",
     **{
+        ("docs/hardware-smoke.md", command): "it needs a Nitro instance"
+        for command in (
+            "nitro-cli run-enclave --eif-path image.eif --cpu-count 2 --memory 1024 --debug-mode "
+            "--attach-console",
+            "mkdir debug-tree && cp -r build enclave debug-tree",
+            "sed -i 's/^cmdline = \"/&earlycon=uart8250,io,0x3f8,115200n8 /' debug-tree/build/image.toml",
+            "eif build --source debug-tree --out debug",
+            "nitro-cli run-enclave --eif-path debug/image.eif --cpu-count 2 --memory 1024 --debug-mode "
+            "--attach-console",
+        )
+    },
+    **{
         ("docs/your-own-enclave.md", command): "it needs a Nitro instance"
         for command in (
             "nitro-cli run-enclave --eif-path mine/image.eif --cpu-count 2 --memory 512 --enclave-cid 16",

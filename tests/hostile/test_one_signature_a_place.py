@@ -33,7 +33,7 @@ def two_proposals(world: SigningWorld) -> tuple[str, str]:
 
 
 def test_a_second_proposal_of_one_number_is_not_signed(world: SigningWorld) -> None:
-    """Even expected by its digest: two signatures on version 2 could complete two versions 2."""
+    """countersign_two.py, even expected by its digest: two signatures could complete two versions 2."""
     first, second = two_proposals(world)
     before = world.files()
     done = world.desk.run("members", "countersign", *world.who("buyer-2"), "--expect", second, "--json")
@@ -90,7 +90,7 @@ def test_a_rival_signature_is_shown_to_who_signs(world: SigningWorld) -> None:
 
 @pytest.mark.parametrize("shown", ["as it was", "removed", "swapped"])
 def test_a_proposal_that_others_signed_is_not_overwritten(world: SigningWorld, shown: str) -> None:
-    """Neither the file nor a later proposal replaces what buyer-2 signed, whatever the host does to it."""
+    """repro.sh, part 3: neither the file nor a later proposal replaces what buyer-2 signed."""
     first, _ = two_proposals(world)
     path = world.attestations / "quorum.next.toml"
     if shown == "as it was":
@@ -126,7 +126,7 @@ def test_a_proposal_that_nobody_signed_may_be_replaced(world: SigningWorld) -> N
 
 
 def test_signatures_that_meet_by_a_merge_put_a_version_in_force(world: SigningWorld) -> None:
-    """Two members sign in clones of their own; nobody installs anything, and work goes on under version 2."""
+    """repro.sh, part 2: two members sign in their own clones, and version 2 is in force for everybody."""
     second = world.quorum.file.successor(round="2")
     for name in ("buyer-1", "buyer-2"):
         world.quorum.countersign(second, name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from coattest_build.sandbox.isolate import (
     Bind,
     Isolation,
+    Lack,
     Limits,
     run_isolated,
     run_limited,
@@ -20,6 +21,7 @@ from coattest_build.sandbox.leftovers import read_result, remove_tree
 __all__ = [
     "Bind",
     "Isolation",
+    "Lack",
     "Limits",
     "read_result",
     "remove_tree",

@@ -23,6 +23,7 @@ import socket
 import stat
 import struct
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,7 +43,9 @@ AT_EMPTY_PATH, AT_RECURSIVE = 0x1000, 0x8000
 # System call numbers: the first is shared by all architectures (asm-generic/unistd.h).
 SYS_MOUNT_SETATTR = 442
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
-SYS_SECCOMP_SOCKET = {"x86_64": 41, "aarch64": 198}
+SYS_SOCKET = {"x86_64": 41, "aarch64": 198}
+SYS_SOCKETPAIR = {"x86_64": 53, "aarch64": 199}
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 SYS_MEMFD_CREATE = {"x86_64": 319, "aarch64": 279}
 SYS_SHMGET = {"x86_64": 29, "aarch64": 194}
 SYS_KEYS = {"x86_64": (248, 249, 250), "aarch64": (217, 218, 219)}  # add_key, request_key, keyctl
@@ -53,10 +56,18 @@ X32_BIT = 0x40000000
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 1, 4, 22, 24, 28
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 SECCOMP_MODE_FILTER = 2
+# linux/seccomp.h, linux/filter.h
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 8
+SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
+SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND = 0xC0502100, 0xC0182101
+NOTIFICATION = struct.Struct("=QIIiIQQ40x")  # id, pid, flags, nr, arch, ip, the first argument
+ANSWER = struct.Struct("=QqiI")  # id, val, error, flags
+LOAD, JUMP_EQ, JUMP_GE, RETURN = 0x20, 0x15, 0x35, 0x06
 SECUREBITS = 0xEF  # NOROOT, NO_SETUID_FIXUP, KEEP_CAPS off, NO_CAP_AMBIENT_RAISE, each locked
 LINUX_CAPABILITY_VERSION_3 = 0x20080522
 CAP_LIMIT = 64  # a capability set is 64 bits wide
-EINVAL, ENOSYS, EPERM, ELOOP = 22, 38, 1, 40
+EINVAL, ENOSYS, EPERM, ELOOP, EINTR, ENOENT = 22, 38, 1, 40, 4, 2
 AF_VSOCK = 40
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -259,27 +270,93 @@ def seccomp_filter(limited: bool) -> bytes:
     Of a ``limited`` command it refuses memory that is no process's own, as nothing would count it.
     """
     machine = os.uname().machine
-    load, jump_eq, jump_ge, ret = 0x20, 0x15, 0x35, 0x06
-    deny, missing, allow, kill = 0x00050000 | EPERM, 0x00050000 | ENOSYS, 0x7FFF0000, 0x80000000
-    program = [
-        (load, 0, 0, 4),  # seccomp_data.arch
-        (jump_eq, 1, 0, AUDIT_ARCH[machine]),
-        (ret, 0, 0, kill),
-        (load, 0, 0, 0),  # seccomp_data.nr
-        (jump_ge, 0, 1, X32_BIT),
-        (ret, 0, 0, missing),
-        (jump_eq, 0, 1, SYS_IO_URING_SETUP),
-        (ret, 0, 0, missing),
-        *(step for number in SYS_KEYS[machine] for step in ((jump_eq, 0, 1, number), (ret, 0, 0, missing))),
-        *((jump_eq, 0, 1, SYS_MEMFD_CREATE[machine]), (ret, 0, 0, missing)) * limited,
-        *((jump_eq, 0, 1, SYS_SHMGET[machine]), (ret, 0, 0, missing)) * limited,
-        (jump_eq, 0, 3, SYS_SECCOMP_SOCKET[machine]),
-        (load, 0, 0, 16),  # low half of the first argument: the address family
-        (jump_eq, 0, 1, AF_VSOCK),
-        (ret, 0, 0, deny),
-        (ret, 0, 0, allow),
-    ]
+    missing = SECCOMP_RET_ERRNO | ENOSYS
+    numbers = [SYS_IO_URING_SETUP, *SYS_KEYS[machine]]
+    numbers += [SYS_MEMFD_CREATE[machine], SYS_SHMGET[machine]] * limited
+    return assembled(
+        [
+            (LOAD, 0, 0, 4),  # seccomp_data.arch
+            (JUMP_EQ, 1, 0, AUDIT_ARCH[machine]),
+            (RETURN, 0, 0, SECCOMP_RET_KILL_PROCESS),
+            (LOAD, 0, 0, 0),  # seccomp_data.nr
+            (JUMP_GE, 0, 1, X32_BIT),
+            (RETURN, 0, 0, missing),
+            *where_equal(numbers, missing),
+            (JUMP_EQ, 0, 3, SYS_SOCKET[machine]),
+            (LOAD, 0, 0, 16),  # low half of the first argument: the address family
+            *where_equal([AF_VSOCK], SECCOMP_RET_ERRNO | EPERM),
+            (RETURN, 0, 0, SECCOMP_RET_ALLOW),
+        ]
+    )
+
+
+def lacking_filter(lacks: list[dict[str, Any]], *, asked: bool) -> bytes:
+    """A BPF program for calls and address families that an image's kernel lacks, on top of the filter above.
+
+    They end with their errno at once, or when ``asked``, once the listener has answered.
+    """
+    machine = os.uname().machine
+    jumps: list[tuple[int, int, int, int]] = []
+    families: list[tuple[int, int, int, int]] = []
+    for lack in lacks:
+        action = SECCOMP_RET_USER_NOTIF if asked else SECCOMP_RET_ERRNO | lack["errno"]
+        jumps += where_equal(lack["calls"], action)
+        families += where_equal(lack["families"], action)
+    allow = (RETURN, 0, 0, SECCOMP_RET_ALLOW)
+    sockets = [(JUMP_EQ, 2, 0, SYS_SOCKET[machine]), (JUMP_EQ, 1, 0, SYS_SOCKETPAIR[machine]), allow]
+    return assembled([(LOAD, 0, 0, 0), *jumps, *sockets, (LOAD, 0, 0, 16), *families, allow])
+
+
+def where_equal(values: list[int], action: int) -> list[tuple[int, int, int, int]]:
+    """The instructions that return ``action`` where what is loaded is one of the values."""
+    return [step for value in values for step in ((JUMP_EQ, 0, 1, value), (RETURN, 0, 0, action))]
+
+
+def assembled(program: list[tuple[int, int, int, int]]) -> bytes:
+    """The bytes of instructions (struct sock_filter)."""
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+
+
+def refuse_lacking(lacks: list[dict[str, Any]]) -> int | None:
+    """Refuse what the image's kernel lacks; a listener that is asked each time, or None without one.
+
+    A host that has a listener of its own above us allows no second one (seccomp(2), EBUSY).
+    """
+    for asked in (True, False):
+        program = lacking_filter(lacks, asked=asked)
+        buffer = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("@HP", len(program) // 8, ctypes.addressof(buffer))
+        number, flags = SYS_SECCOMP[os.uname().machine], SECCOMP_FILTER_FLAG_NEW_LISTENER * asked
+        result = libc.syscall(number, SECCOMP_SET_MODE_FILTER, flags, header)
+        if result != -1:
+            return result if asked else None
+    raise SetupError("seccomp for what the kernel lacks", ctypes.get_errno())
+
+
+def answer_lacking(listener: int, lacks: list[dict[str, Any]], console: int) -> None:
+    """Answer the listener for ever: each lack is told once on the console, before its call ends."""
+    sockets = (SYS_SOCKET[os.uname().machine], SYS_SOCKETPAIR[os.uname().machine])
+    told = set()
+    while True:
+        notification = bytearray(NOTIFICATION.size)
+        try:
+            fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, notification)
+            known, _, _, number, _, _, family = NOTIFICATION.unpack(notification)
+            where, value = ("families", family & 0xFFFFFFFF) if number in sockets else ("calls", number)
+            lack = next(lack for lack in lacks if value in lack[where])
+            if lack["what"] not in told:
+                told.add(lack["what"])
+                tell_lacking(console, lack["what"])
+            fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, ANSWER.pack(known, 0, -lack["errno"], 0))
+        except OSError as error:
+            if error.errno not in (EINTR, ENOENT):  # whoever asked has ended or was interrupted
+                os._exit(125)  # without answers its calls would wait for ever
+
+
+def tell_lacking(console: int, what: str) -> None:
+    """One line on the console, as far as somebody reads it."""
+    with contextlib.suppress(OSError):
+        os.write(console, f"software host: the image's kernel lacks {what}: refused here too\n".encode())
 
 
 def drop_privileges(limited: bool) -> None:
@@ -337,10 +414,17 @@ def first_process(spec: dict[str, Any], go: int, status: int) -> NoReturn:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(number, (most, most))
     drop_privileges(bool(spec["rlimits"]))
+    lacks, console, listener = spec["lacks"], -1, None
+    if lacks:
+        console, listener = os.dup(2), refuse_lacking(lacks)
     checked("dumpable", libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0))
     child = os.fork()
     if child:
         os.close(status)
+        if lacks and listener is None:
+            tell_lacking(console, ", ".join(lack["what"] for lack in lacks))
+        elif lacks:
+            threading.Thread(target=answer_lacking, args=(listener, lacks, console), daemon=True).start()
         for descriptor in (0, 1, 2, *spec["pass_fds"]):
             os.close(descriptor)  # so that a reader sees the end when the command closes its own
         reap(child)

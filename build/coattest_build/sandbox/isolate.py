@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,6 +44,19 @@ class Bind:
     source: Path
     target: str
     writable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """System calls (by number) and address families that end with ``errno``, as where they are not built in.
+
+    ``what`` they are is told once on the command's stderr when it is refused.
+    """
+
+    what: str
+    errno: int
+    calls: tuple[int, ...] = ()
+    families: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ def spawn(
     stderr: int | IO[Any] | None = None,
     pass_fds: Sequence[int] = (),
     limits: Limits | None = None,
+    lacks: Sequence[Lack] = (),
 ) -> subprocess.Popen[bytes]:
     """Start ``argv`` inside ``root`` and return when it has been executed.
 
@@ -116,7 +130,8 @@ def spawn(
     ``tmpfs`` are empty and writable. ``proc`` asks for a /proc with the sandbox's own processes; a host that
     forbids it gives an empty one. Everything inside ends when the returned process or this process ends.
     Without the host's ``network`` there is none; ``loopback`` brings 127.0.0.1 up in it.
-    ``limits`` sets the kernel's limits on each process; `run_limited` watches the others.
+    ``limits`` sets the kernel's limits on each process; `run_limited` watches the others. ``lacks`` is what
+    a kernel lacks that this one has.
 
     The returned process's exit code is the command's, or 128 + n when signal n ended it.
 
@@ -144,6 +159,7 @@ def spawn(
         "pass_fds": list(pass_fds),
         "rlimits": limits.rlimits() if limits else {},
         "tmpfs_size": limits.tmpfs if limits else None,
+        "lacks": [asdict(lack) for lack in lacks],
     }
     try:
         process = start_program(

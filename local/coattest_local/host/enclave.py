@@ -34,6 +34,7 @@ from coattest_build.containers.own.plan import DEFAULT_PATH, MAX_PLAN, RunPlan, 
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
 from coattest_local.host.ca import NitroAuthority
+from coattest_local.host.lacking import config_of, kernel_profile, lacks_of
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.stop import Stop
@@ -139,7 +140,7 @@ def run_enclave(
     with contextlib.ExitStack() as stack:
         tree = Path(tempfile.mkdtemp(prefix="tree-", dir=directory))
         stack.callback(_remove_tree, tree)
-        measurements = _unpack(image, tree)
+        measurements, profile = _unpack(image, tree)
         root = tree / "rootfs"
         _refuse_hardware_profile(root, image)
         plan = _plan(tree)
@@ -170,6 +171,7 @@ def run_enclave(
                 env=env,
                 binds=[sandbox.Bind(run, INSIDE, writable=True)],
                 **_surroundings(plan),
+                lacks=lacks_of(config_of(profile)) if profile else (),
                 stdout=writer,
                 stderr=writer,
             )
@@ -198,8 +200,8 @@ def check_identity(role_arn: str, instance_id: str) -> None:
         raise UsageError(f"{instance_id!r} is not an instance id", hint="i- and up to 17 hex digits")
 
 
-def _unpack(image: Path, tree: Path) -> ImageMeasurements:
-    """Measure the image and extract its application ramdisks, through one open file."""
+def _unpack(image: Path, tree: Path) -> tuple[ImageMeasurements, str | None]:
+    """Measure the image and extract its application ramdisks, through one open file; the kernel's profile."""
     with open_plain(image) as file:
         measurements = measure_file(file)
         layout = eif.read_layout(file)
@@ -214,10 +216,12 @@ def _unpack(image: Path, tree: Path) -> ImageMeasurements:
             raise _not_runnable("the image has no application ramdisk", image)
         for section in applications:
             extract.extract_ramdisk(file, section, tree)
+        metadata = layout.of_type(eif.SectionType.METADATA)
+        profile = kernel_profile(b"".join(eif.section_blocks(file, metadata[0]))) if metadata else None
     # A link here would make a directory of this host the root of the sandbox.
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
         raise _not_runnable("the application ramdisk has no rootfs", image)
-    return measurements
+    return measurements, profile
 
 
 def _refuse_hardware_profile(root: Path, image: Path) -> None:

@@ -49,6 +49,14 @@ POLL_SECONDS = 0.1
 REBOOTING = b"reboot: Restarting system"
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Processors, and memory in MiB: what the image needs when it is None."""
+
+    cpus: int = 2
+    memory: int | None = None
+
+
 @dataclass(slots=True)
 class QemuEnclave(RunningEnclave):
     """An enclave in QEMU that listens, with the seconds from the start to the heartbeat and to listening."""
@@ -68,6 +76,7 @@ def run_in_qemu(
     boot_seconds: float = BOOT_SECONDS,
     port: int = ENCLAVE_PORT,
     check: Callable[[], None] | None = None,
+    machine: Machine = Machine(),
 ) -> QemuEnclave:
     """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
 
@@ -99,6 +108,7 @@ def run_in_qemu(
             role_arn=role_arn,
             instance_id=instance_id,
             accelerator=accelerator,
+            machine=machine,
         )
         signer = run / "signer.sock"
         stack.callback(DocumentSigner(signer).close)
@@ -140,15 +150,16 @@ def qemu_command(
     role_arn: str,
     instance_id: str,
     accelerator: str,
+    machine: Machine,
 ) -> list[str]:
     """QEMU's command line. Neither -append nor -initrd: what they add is booted and not (all) measured."""
-    memory = max(MEMORY_FLOOR_MIB, MEMORY_PER_IMAGE * (image.stat().st_size // MIB + 1))
-    machine = f"nitro-enclave,vsock=c,id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
+    memory = machine.memory or max(MEMORY_FLOOR_MIB, MEMORY_PER_IMAGE * (image.stat().st_size // MIB + 1))
+    ids = f"id={module_id},parent-role={_escaped(role_arn)},parent-id={instance_id}"
     return [
         str(tools.qemu),
-        *("-M", machine),
+        *("-M", f"nitro-enclave,vsock=c,{ids}"),
         *("-kernel", str(image.resolve())),
-        *("-accel", accelerator, "-cpu", "max", "-smp", "2", "-m", f"{memory}M"),
+        *("-accel", accelerator, "-cpu", "max", "-smp", str(machine.cpus), "-m", f"{memory}M"),
         *("-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"),
         *("-chardev", f"socket,id=c,path={_escaped(str(vhost))}"),
         *(argument for folder in tools.firmware for argument in ("-L", str(folder))),

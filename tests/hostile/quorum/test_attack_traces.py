@@ -90,7 +90,7 @@ INVENTED: dict[str, Any] = {
 
 @pytest.mark.parametrize("what", INVENTED)
 def test_an_invented_objection_gets_no_cosignature(agreed: Members, what: str) -> None:
-    """Nobody cosigns what no member signed, about a release that is there or one that is to come."""
+    """log_invented.py: nobody cosigns what no member signed, about a release that is there or is to come."""
     kind, member, facts = INVENTED[what](agreed)
     invent(agreed, kind, member, facts)
     for name in THREE:

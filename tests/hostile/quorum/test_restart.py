@@ -459,6 +459,33 @@ def test_a_thiefs_withdrawal_among_the_named_entries_takes_nothing_back(tmp_path
     assert "dissent" in codes(quorum)
 
 
+def test_whatever_is_left_of_the_log_a_dissent_and_a_version_stay(tmp_path: Path) -> None:
+    """cat dissented, and has another key since. Begun again from any beginning of the log, or from none."""
+    quorum = made(tmp_path)
+    quorum.sign("cat", report_json(), name="rebuild.cat.no.intoto.json", outcome="dissent", reason="a door")
+    log(quorum)
+    quorum.install(rotated(quorum, "cat", tmp_path / "new"), THREE)
+    sign(quorum, quorum.file, "cat/new", word=".new")
+    log(quorum, "ann", "ben")
+    quorum.sign("cat", report_json(), name="rebuild.cat.new.intoto.json", age=timedelta(0), key_of="cat/new")
+    log(quorum, "ann", "ben")
+    assert "dissent" in codes(quorum)
+    whole, second, before = entries(quorum), quorum.file, quorum.roots.seen(quorum.root)
+    for size in range(len(whole) + 1):
+        shutil.rmtree(quorum.attestations / "log")
+        if size:
+            write_log(quorum, whole[:size])
+        third = begin_again(quorum, "ann", "ben")
+        for seen in (None, before):
+            outcome = fresh(quorum, seen)
+            assert (size, in_force(outcome)) == (size, third.sha256)
+            assert (size, reasons(outcome)) == (size, ["dissent"])
+        for path in quorum.attestations.glob("quorum.3.*"):
+            path.unlink()
+        quorum.file = second
+        quorum.write("quorum.toml", second.raw)
+
+
 # --- what a signer's program looks at ---------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,12 +21,17 @@ import pytest
 from click.testing import CliRunner
 
 from coattest.errors import EnvironmentFailure
+from coattest_build import builder
 from coattest_build.cli.container_build import container_build_command
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.formats.cpio import content_blocks, read_entries
 from coattest_build.formats.eif import SectionType, read_layout
 from coattest_build.formats.measure import measure
+from coattest_build.image import LOCK_FILE
+from coattest_build.inputs.lock import load_lock
+from coattest_build.inputs.pinned_image import pin_of
+from coattest_build.starts import write_start
 from coattest_local.host.ca import tls_ca_pem
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import QemuTools, find_tools
@@ -239,6 +245,20 @@ def test_a_static_program_from_scratch_is_found_in_path(
         "init: the program ended with exit code 3",
     ]
     assert "\n".join(wanted) in said
+
+
+def test_a_container_image_in_image_toml_boots(static: bytes, tools: QemuTools, tmp_path: Path) -> None:
+    """From `eif init container` and its pin: its own user and folder, /dev/nsm as image.toml says."""
+    config = {"Cmd": ["static"], "Env": ["PATH=/opt/bin"], "User": "1234:5", "WorkingDir": "/opt"}
+    (tmp_path / "image.tar").write_bytes(saved([static], config))
+    write_start("container", tmp_path / "tree")
+    with open_container_image(tmp_path / "image.tar") as opened:
+        lock = replace(load_lock(tmp_path / "tree")[0], container=pin_of(opened))
+    (tmp_path / "tree" / LOCK_FILE).write_text(lock.render())
+    report = builder.build(tmp_path / "tree", tmp_path / "out", container=tmp_path / "image.tar")
+    said = ends(tmp_path / "out/image.eif", tmp_path / "e", tools)
+    assert "ids 1234 5 in /opt\nnsm 0\ninit: the program ended with exit code 3" in said
+    assert measure(tmp_path / "out/image.eif").pcr0 == dict(report.profile("aws").pcrs)["PCR0"]
 
 
 def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuTools, tmp_path: Path) -> None:

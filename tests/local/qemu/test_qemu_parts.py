@@ -24,7 +24,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
 from coattest_local.cli.boot import liveness
 from coattest_local.qemu.boot import ZERO, compare_registers, expected
-from coattest_local.qemu.enclave import KEEPER, qemu_command
+from coattest_local.qemu.enclave import KEEPER, Machine, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
 from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
@@ -267,6 +267,7 @@ def test_qemus_command_line_has_no_unmeasured_boot_option(tmp_path: Path) -> Non
         role_arn="arn:aws:iam::111122223333:role/a,b",
         instance_id=INSTANCE,
         accelerator="tcg",
+        machine=Machine(),
     )
     assert not {"-append", "-initrd"} & set(command)
     machine = command[command.index("-M") + 1]

@@ -57,6 +57,8 @@ def make_image(
     cmd: Sequence[str] | None = ("/bin/relay",),
     env: Sequence[str] = ("PATH=/bin", "MARK=a=b"),
     base: Path | None = None,
+    metadata: bytes = b"{}",
+    cmdline_more: bytes = b"",
 ) -> Path:
     """An EIF with two ramdisks as nitro-cli lays them out.
 
@@ -81,8 +83,8 @@ def make_image(
     write_image(
         destination,
         kernel=parts / "kernel",
-        cmdline=cmdline,
-        metadata=b"{}",
+        cmdline=cmdline + cmdline_more,
+        metadata=metadata,
         ramdisks=[parts / "boot", parts / "application"],
     )
     return destination

@@ -10,9 +10,8 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Folder
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, out, utc_now
-from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options
+from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options, tell_expiry
 from coattest_verify.cli.words import cosign_rows, entry_words
-from coattest_verify.quorum.authority import tell_end
 from coattest_verify.quorum.cosigning import (
     WHENEVER,
     CosignPlan,
@@ -21,7 +20,6 @@ from coattest_verify.quorum.cosigning import (
     seen_by_cosigner,
     sound_log,
 )
-from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, cosignature_file
 from coattest_verify.quorum.members.chain import follow
@@ -47,6 +45,8 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
     memory = Roots()
     pinned = memory.pinned(root)
     done = append_log(attestations, pinned, seen=memory.seen(pinned))
+    with Folder(attestations) as folder:
+        tell_expiry(folder)
     checkpoint = done.checkpoint
     if as_json:
         emit_json({"size": checkpoint.size, "root": checkpoint.root.hex(), "appended": len(done.fresh)})
@@ -119,7 +119,7 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     seen = memory.seen(pinned)
     with Folder(attestations) as folder:
         chain = follow(folder, pinned, seen=seen, now=utc_now())
-    tell_end(expiring(chain.current, utc_now()))
+        tell_expiry(folder)
     found = sound_log(chain)
     if found is None:
         raise UsageError(

@@ -62,6 +62,12 @@ def read_once(attestations: Path) -> Iterator[ReadOnce]:
         yield ReadOnce(folder)
 
 
+def tell_expiry(evidence: Evidence) -> None:
+    """Say on stderr that the members file expires within two weeks, or has."""
+    with contextlib.suppress(CoattestError):  # who needs the file reads it, and says what is wrong with it
+        tell_end(expiring(pending(evidence).current, utc_now()))
+
+
 @dataclass(frozen=True, slots=True)
 class SigningKey:
     """Whose signature it is: ``--member``, and the ``--key`` (a file or a URI) with its passphrase file."""
@@ -76,8 +82,7 @@ class SigningKey:
         Asks for the passphrase or PIN on the terminal when nothing else names it. A members file that expires
         soon is a line on stderr. Raises UsageError.
         """
-        with contextlib.suppress(CoattestError):  # whoever signs reads it again, and says what is wrong
-            tell_end(expiring(pending(evidence).current, utc_now()))
+        tell_expiry(evidence)
         if is_remote(str(self.key)):
             return load_remote_signer(
                 str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()

@@ -33,10 +33,11 @@ def end_of(
     ``excused`` says for each excused member until when. ``own`` is a member whose own answer is required.
     ``enough`` is what else the answers that are left must fulfil.
     """
+    age = members.max_age
     moments = sorted(
         moment
         for moment in {
-            *(statement.time + members.max_age for answer in agree for statement in answer.counting),
+            *(statement.time + age for answer in agree for statement in answer.counting),
             *(excused.values() if members.dissent == "block" else ()),
         }
         if moment < members.expires
@@ -60,10 +61,11 @@ def _holds_after(
     own: str | None,
     enough: Callable[[Sequence[Answer]], bool],
 ) -> bool:
+    since = moment - members.max_age
     left = [
         replace(answer, counting=counting)
         for answer in agree
-        if (counting := tuple(item for item in answer.counting if item.time + members.max_age > moment))
+        if (counting := tuple(item for item in answer.counting if item.time > since))
     ]
     names = {answer.member for answer in left}
     if members.unmet(names) or undiversified(left, members) or (own is not None and own not in names):

@@ -90,13 +90,13 @@ def count(
 def _not_asked(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
     """Why a statement does not answer this question (rule 3), or None."""
     statement, claim, members = item.statement, question.claim, question.members
-    known = statement.quorum_sha256 in question.made_under
     agrees, objects = statement.outcome == AGREE, statement.outcome == DISSENT
     source = (claim.tree_sha256, claim.lock_sha256)
     checks = (
         (
             "wrong-members-file",
-            item.stood((*question.versions[:-1], members)) or (objects and known),
+            item.stood((*question.versions[:-1], members))
+            or (objects and statement.quorum_sha256 in question.made_under),
             f"made under version {statement.quorum_version} of quorum.toml, since when its key was not always"
             " its member's",
         ),

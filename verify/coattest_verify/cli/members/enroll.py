@@ -13,7 +13,7 @@ from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
 from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
-from coattest_verify.cli.options import attestations_option, read_once
+from coattest_verify.cli.options import attestations_option, read_once, tell_expiry
 from coattest_verify.quorum.members.file import MEMBERS_FILE, Member, MemberGroup, MembersFile, utc
 from coattest_verify.quorum.members.restarting import proposed_restart
 from coattest_verify.quorum.releases import put_file
@@ -67,6 +67,7 @@ def enroll_command(
         raise UsageError("nothing to change", hint="--help lists what can be proposed")
     with read_once(attestations) as evidence:
         current = read_members(evidence, attestations)
+        tell_expiry(evidence)
         if members or remove:
             values["members"] = _members(current, parse_members(members), remove)
             gone = {name for name in remove if "=" not in name}

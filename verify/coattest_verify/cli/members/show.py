@@ -11,10 +11,8 @@ from coattest.files import Folder
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, utc_now
-from coattest_verify.cli.options import quorum_options
+from coattest_verify.cli.options import quorum_options, tell_expiry
 from coattest_verify.cli.words import describe_rules
-from coattest_verify.quorum.authority import tell_end
-from coattest_verify.quorum.lapse import expiring
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, utc
 from coattest_verify.quorum.memory import Roots
@@ -31,7 +29,7 @@ def show_members_command(*, attestations: Path, root: bytes | None, as_json: boo
     """
     with Folder(attestations) as folder:
         state = pending(folder)
-        tell_end(expiring(state.current, utc_now()))
+        tell_expiry(folder)
         problem = _problem(folder, root)
     if as_json:
         emit_json(_json(state, problem))
