@@ -20,8 +20,8 @@ import pytest
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.forward import PortForwarder
 from coattest_parent.link.proxy import HEAD_MAX, ConnectProxy
-from support.build.network import NAME, TARGET, echo, echo_server, head, serving, tls_server, trust
 from support.enclave.enclave_image import compile_program
+from support.parent.network import NAME, TARGET, echo, echo_server, head, serving, tls_server, trust
 
 SOURCES = Path(__file__).parents[2] / "support" / "container_images"
 OTHER = "other.coattest.test:8443"

@@ -40,9 +40,9 @@ from coattest_parent.link.forward import PortForwarder
 from coattest_parent.link.proxy import ConnectProxy
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
-from support.build.network import NAME, TARGET, tls_server
 from support.enclave.enclave_image import compile_program, whole
 from support.only_in import only_in
+from support.parent.network import NAME, TARGET, tls_server
 
 only_in("container-images")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]

@@ -16,7 +16,7 @@ from coattest.errors import UsageError
 from coattest_parent.link import forward
 from coattest_parent.link.channels import Hybrid, Unix, Vsock, connect_to
 from coattest_parent.link.forward import PortForwarder, parse_forward
-from support.build.network import echo, serving
+from support.parent.network import echo, serving
 
 PROXY = [sys.executable, "-c", "from coattest_parent.cli.auction import main; main()", "proxy"]
 

@@ -35,7 +35,7 @@ struct loopback_address { /* struct sockaddr_in */
 	unsigned char zero[8];
 };
 
-#define CONNECT_PORT 3128    /* of the loopback: CONNECT_PORT of common/coattest/network.py */
+#define CONNECT_PORT 3128    /* of the loopback: CONNECT_PORT of common/coattest/network/__init__.py */
 #define PARENT_PROXY 8000    /* vsock: PROXY_PORT of parent/coattest_parent/link/channels.py */
 #define LISTENS 16	     /* MAX_LISTEN of network.py */
 #define NAMES 64	     /* MAX_CONNECT of network.py */
