@@ -10,7 +10,7 @@ from coattest.errors import EnvironmentFailure
 THROTTLED = frozenset({"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown"})
 FORBIDDEN = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"})
 UNKNOWN_CALLER = frozenset({"UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId"})
-"""Codes for one thing in CloudFormation, KMS and SSM, EC2 and S3 (each one's "Common errors")."""
+"""Codes for one thing in CloudFormation, KMS and Service Quotas, EC2 and S3 (each one's "Common errors")."""
 
 LOCAL_HINT = "with local services: source the party's env file of nitro-local up, and give --endpoint-url"
 """For who forgot where the stand-in of AWS is; ``auction`` and ``deploy`` go nowhere else by a variable."""

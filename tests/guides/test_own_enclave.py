@@ -159,4 +159,4 @@ def test_the_page_quotes_the_example() -> None:
     (quoted,) = re.findall(r"```python\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
     assert quoted in (EXAMPLE / "check.py").read_text()
     spec = image.load_spec(EXAMPLE)
-    assert (spec.wheels, spec.bytecode, spec.environment) == (None, None, ())
+    assert (spec.bytecode, spec.environment) == (None, ())

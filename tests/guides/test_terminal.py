@@ -16,7 +16,6 @@ import termios
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +28,8 @@ from coattest_parent.cli.deploy import command as deploy
 from coattest_parent.cli.deploy import stack
 from coattest_parent.deployment.live import Live
 from coattest_parent.deployment.runner import Enclave
+from coattest_parent.deployment.stack.parents import Parent
+from coattest_parent.deployment.stack.rollout import Applied
 from coattest_parent.link.channels import parse_address
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
@@ -334,13 +335,17 @@ def test_apply_on_aws_ends_in_a_verdict_and_what_next(
 ) -> None:
     """The first phase has a role and no enclave; the second a verified one."""
     role, module = "arn:aws:iam::111122223333:role/coattest-spring", "i-1234567890abcdef0-enc0123456789abcdef"
-    socket = parse_address("unix:/run/in_5005.sock")
-    live = Live(module, NOW, Enclave(module, socket, socket, 1, "NONE")) if phase == 2 else None
-    done = SimpleNamespace(live=live, role_arn=role, instance_id="i-1234567890abcdef0", retired=())
+    parents = (Parent("i-1234567890abcdef0", "InService", module, NOW),)
+    done = Applied(role, "coattest-spring-0123456789ab", parents) if phase == 2 else Applied(role)
     for name in ("_cloud_of", "read_plan", "_require_programs"):
         monkeypatch.setattr(stack, name, lambda *_: None)
     monkeypatch.setattr(stack.rollout, "apply_stacks", lambda *_, **__: done)
-    given: dict[str, Any] = {"as_json": False, "image": Path("image.eif"), "plan_folder": Path("plan")}
+    given: dict[str, Any] = {
+        "as_json": False,
+        "image": Path("image.eif"),
+        "plan_folder": Path("plan"),
+        "retire": False,
+    }
     nobody: Any = None
     stack.apply_plan(nobody, given)
     said = capsys.readouterr()

@@ -169,12 +169,12 @@ def test_no_text_of_a_members_file_is_free(path: tuple[str | int, ...]) -> None:
             MembersFile.decode(tomli_w.dumps(changed(MEMBERS, path, text)).encode())
 
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "name": "auction",
     "account": "111122223333",
     "region": "eu-west-1",
     "vpc": "vpc-01234567",
-    "subnet": "subnet-01234567",
+    "subnets": ["subnet-01234567", "subnet-01234568"],
     "ami": "ami-01234567",
     "instance_type": "c6i.2xlarge",
     "programs": SHA,
@@ -184,10 +184,15 @@ SETTINGS = {
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_no_text_of_a_plan_is_free(name: str) -> None:
     """They become templates, units and user data."""
-    Settings(**SETTINGS)  # type: ignore[arg-type]
+    settings_of(SETTINGS)
     for text in NEVER:
         with pytest.raises(UsageError):
-            Settings(**changed(SETTINGS, (name,), text))
+            settings_of(changed(SETTINGS, (name, 0) if name == "subnets" else (name,), text))
+
+
+def settings_of(document: dict[str, Any]) -> Settings:
+    """Settings, whose subnets are a tuple."""
+    return Settings(**{**document, "subnets": tuple(document["subnets"])})
 
 
 @pytest.mark.parametrize("text", NEVER)

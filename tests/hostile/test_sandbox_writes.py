@@ -169,7 +169,9 @@ def test_a_compiler_that_leaves_links_gives_nothing_away(tmp_path: Path, home: P
     (out / output).unlink()
     (out / output).symlink_to(home / "member.key")
     with raises_code(EnvironmentFailure, "compile-failed"):
-        kernel.adopt(out, tmp_path / "kernel", fragment="CONFIG_X=y\n", digest="0" * 64, fresh=False)
+        kernel.adopt(
+            out, tmp_path / "kernel", profile="minimal", fragment="CONFIG_X=y\n", digest="0" * 64, fresh=False
+        )
 
 
 def test_a_container_stage_that_leaves_links_gives_nothing_away(tmp_path: Path, home: Path) -> None:

@@ -22,9 +22,12 @@ if os.environ.get("COATTEST_REQUIRE_SCANNERS") != "1":
     pytest.skip("tox -e scanners installs the scanners", allow_module_level=True)
 
 from coattest_build.formats.measure import pcr3
+from coattest_parent.deployment.stack.settings import Settings
+from coattest_parent.deployment.stack.templates import base_template, parents_template, template_text
 from coattest_verify.cli.policy.making import DESCRIPTION
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, PolicyOptions, policy_text
+from coattest_verify.keypolicy.report import BuyerReport
 from support.verify.decisions import ACCOUNT, AN_AUCTIONS, ENCRYPTER, PARENT, decision, make
 from support.verify.trail_records import record
 
@@ -44,6 +47,22 @@ THIS_KEY = "RESOURCE_STAR"
 
 BUCKET_LOGS = "CKV_AWS_18"
 """checkov: access logs of a bucket. They need a second bucket, which is the buyer's to choose."""
+
+LOG_KEYS = "CKV_AWS_158"
+"""checkov: log groups under a key of one's own. CloudWatch encrypts them, and nothing secret is logged."""
+
+AGENT = "CKV_AWS_111"
+"""checkov: writing on every resource. Session Manager's actions know none."""
+
+SETTINGS = Settings(
+    name="spring",
+    account="111122223333",
+    region="eu-central-1",
+    vpc="vpc-0123456789abcdef0",
+    subnets=("subnet-0123456789abcdef0", "subnet-0123456789abcdef1"),
+    ami="ami-0123456789abcdef0",
+)
+REPORT = BuyerReport("buyer-1", KEY, "s3://bids-of-buyer-1/bids/", SETTINGS.role_arn, ("00" * 32,))
 
 
 def registers(**changes: str) -> dict[int, str]:
@@ -189,11 +208,24 @@ def test_cfn_lint_finds_nothing(templates: Path) -> None:
 @pytest.mark.parametrize(("framework", "looked_at"), [("cloudformation", 10), ("terraform", 4)])
 def test_checkov_finds_nothing(templates: Path, framework: str, looked_at: int) -> None:
     """Every check of the framework passes, and there are checks: an empty report is no pass."""
+    assert passed_by_checkov(templates, framework, BUCKET_LOGS) >= looked_at
+
+
+def test_checkov_finds_nothing_in_the_services_templates(tmp_path: Path) -> None:
+    """The base with the buyers' rights, and parents; what is left out has its reason above."""
+    base = base_template(SETTINGS, [REPORT])
+    (tmp_path / "base.json").write_text(template_text(base))
+    (tmp_path / "parents.json").write_text(template_text(parents_template(SETTINGS, "ab" * 32)))
+    assert passed_by_checkov(tmp_path, "cloudformation", BUCKET_LOGS, LOG_KEYS, AGENT) >= 30
+
+
+def passed_by_checkov(folder: Path, framework: str, *left_out: str) -> int:
+    """How many checks passed; none failed."""
     program = Path(sys.executable).with_name("checkov")
     done = subprocess.run(
         [
-            *(program, "--directory", templates, "--framework", framework, "--skip-download"),
-            *("--output", "json", "--skip-check", BUCKET_LOGS),
+            *(program, "--directory", folder, "--framework", framework, "--skip-download"),
+            *("--output", "json", "--skip-check", ",".join(left_out)),
         ],
         capture_output=True,
         text=True,
@@ -203,4 +235,4 @@ def test_checkov_finds_nothing(templates: Path, framework: str, looked_at: int) 
     failed = [(each["check_id"], each["resource"]) for each in report["results"]["failed_checks"]]
     assert failed == []
     assert report["results"]["parsing_errors"] == []
-    assert report["summary"]["passed"] >= looked_at
+    return int(report["summary"]["passed"])

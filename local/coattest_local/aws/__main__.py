@@ -54,7 +54,7 @@ def main(
     unsafe_allow_unsigned_documents: bool,
     exit_with_parent: bool,
 ) -> None:
-    """Serve KMS, S3, STS, IAM, CloudFormation, EC2 and SSM on loopback until it is told to stop.
+    """Serve KMS, S3, STS, IAM, CloudFormation, EC2 and Auto Scaling on loopback until it is told to stop.
 
     A test's program hands in faults as the click context's ``obj``.
     """
@@ -82,11 +82,13 @@ def main(
         context = server.tls_context(directory, server.certificate_names(regions))
         listening = server.TlsServer(gate, context, port)
         listening.serve_in_background()
+        gate.groups.start()
         _announce(directory, listening.port, region, opened)
         if exit_with_parent:
             threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
         stop.wait()
         listening.shutdown()
+        gate.groups.stop()
 
 
 def _warn(unsigned: bool) -> None:

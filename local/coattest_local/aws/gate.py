@@ -24,18 +24,26 @@ from moto.moto_server.werkzeug_app import create_backend_app
 from coattest_local.aws import sigv4
 from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.http import MAX_BODY, HttpRequest, HttpResponse, ServiceError, error_answer
+from coattest_local.aws.groups.controller import Groups
+from coattest_local.aws.groups.service import GroupService
+from coattest_local.aws.http import (
+    JSON_SERVICES,
+    MAX_BODY,
+    HttpRequest,
+    HttpResponse,
+    ServiceError,
+    error_answer,
+)
 from coattest_local.aws.identity import IdentityService
 from coattest_local.aws.kms.call import KmsSettings
 from coattest_local.aws.kms.service import KmsService
-from coattest_local.aws.runcommand.service import SsmService
 from coattest_local.aws.s3 import S3Service
 from coattest_local.aws.stacks.additions import extend_moto
 from coattest_local.aws.stacks.service import StackService
 from coattest_local.aws.trail import Trail
 
 MANAGEMENT = ("cloudformation", "ec2")
-SERVICES = ("iam", "kms", "s3", "sts", *MANAGEMENT)
+SERVICES = ("autoscaling", "iam", "kms", "s3", "sts", *MANAGEMENT)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -82,7 +90,9 @@ class Gate:
             "sts": identity.handle_sts,
             **{name: StackService(name, self._forward, clock, self._faults).handle for name in MANAGEMENT},
         }
-        self._services["ssm"] = SsmService(instances, self._services["s3"], self._lock, clock).handle
+        groups = GroupService(self._forward, clock)
+        self._services |= {"autoscaling": groups.handle, "servicequotas": groups.handle_quotas}
+        self.groups = Groups(instances, self._services["s3"], self._lock, clock, self._faults)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""
@@ -112,7 +122,7 @@ class Gate:
         if header.service not in self._services:
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
         if self._faults.throttled(header.service, _action(header.service, request)):
-            code = {"s3": "SlowDown", "ssm": "ThrottlingException", "kms": "ThrottlingException"}
+            code = {"s3": "SlowDown", **dict.fromkeys(JSON_SERVICES, "ThrottlingException")}
             raise ServiceError(code.get(header.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
         # elsewhere.
@@ -154,7 +164,7 @@ class Gate:
 
 def _protocol(service: str, environ: Environ) -> str:
     """The service in whose form a client reads its error; for one that is not emulated, by the request."""
-    if service in (*SERVICES, "ssm"):
+    if service in (*SERVICES, *JSON_SERVICES):
         return service
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
 

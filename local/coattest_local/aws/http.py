@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 MAX_BODY = 256 * 1024 * 1024
 """Bytes of a body that are read into memory. S3 takes 5 GiB in one PUT; nothing here comes near that."""
 
+JSON_SERVICES = ("kms", "servicequotas")
 _CLOUDFORMATION = "http://cloudformation.amazonaws.com/doc/2010-05-15/"
 
 
@@ -56,18 +57,25 @@ def json_answer(document: object, status: int = 200) -> HttpResponse:
 
 
 def cloudformation_answer(action: str, inner: str) -> HttpResponse:
-    """An answer of CloudFormation's query protocol; ``inner`` is the result's XML."""
+    """An answer of CloudFormation; ``inner`` is the result's XML."""
+    return query_answer(action, inner, _CLOUDFORMATION)
+
+
+def query_answer(action: str, inner: str, namespace: str) -> HttpResponse:
+    """An answer of the query protocol; ``inner`` is the result's XML."""
     text = (
-        f'<{action}Response xmlns="{_CLOUDFORMATION}"><{action}Result>{inner}</{action}Result>'
+        f'<{action}Response xmlns="{namespace}"><{action}Result>{inner}</{action}Result>'
         f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata></{action}Response>"
     )
     return HttpResponse(200, text.encode(), {"Content-Type": "text/xml"})
 
 
 def error_answer(service: str, error: ServiceError) -> HttpResponse:
-    """The error in the protocol of the service: JSON 1.1 (KMS, SSM), XML of S3, XML of the query services."""
+    """The error in the service's protocol: JSON 1.1 (KMS, Service Quotas), XML of S3, XML of the query
+    services.
+    """
     identifier = str(uuid.uuid4())
-    if service in ("kms", "ssm"):
+    if service in JSON_SERVICES:
         answer = json_answer({"__type": error.code, "message": error.message}, error.status)
         headers = {**answer.headers, "x-amzn-RequestId": identifier, "x-amzn-ErrorType": error.code}
         return HttpResponse(answer.status, answer.body, headers)

@@ -19,7 +19,6 @@ from coattest_local.demo.cloud import BuyerCloud
 
 SERVICE = "service"
 RESULTS = "results-of-service"
-AMI = "ami-0123456789abcdef0"
 
 FOREIGN = ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 """Variables that would put a person's real AWS credentials before the example's."""
@@ -65,14 +64,12 @@ def make_example(services: Services, directory: Path, source: Path) -> dict[str,
     owned = {name: cloud.make_buyer(services, name, role) for name in BUYERS}
     _make_results(services)
     (directory / "shared" / "attestations").mkdir(parents=True)
-    subnet = services.client("ec2", SERVICE).describe_subnets()["Subnets"][0]
+    subnets = services.client("ec2", SERVICE).describe_subnets()["Subnets"][:2]
     variables = {
         SERVICE: {
             "RESULTS": f"s3://{RESULTS}",
-            "VPC": subnet["VpcId"],
-            "SUBNET": subnet["SubnetId"],
-            "AMI": AMI,
-            "LOCAL_ENCLAVES": "--state enclaves",
+            "VPC": subnets[0]["VpcId"],
+            "SUBNETS": " ".join(f"--subnet {each['SubnetId']}" for each in subnets),
         },
         **{name: _of_buyer(name, owned[name]) for name in BUYERS},
     }

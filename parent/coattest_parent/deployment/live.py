@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from coattest.errors import FoundFalse
@@ -14,11 +14,13 @@ from coattest_enclave.protocol import alive
 from coattest_parent.deployment.runner import Enclave, require_local, require_plain
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
+    Expectation,
     ExpectNonce,
     ExpectPcrs,
     ExpectPublicKey,
     ExpectUserData,
     MaxAge,
+    Verdict,
     verify_document,
 )
 from coattest_verify.attestation.profiles import root_for
@@ -70,26 +72,6 @@ def require_in_force(decision: Decision, now: datetime) -> None:
         )
 
 
-def require_described(enclave: Enclave, decision: Decision) -> None:
-    """Refuse an enclave whose own runner reports other registers than the decided ones, before asking it.
-
-    Raises FoundFalse (live-document) with a finding for each register that differs.
-    """
-    findings = [
-        Finding("live-document", f"PCR{index}", "differs from the decision", decision.pcrs[index], value)
-        for index, value in enclave.pcrs
-        if decision.pcrs.get(index, value) != value
-    ]
-    if findings:
-        names = ", ".join(finding.where for finding in findings)
-        raise FoundFalse(
-            f"the runner describes another image: {names} differ",
-            where=enclave.id,
-            code="live-document",
-            findings=findings,
-        )
-
-
 def ask(enclave: Enclave, nonce: bytes) -> bytes:
     """A live document of an enclave of this machine over a nonce, unverified."""
     with EnclaveClient(enclave.address, LIVE_TIMEOUT) as client:
@@ -103,43 +85,63 @@ def check_live(
     role_arn: str,
     instance_id: str,
     now: Callable[[], datetime],
-    get: Callable[[Enclave, bytes], bytes] | None = None,
 ) -> Live:
-    """Ask a running enclave for its document over a fresh nonce and verify it against the decision.
+    """Ask an enclave that runs here for its document over a fresh nonce and verify it against the decision.
 
-    ``get`` asks for the document where the enclave is elsewhere. What the runner says of the enclave must
-    agree too. Raises FoundFalse: ``live-document`` with every finding, ``debug-mode``, ``no-decision``, or
-    ``local-not-loopback``.
+    What the runner says of the enclave must agree too. Raises FoundFalse: ``live-document`` with every
+    finding, ``debug-mode``, ``no-decision``, or ``local-not-loopback``.
     """
     require_in_force(decision, now())
     require_plain(enclave)
-    require_described(enclave, decision)
-    if get is None and decision.profile == "local":
+    if decision.profile == "local":
         require_local(enclave)
     nonce = secrets.token_bytes(NONCE_SIZE)
-    document = (get or ask)(enclave, nonce)
-    decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
-    verdict = verify_document(
+    document = ask(enclave, nonce)
+    verdict = judge_live(
+        decision,
         document,
-        [
-            ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
-            ExpectNonce(nonce),
-            ExpectUserData(alive.alive_user_data()),
-            ExpectPublicKey(None),
-            MaxAge(LIVE_MAX_AGE_MS, skew_ms=LIVE_SKEW_MS),
-        ],
+        role_arn=role_arn,
+        instance_id=instance_id,
         now=now(),
-        root=root_for(decision.profile),
+        max_age_ms=LIVE_MAX_AGE_MS,
+        nonce=nonce,
     )
     if not verdict.ok:
-        findings = verdict.findings
-        found = "; ".join(map(str, findings))
-        raise FoundFalse(
-            f"the running enclave is not the decided one: {found}",
-            where=enclave.id,
-            code="live-document",
-            findings=findings,
-        )
-    document_time = timedelta(milliseconds=verdict.document.timestamp_ms)
-    time = datetime(1970, 1, 1, tzinfo=timezone.utc) + document_time
-    return Live(verdict.document.module_id, time, enclave)
+        raise not_the_decided(enclave.id, verdict.findings)
+    return Live(verdict.document.module_id, verdict.document.timestamp, enclave)
+
+
+def judge_live(
+    decision: Decision,
+    document: bytes,
+    *,
+    role_arn: str,
+    instance_id: str,
+    now: datetime,
+    max_age_ms: int,
+    nonce: bytes | None = None,
+) -> Verdict:
+    """What a live document is worth: whether it is of the decided image, that role and that instance.
+
+    Without a nonce its age is what makes it live.
+    """
+    decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
+    expected: list[Expectation] = [
+        ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
+        ExpectUserData(alive.alive_user_data()),
+        ExpectPublicKey(None),
+        MaxAge(max_age_ms, skew_ms=LIVE_SKEW_MS),
+    ]
+    if nonce is not None:
+        expected.append(ExpectNonce(nonce))
+    return verify_document(document, expected, now=now, root=root_for(decision.profile))
+
+
+def not_the_decided(where: str, findings: Sequence[Finding]) -> FoundFalse:
+    """The error for an enclave whose document was refused, with everything that is wrong with it."""
+    return FoundFalse(
+        f"the running enclave is not the decided one: {'; '.join(map(str, findings))}",
+        where=where,
+        code="live-document",
+        findings=findings,
+    )

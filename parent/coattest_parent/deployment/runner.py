@@ -35,8 +35,6 @@ class Enclave:
     proxy: Address
     pid: int
     flags: str
-    pcrs: tuple[tuple[int, str], ...] = ()
-    """Registers by index in lower-case hex, where the runner reports them (nitro-cli: ``Measurements``)."""
 
 
 class Runner(Protocol):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
     from mypy_boto3_kms import KMSClient
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_ssm import SSMClient
     from mypy_boto3_sts import STSClient
 
 # boto3 is an extra: it is imported where a session is made or used.
@@ -110,10 +109,15 @@ class Aws:
         with aws_settings("ec2"):
             return self.session.client("ec2", region_name=region, **self._options())
 
-    def ssm(self, region: str) -> SSMClient:
-        """Systems Manager in a region."""
-        with aws_settings("ssm"):
-            return self.session.client("ssm", region_name=region, **self._options())
+    def autoscaling(self, region: str) -> Any:
+        """Auto Scaling in a region."""
+        with aws_settings("autoscaling"):
+            return self.session.client("autoscaling", region_name=region, **self._options())
+
+    def quotas(self, region: str) -> Any:
+        """Service Quotas in a region."""
+        with aws_settings("service-quotas"):
+            return self.session.client("service-quotas", region_name=region, **self._options())
 
     def credentials(self) -> SessionCredentials:
         """The session's current credentials; raises AwsFailure (no-credentials) when there are none."""

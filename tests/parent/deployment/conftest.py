@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from support.parent.stack_world import Bench, World
 
 # The fixtures import moto's models, which takes a second or two: not where nothing needs them.
-_stacks = ("deploy", "failures", "hostile", "killed", "remote", "upgrade")
+_stacks = ("deploy", "failures", "fleet", "hostile", "killed", "upgrade")
 collect_ignore = [] if runs_in("deploy") else [f"test_stack_{name}.py" for name in _stacks]
 
 
@@ -44,8 +43,8 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.fixture
-def bench(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(world: World, request: pytest.FixtureRequest) -> Iterator[Bench]:
     """A plan with both buyers' reports; everything of it ends with the test."""
     from support.parent.stack_world import running_bench
 
-    yield from running_bench(world, tmp_path, f"t{zlib.crc32(request.node.name.encode()):08x}")
+    yield from running_bench(world, f"t{zlib.crc32(request.node.name.encode()):08x}")

@@ -8,60 +8,57 @@ import json
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
-from coattest_parent.deployment.stack import planning, rollout, stacks
-from coattest_parent.deployment.stack.hosts import LocalHost
+from coattest_parent.deployment.stack import rollout, stacks
 from coattest_parent.link.aws import ATTEMPTS
 from coattest_verify.quorum.authority import authority_from
 from support.parent.deployments import Release, now
 from support.parent.stack_world import (
     BUYERS,
     Bench,
-    DebugHost,
-    SwitchedHost,
     World,
     details,
     encrypted,
-    planning_options,
 )
 from support.raises import raises_code
 from support.verify.members import NOW, report_json
 
 
 def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
-    """Two phases, upgrade, rollback, retirement, destroy; at every step one of the releases decrypts."""
+    """Two phases, upgrade, retirement, rollback, destroy; at every step one of the releases decrypts."""
     first, second = world.first, world.second
-    one, two = (planning.release_id(each.authority.decision) for each in (first, second))
     world.plan(first)
     started = world.apply(first)
     assert started["verified"] is False
     assert started["role"] == world.settings.role_arn
-    assert world.running() == []
+    assert started["parents"] == []
     world.plan(first, *(world.stack_of(name, first) for name in BUYERS))
     applied = world.apply(first)
     assert applied["verified"] is True
-    assert world.running() == [one]
+    assert len(applied["parents"]) == 1
     again = world.apply(first)
-    assert again["module_id"] == applied["module_id"]
-    assert again["instance"] == applied["instance"]
+    # The same enclave, shown by a newer document.
+    assert shown(again) == shown(applied)
+    assert again["parents"][0]["time"] > applied["parents"][0]["time"]
     state = world.status(first)
     assert state["findings"] == []
-    assert state["live"]["module_id"] == applied["module_id"]
+    assert shown(state) == shown(applied)
 
     ciphertexts = encrypted(world)
     assert world.decrypts(first, ciphertexts)
     assert not world.decrypts(second, ciphertexts)
     # Policies first: without the buyers' reports of the next release there is no plan.
-    refused = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
     old = [
         argument for name in BUYERS for argument in ("--report", str(world.folder / f"{name}.report.json"))
     ]
+    image = ["--image", str(second.image)]
     answer = world.deploy(
-        "plan", *refused, "--out", "no", "--image", str(second.image), *old, *second.deciding, expect=1
+        "plan", *world.chosen, *world.place, "--out", "no", *image, *old, *second.deciding, expect=1
     )
     assert answer["code"] == "policy-first"
     reports = [world.stack_of(name, first, second) for name in BUYERS]
@@ -69,57 +66,60 @@ def test_a_deployment_from_its_plan_to_its_end(world: World) -> None:
     assert world.decrypts(second, ciphertexts)
     world.plan(second, *reports)
     upgraded = world.apply(second)
-    assert upgraded["retired"] == [one]
-    assert upgraded["instance"] == applied["instance"]
-    assert world.running() == [two]
+    assert upgraded["beside"] == [applied["stack"]]
+    assert upgraded["retired"] == []
     # The plan in the folder is for the second decision: the first gives another.
     assert world.apply(first, expect=1)["code"] == "plan-differs"
+    assert world.apply(second, "--retire")["retired"] == [applied["stack"]]
+    # A rollback is the same with the earlier decision.
     world.plan(first, *reports)
-    assert world.apply(first)["retired"] == [two]
-    assert world.running() == [one]
-    assert world.decrypts(first, ciphertexts)
-    assert world.decrypts(second, ciphertexts)
+    assert world.apply(first, "--retire")["retired"] == [upgraded["stack"]]
     world.plan(second, *reports)
-    assert world.apply(second)["retired"] == [one]
+    assert world.apply(second, "--retire")["retired"] == [applied["stack"]]
     world.plan(second, *(world.stack_of(name, second) for name in BUYERS))
     assert not world.decrypts(first, ciphertexts)
     assert world.decrypts(second, ciphertexts)
-    assert world.apply(second)["retired"] == []
+    assert world.apply(second)["beside"] == []
 
     ended = world.deploy("destroy", "--plan", "plan", *world.place)
-    assert f"enclave {two}" in ended["gone"]
+    assert ended["gone"] == [f"stack {upgraded['stack']}", f"stack {world.settings.base_stack}"]
     assert len(ended["remains"]) == 2
-    assert world.running() == []
     assert world.status(second, expect=1)["stacks"] == {
         world.settings.base_stack: None,
-        world.settings.main_stack: None,
+        upgraded["stack"]: None,
     }
 
 
-@pytest.mark.parametrize("kind", [DebugHost, SwitchedHost])
-def test_what_does_not_verify_is_rolled_back(bench: Bench, kind: type[LocalHost]) -> None:
-    """A debug enclave and another image end, and the stack of phase 2 is gone again."""
-    host = kind(bench.host.directory)
-    if isinstance(host, SwitchedHost):
-        host.other = bench.world.second.image
+def shown(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which enclaves an answer shows, and on which instances."""
+    return [(parent["instance"], parent["module_id"]) for parent in answer["parents"]]
+
+
+@pytest.mark.parametrize("lie", ["debug", "image"])
+def test_what_does_not_verify_is_rolled_back(bench: Bench, lie: str) -> None:
+    """A debug enclave and another image: the stack of parents is gone again, and so are its instances."""
+    stack = bench.plan.parents_stack
+    bench.fault(stack, launch=lie if lie == "debug" else f"image={bench.world.second.image}")
     with raises_code(FoundFalse, "live-document", match="PCR0"):
-        bench.apply(host=host)
-    assert host.running() == {}
-    assert bench.stack(bench.plan.settings.main_stack) is None
-    assert bench.apply().live
+        bench.apply()
+    assert bench.stack(stack) is None
+    assert bench.instances() == []
+    bench.fault(stack)
+    assert bench.apply().parents
 
 
 def test_a_bad_release_leaves_the_running_one_alone(bench: Bench) -> None:
-    """The release that ran goes on, and so does its stack, when the next does not verify."""
-    bench.apply()
-    before = bench.stack(bench.plan.settings.main_stack)
-    world, settings = bench.world, bench.plan.settings
-    reports = {f"{name}.json": world.second.report(name, role=settings.role_arn) for name in BUYERS}
-    following = planning.make_stack_plan(world.second.authority, world.second.image, settings, reports)
+    """The parents that serve go on, and so does their stack, when the next ones do not verify."""
+    served = bench.apply().parents
+    before = bench.stack(bench.plan.parents_stack)
+    following = bench.following()
+    bench.fault(following.parents_stack, launch="debug")
     with raises_code(FoundFalse, "live-document"):
-        rollout.apply_stacks(following, world.second.image, bench.cloud(DebugHost(bench.host.directory)))
-    assert list(bench.host.running()) == [bench.plan.release_id]
-    assert bench.stack(settings.main_stack) == before
+        bench.apply(following, retire=True)
+    assert bench.stack(following.parents_stack) is None
+    assert bench.stack(bench.plan.parents_stack) == before
+    assert bench.instances() == [parent.instance for parent in served]
+    assert bench.status()["findings"] == []
 
 
 def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Path) -> None:
@@ -130,24 +130,23 @@ def test_the_programs_are_uploaded_under_their_digest(bench: Bench, tmp_path: Pa
     settings = dataclasses.replace(bench.plan.settings, programs=digest)
     plan = dataclasses.replace(bench.plan, settings=settings)
     with pytest.raises(UsageError, match="programs"):
-        rollout.apply_stacks(plan, bench.world.first.image, bench.cloud())
-    assert bench.stack(settings.main_stack) is None
-    assert rollout.apply_stacks(plan, bench.world.first.image, bench.cloud(), archive).live
+        bench.apply(plan)
+    assert bench.stack(plan.parents_stack) is None
+    assert bench.apply(plan, programs=archive).parents
     base = bench.stack(settings.base_stack)
     assert base
     s3 = bench.world.services.client("s3", "service")
-    place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"releases/parent/{digest}.tar"}
+    place = {"Bucket": base.outputs["ArtifactBucket"], "Key": f"programs/{digest}.tar"}
     assert s3.get_object(**place)["Body"].read() == b"wheels"
     said: list[str] = []
-    again = dataclasses.replace(bench.cloud(), say=said.append)
-    assert rollout.apply_stacks(plan, bench.world.first.image, again, archive).live
-    assert [line.endswith("exists already") for line in said if "releases/" in line] == [True, True]
+    assert bench.apply(plan, programs=archive, say=said.append).parents
+    assert len([line for line in said if line.endswith("exists already")]) == 3
 
 
 @pytest.mark.parametrize("by_hand", ["role", "group"])
 def test_a_stack_changed_by_hand_is_refused(bench: Bench, by_hand: str) -> None:
     """An extra right, or an open port: named, and nothing else happens; status says it too."""
-    applied = bench.apply()
+    served = bench.apply().parents
     settings = bench.plan.settings
     if by_hand == "role":
         text = json.dumps(
@@ -159,15 +158,14 @@ def test_a_stack_changed_by_hand_is_refused(bench: Bench, by_hand: str) -> None:
     else:
         ec2 = bench.world.services.client("ec2", "service")
         found = ec2.describe_security_groups()["SecurityGroups"]
-        (group,) = [item for item in found if settings.main_stack in item["Description"].replace(" ", "-")]
+        (group,) = [item for item in found if f"coattest {settings.name}:" in item["Description"]]
         ec2.authorize_security_group_ingress(
             GroupId=group["GroupId"], IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
         )
     with raises_code(FoundFalse, "stack-changed", match="ParentRole" if by_hand == "role" else "Closed"):
         bench.apply()
-    assert applied.live
-    assert list(bench.host.running()) == [bench.plan.release_id]
-    assert "changed by hand" in details(rollout.stacks_status(bench.plan, bench.cloud()))
+    assert bench.instances() == [parent.instance for parent in served]
+    assert "changed by hand" in details(bench.status())
     if by_hand == "role":
         bench.world.services.client("iam", "service").delete_role_policy(
             RoleName=settings.role_name, PolicyName="more"
@@ -186,7 +184,7 @@ def test_a_half_finished_stack_is_taken_up_again(bench: Bench) -> None:
     left = bench.stack(bench.plan.settings.base_stack)
     assert left
     assert left.status == "REVIEW_IN_PROGRESS"
-    assert bench.apply().live
+    assert bench.apply().parents
 
 
 @pytest.mark.parametrize(
@@ -232,10 +230,10 @@ def test_missing_rights_end_it_before_anything_is_made(bench: Bench) -> None:
         bench.apply(keys=(key["AccessKeyId"], key["SecretAccessKey"]))
     assert refused.value.exit_code == 3
     assert bench.stack(bench.plan.settings.base_stack) is None
-    assert bench.host.running() == {}
+    assert bench.instances() == []
 
 
-@pytest.mark.parametrize("service", ["cloudformation", "ec2"])
+@pytest.mark.parametrize("service", ["cloudformation", "ec2", "autoscaling"])
 def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[float], service: str) -> None:
     """botocore's retries are used up, then one line says so; the next apply goes on."""
     (bench.world.services.directory / "throttle").write_text(service)
@@ -243,9 +241,10 @@ def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[floa
         bench.apply()
     assert refused.value.exit_code == 3
     assert len(waits) == ATTEMPTS - 1
-    assert bench.host.running() == {}
     (bench.world.services.directory / "throttle").unlink()
-    assert bench.apply().live
+    # Auto Scaling is asked only once there is a group; the next apply takes it up.
+    assert bool(bench.instances()) == (service == "autoscaling")
+    assert bench.apply().parents
 
 
 def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
@@ -278,9 +277,10 @@ def test_a_dissent_is_no_authority(world: World, tmp_path: Path) -> None:
     members = dataclasses.replace(world.first.members, folder=tmp_path / "quorum")
     release = Release.make(tmp_path, world.first.image, by=members)
     release.members.sign("buyer-2", report_json("another"), age=NOW - (now() - timedelta(hours=1)))
-    chosen = [f"--{name}={getattr(world.settings, name)}" for name in planning_options]
     image = ["--image", str(release.image)]
-    answer = world.deploy("plan", *chosen, "--out", "none", *image, *release.deciding, expect=1)
+    answer = world.deploy(
+        "plan", *world.chosen, *world.place, "--out", "none", *image, *release.deciding, expect=1
+    )
     assert answer["code"] == "no-decision"
     assert "buyer-2: dissents" in answer["error"]
     assert not (world.folder / "none").exists()

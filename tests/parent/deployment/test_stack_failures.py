@@ -18,14 +18,13 @@ from support.parent.stack_world import Bench
 from support.raises import raises_code
 
 LIMIT = "Your quota allows for 0 more running instance(s)"
+GROUP = "Parents (AWS::AutoScaling::AutoScalingGroup) CREATE_FAILED"
 OTHER_BIDS = {"bids": "s3://other-bids/bids/"}
 
 
-def parameters(bench: Bench) -> dict[str, str]:
-    """Phase 2's parameters as they would be."""
-    base = bench.stack(bench.plan.settings.base_stack)
-    assert base
-    return templates.main_parameters(bench.plan.settings, bench.plan.reports, base.outputs)
+def at(bench: Bench, stack: str) -> str:
+    """A stack's name: the base's or the parents'."""
+    return bench.plan.settings.base_stack if stack == "base" else bench.plan.parents_stack
 
 
 @pytest.mark.parametrize("rollback", ["complete", "failed"])
@@ -33,21 +32,20 @@ def test_a_stack_that_fails_in_its_creation_is_named_removed_and_made_again(
     bench: Bench, rollback: str
 ) -> None:
     """The resource and CloudFormation's reason in one line; no instance and no stack stay; then it works."""
-    main = bench.plan.settings.main_stack
-    bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
+    parents = bench.plan.parents_stack
+    bench.fault(parents, fail={"resource": "Parents", "reason": LIMIT, "rollback": rollback})
     with raises_code(EnvironmentFailure, "stack-failed") as failed:
         bench.apply()
     text = str(failed.value)
-    assert f"{main}: the stack is in ROLLBACK_{rollback.upper()}" in text
-    assert f"Parent (AWS::EC2::Instance) CREATE_FAILED: {LIMIT}" in text
+    assert f"{parents}: the stack is in ROLLBACK_{rollback.upper()}" in text
+    assert f"Parents (AWS::AutoScaling::AutoScalingGroup) CREATE_FAILED: {LIMIT}" in text
     assert "cancelled" not in text
     assert "\n" not in text
     assert failed.value.exit_code == 3
-    assert bench.stack(main) is None
+    assert bench.stack(parents) is None
     assert bench.instances() == []
-    assert bench.host.running() == {}
-    bench.fault(main)
-    assert bench.apply().live
+    bench.fault(parents)
+    assert bench.apply().parents
 
 
 def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
@@ -68,124 +66,114 @@ def test_what_a_failed_creation_made_is_not_kept(bench: Bench) -> None:
     assert said.startswith("the stack is in ROLLBACK_COMPLETE (ResultsPolicy")
     assert "apply deletes and recreates it" in said
     bench.fault(base)
-    assert bench.apply().live
+    assert bench.apply().parents
     assert len(bench.buckets()) == 2
 
 
 def half_created(bench: Bench, rollback: str) -> None:
-    """Phase 2 as an apply leaves it that was killed while its creation failed."""
-    only = dataclasses.replace(bench.plan, reports=())
-    rollout.apply_stacks(only, bench.world.first.image, bench.cloud())
-    main = bench.plan.settings.main_stack
-    bench.stacks().delete(main)
-    bench.fault(main, fail={"resource": "Parent", "reason": LIMIT, "rollback": rollback})
+    """The parents as an apply leaves them that was killed while their creation failed."""
+    bench.apply(dataclasses.replace(bench.plan, reports=()))
+    base = bench.stack(at(bench, "base"))
+    assert base
+    parameters = {**{name: base.output(name) for name in templates.FROM_BASE}, templates.CAPACITY: "1"}
+    fail = {"resource": "Parents", "reason": LIMIT, "rollback": rollback}
+    bench.fault(at(bench, "parents"), fail=fail)
     with raises_code(EnvironmentFailure, "stack-failed"):
-        bench.stacks().put(main, bench.plan.main_text, parameters(bench))
+        bench.stacks().put(at(bench, "parents"), bench.plan.parents_text, parameters)
 
 
 def half_updated(bench: Bench, rollback: str) -> None:
-    """Phase 2 as an apply leaves it that was killed while its update failed; the release runs."""
+    """The base as an apply leaves it that was killed while its update failed; the parents serve."""
     bench.apply()
-    main = bench.plan.settings.main_stack
-    bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
-    changed = {**parameters(bench), "BidObjects": "arn:aws:s3:::other/bids/*"}
+    fail = {"resource": "Carry", "reason": "denied", "rollback": rollback}
+    bench.fault(at(bench, "base"), fail=fail)
+    other = bench.of(bench.world.first, bench.plan.settings, **OTHER_BIDS)
     with raises_code(EnvironmentFailure, "stack-failed"):
-        bench.stacks().put(main, bench.plan.main_text, changed)
+        bench.stacks().put(at(bench, "base"), other.base_text, {})
 
 
 def half_deleted(bench: Bench, _: str) -> None:
-    """Phase 2 after a deletion that failed."""
+    """The parents after a deletion that failed."""
     bench.apply()
-    main = bench.plan.settings.main_stack
-    bench.fault(main, fail={"resource": "Closed", "reason": "in use", "delete": "failed"})
+    fail = {"resource": "Launch", "reason": "in use", "delete": "failed"}
+    bench.fault(at(bench, "parents"), fail=fail)
     with raises_code(
         EnvironmentFailure,
         "stack-failed",
-        match=r"not deleted: DELETE_FAILED: Closed .* DELETE_FAILED: in use",
+        match=r"not deleted: DELETE_FAILED: Launch .* DELETE_FAILED: in use",
     ):
-        bench.stacks().delete(main)
+        bench.stacks().delete(at(bench, "parents"))
 
 
-HALVES: dict[str, tuple[Callable[[Bench, str], None], str, str]] = {
-    "ROLLBACK_COMPLETE": (half_created, "complete", "Parent (AWS::EC2::Instance) CREATE_FAILED"),
-    "ROLLBACK_FAILED": (half_created, "failed", "Parent (AWS::EC2::Instance) CREATE_FAILED"),
-    "UPDATE_ROLLBACK_COMPLETE": (half_updated, "complete", ""),
-    "UPDATE_ROLLBACK_FAILED": (half_updated, "failed", "Carry (AWS::IAM::Policy) UPDATE_FAILED"),
-    "DELETE_FAILED": (half_deleted, "", "Closed (AWS::EC2::SecurityGroup) DELETE_FAILED"),
+HALVES: dict[str, tuple[Callable[[Bench, str], None], str, str, str]] = {
+    "ROLLBACK_COMPLETE": (half_created, "complete", "parents", GROUP),
+    "ROLLBACK_FAILED": (half_created, "failed", "parents", GROUP),
+    "UPDATE_ROLLBACK_COMPLETE": (half_updated, "complete", "base", ""),
+    "UPDATE_ROLLBACK_FAILED": (half_updated, "failed", "base", "Carry (AWS::IAM::Policy) UPDATE_FAILED"),
+    "DELETE_FAILED": (half_deleted, "", "parents", "Launch (AWS::EC2::LaunchTemplate) DELETE_FAILED"),
 }
 
 
 @pytest.mark.parametrize("state", sorted(HALVES))
 def test_every_half_finished_state_is_told_taken_up_again_and_destroyed(bench: Bench, state: str) -> None:
     """status names state, resource and reason; apply goes on or says to destroy; destroy leaves nothing."""
-    make, how, why = HALVES[state]
+    make, how, stack, why = HALVES[state]
     make(bench, how)
-    main = bench.plan.settings.main_stack
-    ran = list(bench.host.running())
+    name = at(bench, stack)
+    served = bench.instances()
     found = bench.status()
-    assert found["stacks"][main] == state
-    of_main = [finding["detail"] for finding in found["findings"] if finding["where"] == main]
-    told = [detail for detail in of_main if detail.startswith(f"the stack is in {state}")]
+    assert found["stacks"][name] == state
+    of_it = [finding["detail"] for finding in found["findings"] if finding["where"] == name]
+    told = [detail for detail in of_it if detail.startswith(f"the stack is in {state}")]
     assert bool(told) == bool(why)
     assert all(why in detail for detail in told)
-    bench.fault(main)
+    bench.fault(name)
     if state == "DELETE_FAILED":
         with raises_code(
-            EnvironmentFailure, "stack-failed", match=r"DELETE_FAILED: Closed .*destroy it, and apply again"
+            EnvironmentFailure, "stack-failed", match=r"DELETE_FAILED: Launch .*destroy it, and apply again"
         ):
             bench.apply()
-        assert list(bench.host.running()) == ran
+        assert bench.instances() == served
     else:
-        assert bench.apply().live
+        assert bench.apply().parents
         assert bench.status()["findings"] == []
-        assert [*bench.host.running()] == [bench.plan.release_id]
-        make(bench, how)
-        bench.fault(main)
     gone = rollout.destroy_stacks(bench.plan.settings, bench.cloud(), delete_data=True)["gone"]
-    assert f"stack {main}" in gone
-    assert bench.stack(main) is None
+    assert f"stack {name}" in gone
+    assert bench.stack(bench.plan.parents_stack) is None
     assert bench.stack(bench.plan.settings.base_stack) is None
     assert bench.instances() == []
-    assert bench.host.running() == {}
     assert bench.buckets() == []
 
 
 @pytest.mark.parametrize("rollback", ["complete", "failed"])
-def test_an_upgrade_whose_stack_fails_leaves_the_running_release_alone(bench: Bench, rollback: str) -> None:
-    """The old release, its instance and its stack go on; the same upgrade works once the cause is gone."""
-    first = bench.apply()
-    main = bench.plan.settings.main_stack
-    before = bench.stack(main)
-    assert before
-    assert first.live
-    bench.fault(main, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
+def test_an_upgrade_whose_base_fails_leaves_what_serves_alone(bench: Bench, rollback: str) -> None:
+    """The parents and their stack go on; the same upgrade works once the cause is gone."""
+    served = [parent.instance for parent in bench.apply().parents]
+    base, before = bench.plan.settings.base_stack, bench.stack(bench.plan.parents_stack)
+    bench.fault(base, fail={"resource": "Carry", "reason": "denied", "rollback": rollback})
     following = bench.following(**OTHER_BIDS)
     with raises_code(
         EnvironmentFailure, "stack-failed", match=r"Carry .AWS::IAM::Policy. UPDATE_FAILED: denied"
     ):
-        rollout.apply_stacks(following, bench.world.second.image, bench.cloud())
-    assert list(bench.host.running()) == [bench.plan.release_id]
-    assert bench.instances() == [first.instance_id]
-    after = bench.stack(main)
+        bench.apply(following)
+    assert bench.instances() == served
+    assert bench.stack(bench.plan.parents_stack) == before
+    after = bench.stack(base)
     assert after
     assert after.status == f"UPDATE_ROLLBACK_{rollback.upper()}"
-    if rollback == "complete":
-        assert dataclasses.replace(after, status=before.status) == before
-    bench.fault(main)
-    upgraded = rollout.apply_stacks(following, bench.world.second.image, bench.cloud())
-    assert upgraded.retired == (bench.plan.release_id,)
-    assert upgraded.instance_id == first.instance_id
+    bench.fault(base)
+    assert bench.apply(following, retire=True).retired == (bench.plan.parents_stack,)
 
 
 def test_a_roll_back_that_still_fails_stops_apply_and_nothing_else_happens(bench: Bench) -> None:
-    """It is taken up again, fails again, and is told with its cause; the running release is not touched."""
+    """It is taken up again, fails again, and is told with its cause; what serves is not touched."""
     half_updated(bench, "failed")
+    served = bench.instances()
     with raises_code(
         EnvironmentFailure, "stack-failed", match=r"UPDATE_ROLLBACK_FAILED: Carry .* denied .*or destroy"
     ):
         bench.apply()
-    assert list(bench.host.running()) == [bench.plan.release_id]
-    assert len(bench.instances()) == 1
+    assert bench.instances() == served
 
 
 def quick(monkeypatch: pytest.MonkeyPatch, wait: float = 60) -> None:
@@ -198,52 +186,45 @@ def test_somebody_elses_operation_is_waited_for(bench: Bench, monkeypatch: pytes
     """apply says what it waits for, and goes on when that has ended; status says so and does not wait."""
     bench.apply()
     quick(monkeypatch)
-    main = bench.plan.settings.main_stack
+    main = bench.plan.parents_stack
     said: list[str] = []
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
     state = bench.status()
     assert state["stacks"][main] == "UPDATE_IN_PROGRESS"
     assert any("another change is in progress" in finding["detail"] for finding in state["findings"])
     bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 4})
-    assert rollout.apply_stacks(
-        bench.plan, bench.world.first.image, dataclasses.replace(bench.cloud(), say=said.append)
-    ).live
+    assert bench.apply(say=said.append).parents
     assert said.count(f"{main}: UPDATE_IN_PROGRESS, waiting") == 1
 
 
 def test_an_operation_that_does_not_end_is_an_error(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the wait: exit 3, nothing was changed, what ran runs."""
-    bench.apply()
+    served = [parent.instance for parent in bench.apply().parents]
     quick(monkeypatch, 0.3)
-    bench.fault(bench.plan.settings.main_stack, busy={"status": "UPDATE_IN_PROGRESS", "looks": 10**6})
+    bench.fault(bench.plan.parents_stack, busy={"status": "UPDATE_IN_PROGRESS", "looks": 10**6})
     with raises_code(EnvironmentFailure, "stack-failed", match=r"still UPDATE_IN_PROGRESS after 0.3 s"):
         bench.apply()
-    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert bench.instances() == served
 
 
-def test_an_operation_that_begins_in_between_is_not_undone_by_us(bench: Bench) -> None:
-    """CloudFormation refuses the change set; the other's operation is left alone, and so is the stack."""
-    bench.apply()
-    main = bench.plan.settings.main_stack
-    cloud, deleted = bench.cloud(), []
+def test_an_operation_that_begins_in_between_is_left_alone(bench: Bench) -> None:
+    """CloudFormation refuses the change set; the other's operation goes on, and so do the parents."""
+    served = [parent.instance for parent in bench.apply().parents]
+    base, cloud = bench.plan.settings.base_stack, bench.cloud()
 
     class Interrupted(stacks.Stacks):
         def _change(self, name: str, *args: Any, **options: Any) -> bool:
-            bench.fault(main, busy={"status": "UPDATE_IN_PROGRESS", "looks": 2})
+            bench.fault(base, busy={"status": "UPDATE_IN_PROGRESS", "looks": 2})
             return super()._change(name, *args, **options)
-
-        def undo(self, name: str, before: stacks.StackState | None) -> None:
-            deleted.append(name)
 
     class Between(rollout.Cloud):
         def stacks(self, settings: Any) -> stacks.Stacks:
             return Interrupted(self.aws.cloudformation(settings.region), self.say)
 
-    between = Between(cloud.aws, cloud.host, cloud.say, cloud.clock)
+    between = Between(cloud.aws, cloud.say, cloud.clock)
     with pytest.raises(AwsFailure, match="is in UPDATE_IN_PROGRESS state and can not be updated"):
         rollout.apply_stacks(bench.following(**OTHER_BIDS), bench.world.second.image, between)
-    assert deleted == []
-    assert list(bench.host.running()) == [bench.plan.release_id]
+    assert bench.instances() == served
 
 
 def test_throttling_that_ends_is_waited_out(bench: Bench, waits: list[float]) -> None:
@@ -251,7 +232,7 @@ def test_throttling_that_ends_is_waited_out(bench: Bench, waits: list[float]) ->
     words = ["DescribeStacks=2", "CreateChangeSet=1", "ExecuteChangeSet=1", "DescribeChangeSet=1"]
     throttle = bench.world.services.directory / "throttle"
     throttle.write_text(" ".join(f"cloudformation:{word}" for word in words))
-    assert bench.apply().live
+    assert bench.apply().parents
     assert len(waits) == 5
     assert throttle.read_text() == " ".join(f"cloudformation:{word.split('=')[0]}=0" for word in words)
 
@@ -269,7 +250,7 @@ def test_throttling_of_a_change_is_one_line_with_what_to_do(
     assert len(waits) == ATTEMPTS - 1
     throttle.unlink()
     assert bench.stack(bench.plan.settings.base_stack) is None
-    assert bench.apply().live
+    assert bench.apply().parents
 
 
 RIGHTS = {
@@ -278,14 +259,16 @@ RIGHTS = {
     "cloudformation:DetectStackDrift": "cloudformation:DetectStackDrift",
     "s3:PutObject": "s3:PutObject",
     "s3:GetObject": "s3:GetObject and s3:ListBucket",
-    "ec2:DescribeInstances": "ec2:DescribeInstances",
+    "autoscaling:DescribeAutoScalingGroups": "DescribeAutoScalingGroups",
+    "autoscaling:DescribeScalingActivities": "DescribeScalingActivities",
+    "cloudformation:SignalResource": "cloudformation:SignalResource",
 }
 
 
 @pytest.mark.parametrize("missing", sorted(RIGHTS))
 def test_a_missing_right_is_named_and_leaves_what_was(bench: Bench, missing: str) -> None:
-    """Everything is allowed but one action: exit 3, one line with the action, the same state as before."""
-    rollout.apply_stacks(dataclasses.replace(bench.plan, reports=()), bench.world.first.image, bench.cloud())
+    """Everything is allowed but one action: exit 3, one line with the action; who has it finishes."""
+    bench.apply(dataclasses.replace(bench.plan, reports=()))
     iam = bench.world.services.client("iam", "service")
     user = f"lacks-{bench.plan.settings.name}"
     iam.create_user(UserName=user)
@@ -301,9 +284,7 @@ def test_a_missing_right_is_named_and_leaves_what_was(bench: Bench, missing: str
     assert RIGHTS[missing] in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.exit_code == 3
-    assert bench.stack(bench.plan.settings.main_stack) is None
-    assert bench.instances() == []
-    assert bench.host.running() == {}
+    assert bench.apply().parents
 
 
 def event(logical: str, status: str, reason: str | None = None, kind: str = "AWS::S3::Bucket") -> Any:
@@ -336,6 +317,6 @@ def test_the_cause_is_the_first_failure_of_the_last_operation() -> None:
 
 def test_the_simulators_file_of_faults_lies_in_the_services_directory(bench: Bench) -> None:
     """A fault for another stack changes nothing here."""
-    bench.fault("other", fail={"resource": "Parent", "reason": LIMIT, "rollback": "complete"})
+    bench.fault("other", fail={"resource": "Parents", "reason": LIMIT, "rollback": "complete"})
     assert (bench.world.services.directory / FILE).exists()
-    assert bench.apply().live
+    assert bench.apply().parents

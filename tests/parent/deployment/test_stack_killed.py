@@ -22,11 +22,10 @@ def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
             *("--plan", str(folder), "--image", str(release.image), *release.deciding),
             *("--endpoint-url", bench.world.services.endpoint),
             *("--ca-bundle", str(bench.world.services.ca_bundle)),
-            *("--state", str(bench.host.directory.parent)),
         ],
         env={
             "PATH": os.environ["PATH"],
-            "HOME": str(bench.host.directory.parent),
+            "HOME": str(folder.parent),
             **bench.world.services.environment("service"),
         },
         capture_output=True,
@@ -48,38 +47,44 @@ def written(plan: Any, release: Any, folder: Path) -> Path:
 
 
 POINTS = 7
-"""Change set and execution of phase 1, the image, both of phase 2, the enclave's start before and after."""
+"""Change set and execution of the base, image and configuration, both of the parents, the signal."""
 
 
 @pytest.mark.parametrize("point", range(1, POINTS + 1))
 def test_an_apply_that_was_killed_is_finished_by_the_next(bench: Bench, tmp_path: Path, point: int) -> None:
     """SIGKILL after each change that it makes: status tells, apply goes on, one instance and one enclave."""
-    world = bench.world
-    folder = written(bench.plan, world.first, tmp_path / "plan")
-    assert command(bench, world.first, folder, point) == -9
+    folder = written(bench.plan, bench.world.first, tmp_path / "plan")
+    assert command(bench, bench.world.first, folder, point) == -9
     assert bench.status()["findings"] or point == POINTS
-    assert command(bench, world.first, folder, 0) == 0
+    assert command(bench, bench.world.first, folder, 0) == 0
     assert bench.status()["findings"] == []
-    assert len(bench.instances()) == 1
     assert len(bench.buckets()) == 2
-    assert list(bench.host.running()) == [bench.plan.release_id]
+    (instance,) = bench.instances()
+    assert instance in bench.enclaves()
 
 
-def test_an_upgrade_that_was_killed_never_leaves_less_than_one_release(bench: Bench, tmp_path: Path) -> None:
-    """SIGKILL at each step of it: before the new release is verified the old one runs, after it the new."""
+def test_an_upgrade_that_was_killed_never_touches_what_serves_before_its_time(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """SIGKILL at each step of it: until the new parents are verified the old ones are as they were."""
     world = bench.world
-    first = written(bench.plan, world.first, tmp_path / "first")
     following = bench.following()
     second = written(following, world.second, tmp_path / "second")
-    bench.apply()
-    old, new = bench.plan.release_id, following.release_id
-    # The image, the start before and after, the old one's end before and after.
-    for point, running in enumerate(({old}, {old}, {old, new}, {old, new}, {new}), 1):
-        assert command(bench, world.second, second, point) == -9, point
-        assert set(bench.host.running()) == running, point
-        assert command(bench, world.second, second, 0) == 0
-        assert set(bench.host.running()) == {new}
-        assert command(bench, world.first, first, 0) == 0
-        s3 = world.services.client("s3", "service")
-        for bucket in bench.buckets():
-            s3.delete_object(Bucket=bucket, Key=following.artifact.key)
+    served = bench.apply().parents
+    before = bench.stack(bench.plan.parents_stack)
+    old = [parent.instance for parent in served]
+    # The base's reports, image and configuration, change set and execution, the signal.
+    for point in range(1, 9):
+        ended = command(bench, world.second, second, point)
+        assert bench.stack(bench.plan.parents_stack) == before, point
+        assert bench.instances() == old, point
+        if ended == 0:
+            break
+        bench.world.services.client("cloudformation", "service").delete_stack(
+            StackName=following.parents_stack
+        )
+    else:
+        pytest.fail("it was never finished")
+    assert bench.apply(following, retire=True).retired == (bench.plan.parents_stack,)
+    assert bench.stack(bench.plan.parents_stack) is None
+    assert bench.instances(following.parents_stack)

@@ -10,6 +10,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from coattest.errors import UsageError
 from coattest_parent.deployment.stack import programs
 from support.build.wheelhouse import make_wheel_file
@@ -42,7 +44,7 @@ def test_the_archive_installs_without_an_index_and_a_changed_wheel_does_not(tmp_
     house = tmp_path / "house"
     make_wheel_file(house, "some_dep", "2.1", b"NAME = 'dep'\n")
     archive = programs.pack_programs(
-        main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house
+        main_wheel(tmp_path, "Some.Dep>=2", "tomli; python_version < '3.10'"), house, "x86_64"
     )
     for name in ("good", "bad"):
         with tarfile.open(fileobj=io.BytesIO(archive)) as held:
@@ -63,9 +65,9 @@ def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
     for folder in (one, two):
         main_wheel(folder)
     dependency = make_wheel_file(tmp_path / "house", "dep", "1.0")
-    first = programs.pack_programs(one / "app-1.0-py3-none-any.whl", tmp_path / "house")
+    first = programs.pack_programs(one / "app-1.0-py3-none-any.whl", tmp_path / "house", "x86_64")
     (two / "app-1.0-py3-none-any.whl").write_bytes((one / "app-1.0-py3-none-any.whl").read_bytes())
-    assert programs.pack_programs(two / "app-1.0-py3-none-any.whl", tmp_path / "house") == first
+    assert programs.pack_programs(two / "app-1.0-py3-none-any.whl", tmp_path / "house", "x86_64") == first
     with tarfile.open(fileobj=io.BytesIO(first)) as held:
         file = held.extractfile(programs.REQUIREMENTS)
         assert file
@@ -83,16 +85,49 @@ def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> Non
     house = tmp_path / "house"
     make_wheel_file(house, "dep", "1.0")
     with raises_code(UsageError, "bad-wheelhouse", match="no wheel of boto3, other"):
-        programs.pack_programs(wheel, house)
+        programs.pack_programs(wheel, house, "x86_64")
     make_wheel_file(house, "other", "2")
     with raises_code(UsageError, "bad-wheelhouse", match="no wheel of boto3"):
-        programs.pack_programs(wheel, house)
+        programs.pack_programs(wheel, house, "x86_64")
     make_wheel_file(house, "boto3", "1.36")
-    assert programs.pack_programs(wheel, house)
+    assert programs.pack_programs(wheel, house, "x86_64")
     make_wheel_file(house, "dep", "1.1")
     with raises_code(UsageError, "bad-wheelhouse", match="two wheels of dep"):
-        programs.pack_programs(wheel, house)
+        programs.pack_programs(wheel, house, "x86_64")
     bad = tmp_path / "bad-1.0-py3-none-any.whl"
     bad.write_bytes(b"no zip")
     with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
-        programs.pack_programs(bad, tmp_path)
+        programs.pack_programs(bad, tmp_path, "x86_64")
+
+
+@pytest.mark.parametrize(
+    ("tags", "runs"),
+    [
+        ("py3-none-any", True),
+        ("py2.py3-none-any", True),
+        ("cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64", True),
+        ("cp37-abi3-manylinux_2_34_x86_64", True),
+        ("cp311-abi3-manylinux_2_28_x86_64", True),
+        ("cp312-abi3-manylinux_2_28_x86_64", False),
+        ("cp312-cp312-manylinux_2_17_x86_64", False),
+        ("cp39-cp39-manylinux_2_17_x86_64", False),
+        ("py312-none-any", False),
+        ("py2-none-any", False),
+        ("cp311-cp311-manylinux_2_39_x86_64", False),
+        ("cp311-cp311-manylinux_2_17_aarch64", False),
+        ("cp311-cp311-musllinux_1_2_x86_64", False),
+        ("cp311-cp311-macosx_11_0_arm64", False),
+        ("cp311-cp311-linux_x86_64", False),
+        ("cp311-cp311t-manylinux_2_17_x86_64", False),
+    ],
+)
+def test_a_wheel_is_for_the_instances_python_and_its_glibc(tmp_path: Path, tags: str, runs: bool) -> None:
+    """Python 3.11 or its stable ABI, glibc 2.34 or older, the image's architecture; others are named."""
+    assert programs.runs_there(f"some_dep-2.1-{tags}.whl", "x86_64") is runs
+    assert programs.runs_there(f"some_dep-2.1-1-{tags}.whl", "x86_64") is runs
+    if not runs:
+        wheel = main_wheel(tmp_path)
+        (tmp_path / "house").mkdir()
+        (tmp_path / "house" / f"some_dep-2.1-{tags}.whl").write_bytes(b"")
+        with raises_code(UsageError, "bad-wheelhouse", match="not for Python 3.11 with glibc 2.34.*some_dep"):
+            programs.pack_programs(wheel, tmp_path / "house", "x86_64")

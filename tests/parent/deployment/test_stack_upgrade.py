@@ -1,36 +1,32 @@
-"""An upgrade, a rollback and a retirement, watched at every step: KMS decrypts for a release that runs."""
+"""An upgrade, a rollback and a retirement, watched at every step: KMS decrypts for a release that serves."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
 from coattest.errors import FoundFalse
-from coattest_parent.deployment.runner import Enclave as Running
-from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.deployment.stack import planning, rollout
-from coattest_parent.deployment.stack.hosts import LocalHost
 from support.local.kms_world import Enclave
 from support.parent.deployments import Release
-from support.parent.stack_world import BUYERS, Bench, Debug, World, encrypted
+from support.parent.stack_world import BUYERS, Bench, World, encrypted
 from support.raises import raises_code
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
-    """One step: what happened, which releases ran then, and which of those KMS decrypted for."""
+    """One step: what happened, which releases served then, and which of those KMS decrypted for."""
 
     step: str
-    running: frozenset[str]
+    serving: frozenset[str]
     able: frozenset[str]
 
 
 @dataclasses.dataclass
 class Watch:
-    """Looks at the whole deployment whenever something happens: who runs, and for whom KMS decrypts."""
+    """Looks at the whole deployment whenever something is said: who serves, and for whom KMS decrypts."""
 
     world: World
     ciphertexts: dict[str, bytes]
@@ -38,18 +34,26 @@ class Watch:
 
     def __call__(self, step: str) -> None:
         """Every buyer's ciphertext counts: an opening needs them all."""
-        running = frozenset(self.world.running())
+        serving = frozenset(self.serving())
         able = frozenset(
             name
             for name, release in self.releases().items()
-            if name in running and all(self.world.decrypted(release, self.ciphertexts).values())
+            if name in serving and all(self.world.decrypted(release, self.ciphertexts).values())
         )
-        self.seen.append(Seen(step, running, able))
+        self.seen.append(Seen(step, serving, able))
+
+    def serving(self) -> Iterator[str]:
+        """The releases with an instance whose enclave runs, in a stack that was made."""
+        for release in self.releases().values():
+            bench = bench_of(self.world, release)
+            state = bench.stack(bench.plan.parents_stack)
+            made = state and state.status.endswith("CREATE_COMPLETE")
+            if made and set(bench.instances()) & set(bench.enclaves()):
+                yield release.name
 
     def releases(self) -> Mapping[str, Release]:
         """Both releases by name."""
-        both = (self.world.first, self.world.second)
-        return {planning.release_id(each.authority.decision): each for each in both}
+        return {each.name: each for each in (self.world.first, self.world.second)}
 
     def take(self) -> list[Seen]:
         """What was seen since the last time: at none of it was there nobody who could."""
@@ -59,45 +63,29 @@ class Watch:
         return found
 
 
-class Watched(LocalHost):
-    """Each start, end and switch is looked at, before and after."""
-
-    watch: Watch
-    lies = False
-
-    def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Running:
-        self.watch("before the start")
-        found = super().run(release, image, role_arn=role_arn, instance_id=instance_id)
-        self.watch("after the start")
-        return found
-
-    def attend(self, release: str) -> None:
-        self.watch("before the switch")
-        super().attend(release)
-        self.watch("after the switch")
-
-    def terminate(self, release: str) -> None:
-        self.watch("before the end")
-        super().terminate(release)
-        self.watch("after the end")
-
-    def _runner(self, release: str) -> LocalRunner:
-        return Debug(self.directory / release) if self.lies else super()._runner(release)
+def bench_of(world: World, release: Release) -> Bench:
+    """A plan of the release with the reports that the buyers gave last; of its own if they admit another."""
+    reports = {name: (world.folder / f"{name}.report.json").read_bytes() for name in BUYERS}
+    try:
+        plan = planning.make_stack_plan(release.authority, release.image, world.settings, reports)
+    except FoundFalse as error:
+        if error.code != "policy-first":
+            raise
+        own = {name: release.report(name, role=world.settings.role_arn) for name in BUYERS}
+        plan = planning.make_stack_plan(release.authority, release.image, world.settings, own)
+    return Bench(world, plan)
 
 
-def roll_out(world: World, release: Release, watch: Watch, *, lies: bool = False) -> rollout.Applied:
+def roll_out(world: World, release: Release, watch: Watch, *, retire: bool = True) -> rollout.Applied:
     """Apply a release with the reports that the buyers gave last."""
     reports = {name: (world.folder / f"{name}.report.json").read_bytes() for name in BUYERS}
     plan = planning.make_stack_plan(release.authority, release.image, world.settings, reports)
-    host = Watched(world.folder / "state" / "enclaves")
-    host.watch, host.lies = watch, lies
-    cloud = Bench(world, plan, host).cloud()
-    return rollout.apply_stacks(plan, release.image, dataclasses.replace(cloud, say=watch))
+    return Bench(world, plan).apply(say=watch, retire=retire)
 
 
 @pytest.fixture
 def watch(world: World) -> Iterator[Watch]:
-    """The first release runs, for both buyers."""
+    """The first release serves, for both buyers."""
     first = world.first
     world.plan(first)
     world.apply(first)
@@ -116,22 +104,26 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
         world.stack_of(name, first, second)
         watch(f"{name} admits the second")
         assert world.decrypted(second, watch.ciphertexts)[name]
-    assert {step.running for step in watch.take()} == {frozenset({one})}
+    assert {step.serving for step in watch.take()} == {frozenset({one})}
 
+    failing = bench_of(world, second)
+    failing.fault(failing.plan.parents_stack, launch="debug")
     with raises_code(FoundFalse, "live-document", match="PCR0"):
-        roll_out(world, second, watch, lies=True)
+        roll_out(world, second, watch)
+    failing.fault(failing.plan.parents_stack)
     watch("it was rolled back")
-    assert watch.take()[-1] == Seen("it was rolled back", frozenset({one}), frozenset({one}))
+    steps = watch.take()
+    assert {step.serving for step in steps} == {frozenset({one})}
 
     for release, old, new in ((second, one, two), (first, two, one), (second, one, two)):
-        assert roll_out(world, release, watch).retired == (old,)
+        assert len(roll_out(world, release, watch).retired) == 1
+        watch("done")
         steps = watch.take()
         assert steps[0].able == {old}
-        assert steps[-1].able == steps[-1].running == {new}
-        # Both run and can, from before the switch until the old one ends.
-        switched = [step for step in steps if step.step.endswith(("the switch", "before the end"))]
-        assert len(switched) == 3
-        assert all(step.able == {old, new} for step in switched)
+        assert steps[-1].able == steps[-1].serving == {new}
+        # Both serve and can, when the old one is told to go.
+        (retiring,) = [step for step in steps if step.step.endswith(": retired")]
+        assert retiring.able == {old, new}
 
     kept = Enclave(first.authority.decision.pcrs, role=world.settings.role_arn)
     document = kept.recipient()
@@ -147,4 +139,4 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
     assert not any(world.decrypted(first, watch.ciphertexts, (kept, document)).values())
     with raises_code(FoundFalse, "policy-first", match="does not admit"):
         roll_out(world, first, watch)
-    assert world.running() == [two]
+    assert list(watch.serving()) == [two]

@@ -21,7 +21,7 @@ SETTINGS = Settings(
     account=SERVICE,
     region="eu-central-1",
     vpc="vpc-0123456789abcdef0",
-    subnet="subnet-0123456789abcdef0",
+    subnets=("subnet-0123456789abcdef0", "subnet-0123456789abcdef1"),
     ami="ami-0123456789abcdef0",
 )
 

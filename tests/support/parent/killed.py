@@ -1,7 +1,6 @@
 """deploy-from-attestation in a process that kills itself with SIGKILL after its N-th change; 0 is never.
 
-The arguments are ``N VERB ..``. A change is a call of AWS that makes something, an enclave's
-start or its end; the latter two count before and after.
+The arguments are ``N VERB ..``. A change is a call of AWS that makes, changes or deletes something.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from typing import Any
 from botocore.client import BaseClient
 
 from coattest_parent.cli.deploy import main
-from coattest_parent.deployment.runner import LocalRunner
 
-CHANGES = frozenset({"CreateChangeSet", "ExecuteChangeSet", "PutObject"})
+CHANGES = frozenset({"CreateChangeSet", "ExecuteChangeSet", "PutObject", "SignalResource", "DeleteStack"})
 _left = 0
 
 
@@ -28,10 +26,9 @@ def _step() -> None:
 
 
 class _Killed:
-    """The two methods with steps around them."""
+    """The method with a step after it."""
 
     make = BaseClient._make_api_call
-    call = LocalRunner._call
 
     @staticmethod
     def api(client: Any, operation: str, parameters: Any) -> Any:
@@ -40,17 +37,10 @@ class _Killed:
             _step()
         return answer
 
-    @staticmethod
-    def runner(runner: LocalRunner, timeout: float, verb: str, *arguments: str) -> None:
-        _step()
-        _Killed.call(runner, timeout, verb, *arguments)
-        _step()
-
 
 def killed() -> None:
     """The command of ``sys.argv``, whose first word is N."""
     global _left  # noqa: PLW0603 - as above
     _left = int(sys.argv.pop(1))
     BaseClient._make_api_call = _Killed.api
-    LocalRunner._call = _Killed.runner  # type: ignore[method-assign]
     main()

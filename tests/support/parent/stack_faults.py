@@ -7,6 +7,9 @@ A file ``throttle`` in the services' directory has names of services or of their
 - ``{"fail": {"resource": "Carry", "reason": "..", "rollback": "complete" or "failed"}}``: a change that makes
   or alters that resource fails at it and is rolled back, or cannot be. With ``"delete": "failed"`` the stack
   cannot be deleted while the file says so.
+- ``{"capacity": "..."}``: EC2 has no instance for the group of that stack, for this reason.
+- ``{"launch": "debug"}``, ``{"launch": "image=PATH"}``, ``{"launch": "instance=ID"}``: somebody on the
+  instances starts the enclave in debug mode, another image, or as another instance's.
 - ``{"busy": {"status": "UPDATE_IN_PROGRESS", "looks": 3}}``: somebody's operation is in progress for as many
   looks at the stack, and changes are refused meanwhile.
 
@@ -24,15 +27,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moto.cloudformation.models import Event, cloudformation_backends
+from moto.cloudformation.models import cloudformation_backends
 from moto.cloudformation.parsing import OutputMap
 
 from coattest.files import write_atomic
 from coattest_local.aws.faults import Faults
+from coattest_local.aws.stacks.creation import (
+    STACK,
+    add_event,
+    remove,
+    roll_back_creation,
+    set_status,
+    which,
+)
+from coattest_parent.deployment.runner import Enclave, LocalRunner
 
 FILE = "stack-faults.json"
 THROTTLE = "throttle"
-_STACK = "AWS::CloudFormation::Stack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +56,27 @@ class Before:
     tags: dict[str, str]
 
 
+class LyingRunner(LocalRunner):
+    """A launcher that starts something else than it is told to."""
+
+    lie = ""
+
+    def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
+        word, _, value = self.lie.partition("=")
+        other = {"image": Path(value)} if word == "image" else {}
+        name = value if word == "instance" else instance_id
+        return super().run(other.get("image", image), role_arn=role_arn, instance_id=name)
+
+    def _call(self, timeout: float, verb: str, *arguments: str) -> None:
+        debug = ["--debug-mode"] if verb == "run-enclave" and self.lie == "debug" else []
+        super()._call(timeout, verb, *arguments, *debug)
+
+
 class FileFaults(Faults):
     """What the two files say; without them nothing fails."""
+
+    document_seconds = 1.0
+    dead_seconds = 0.2
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
@@ -78,6 +108,20 @@ class FileFaults(Faults):
         """How a change of the stack fails, if it does."""
         found: Mapping[str, Any] | None = self._all().get(stack.name, {}).get("fail")
         return found
+
+    def no_capacity(self, group: str) -> str | None:
+        """Why EC2 launches no instance for the group now."""
+        found: str | None = self._all().get(group, {}).get("capacity")
+        return found
+
+    def launcher(self, group: str, folder: Path) -> LocalRunner:
+        """What starts the enclaves of a group's instances."""
+        lie = self._all().get(group, {}).get("launch")
+        if lie is None:
+            return LocalRunner(folder)
+        runner = LyingRunner(folder)
+        runner.lie = lie
+        return runner
 
     def busy(self, stack: Any) -> str | None:
         """The status of somebody else's operation on the stack, while one is in progress."""
@@ -112,57 +156,51 @@ class FileFaults(Faults):
         word, verb = ("CREATE", "create") if before is None else ("UPDATE", "update")
         # moto has said that all went well; CloudFormation's log has the stack's start, then the failure.
         stack.events = [item for item in stack.events if item.resource_status != f"{word}_COMPLETE"]
-        _add(stack, logical, kind, f"{word}_IN_PROGRESS", None)
-        _add(stack, logical, kind, f"{word}_FAILED", fault["reason"])
+        add_event(stack, logical, kind, f"{word}_IN_PROGRESS", None)
+        add_event(stack, logical, kind, f"{word}_FAILED", fault["reason"])
         for other in sorted(resources - {logical})[:1]:
             other_kind = stack.template_dict["Resources"][other]["Type"]
-            _add(stack, other, other_kind, f"{word}_FAILED", f"Resource {verb[:-1]}ion cancelled")
+            add_event(stack, other, other_kind, f"{word}_FAILED", f"Resource {verb[:-1]}ion cancelled")
         rolling = "ROLLBACK" if before is None else "UPDATE_ROLLBACK"
-        told = _which(verb, logical)
-        _status(stack, f"{rolling}_IN_PROGRESS", told + ("Rollback requested by user." * (before is None)))
+        told = which(verb, logical)
+        set_status(stack, f"{rolling}_IN_PROGRESS", told + ("Rollback requested by user." * (before is None)))
         if before is None:
             self._roll_back_creation(stack, logical, fault, keep=keep)
         elif fault["rollback"] == "failed":
             self._unfinished[stack.stack_id] = before
-            _add(stack, logical, kind, "UPDATE_FAILED", "the roll-back of this resource failed too")
-            _status(stack, "UPDATE_ROLLBACK_FAILED", _which("update", logical))
+            add_event(stack, logical, kind, "UPDATE_FAILED", "the roll-back of this resource failed too")
+            set_status(stack, "UPDATE_ROLLBACK_FAILED", which("update", logical))
         else:
             self._roll_back_update(stack, before)
 
     def _roll_back_creation(self, stack: Any, logical: str, fault: Mapping[str, Any], *, keep: bool) -> None:
         resources = stack.resource_map._resource_json_map
-        _remove(stack, {logical})
+        remove(stack, {logical})
         if fault["rollback"] == "failed":
             stuck = next(name for name in stack.template_dict["Resources"] if name != logical)
-            _add(stack, stuck, resources[stuck]["Type"], "DELETE_FAILED", "the resource is in use")
-            _status(stack, "ROLLBACK_FAILED", _which("delete", stuck))
+            add_event(stack, stuck, resources[stuck]["Type"], "DELETE_FAILED", "the resource is in use")
+            set_status(stack, "ROLLBACK_FAILED", which("delete", stuck))
+            stack.output_map = OutputMap(stack.resource_map, {}, stack.stack_id)
         else:
             retained = {name for name, item in resources.items() if item.get("DeletionPolicy") == "Retain"}
-            kept = retained if keep else set()
-            for name in kept:
-                _add(stack, name, resources[name]["Type"], "DELETE_SKIPPED", None)
-            _remove(stack, set(resources) - kept)
-            # What is looked up in the map would be made again by moto: it has to be empty.
-            stack.resource_map._resource_json_map = {}
-            _status(stack, "ROLLBACK_COMPLETE", None)
-        stack.output_map = OutputMap(stack.resource_map, {}, stack.stack_id)
+            roll_back_creation(stack, retained if keep else ())
 
     def _roll_back_update(self, stack: Any, before: Before) -> None:
         stack.resource_map.update(before.template_dict, before.parameters)
         stack.template, stack.template_dict = before.template, before.template_dict
         stack.parameters, stack.tags = before.parameters, before.tags
         stack.output_map = stack._create_output_map()
-        _status(stack, "UPDATE_ROLLBACK_COMPLETE", None)
+        set_status(stack, "UPDATE_ROLLBACK_COMPLETE", None)
 
     def continue_rollback(self, stack: Any) -> None:
         """ContinueUpdateRollback: it works once the fault is gone."""
         fault = self.fault(stack)
-        _status(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
+        set_status(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
         if fault and fault.get("rollback") == "failed":
             logical = fault["resource"]
             kind = stack.template_dict["Resources"][logical]["Type"]
-            _add(stack, logical, kind, "UPDATE_FAILED", fault["reason"])
-            _status(stack, "UPDATE_ROLLBACK_FAILED", _which("update", logical))
+            add_event(stack, logical, kind, "UPDATE_FAILED", fault["reason"])
+            set_status(stack, "UPDATE_ROLLBACK_FAILED", which("update", logical))
         else:
             self._roll_back_update(stack, self._unfinished.pop(stack.stack_id))
 
@@ -172,10 +210,10 @@ class FileFaults(Faults):
         if not fault or fault.get("delete") != "failed":
             return False
         logical = fault["resource"]
-        kind = stack.template_dict.get("Resources", {}).get(logical, {}).get("Type", _STACK)
-        _status(stack, "DELETE_IN_PROGRESS", "User Initiated")
-        _add(stack, logical, kind, "DELETE_FAILED", fault["reason"])
-        _status(stack, "DELETE_FAILED", _which("delete", logical))
+        kind = stack.template_dict.get("Resources", {}).get(logical, {}).get("Type", STACK)
+        set_status(stack, "DELETE_IN_PROGRESS", "User Initiated")
+        add_event(stack, logical, kind, "DELETE_FAILED", fault["reason"])
+        set_status(stack, "DELETE_FAILED", which("delete", logical))
         return True
 
 
@@ -194,33 +232,3 @@ def changed_resources(name: str, account: str, region: str, before: Before | Non
         return set(found.template_dict["Resources"])
     difference = found.stack.resource_map.build_resource_diff(found.template_dict, found.parameters)
     return {logical for action in ("Add", "Modify") for logical in difference[action]}
-
-
-def _remove(stack: Any, names: set[str]) -> None:
-    """Delete these resources, the last one made first, until none depends on another."""
-    held = stack.resource_map
-    left = {name for name in names if held._parsed_resources.get(name) is not None}
-    for _ in range(len(left) + 1):
-        for name in [each for each in reversed(held._parsed_resources) if each in left]:
-            try:
-                held._delete_resource(held._parsed_resources[name], held._resource_json_map[name])
-            except Exception:
-                continue
-            held._parsed_resources.pop(name)
-            left.discard(name)
-    if left:
-        raise RuntimeError(f"the simulator could not delete {sorted(left)}")
-
-
-def _which(verb: str, logical: str) -> str:
-    return f"The following resource(s) failed to {verb}: [{logical}]. "
-
-
-def _status(stack: Any, status: str, reason: str | None) -> None:
-    stack.status, stack.status_reason = status, reason
-    _add(stack, stack.name, _STACK, status, reason)
-
-
-def _add(stack: Any, logical: str, kind: str, status: str, reason: str | None) -> None:
-    physical = stack.stack_id if kind == _STACK else ""
-    stack.events.append(Event(stack.stack_id, stack.name, logical, physical, kind, status, reason, None))

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,11 @@ import boto3
 from botocore.exceptions import ClientError
 
 from coattest.errors import EnvironmentFailure
+from coattest.files import write_atomic
+from coattest_local import records
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
-from coattest_parent.deployment.runner import Enclave as Running
-from coattest_parent.deployment.runner import LocalRunner
-from coattest_parent.deployment.stack import planning, rollout, stacks
-from coattest_parent.deployment.stack.hosts import LocalHost
+from coattest_parent.deployment.stack import checks, planning, rollout, stacks
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint
 from support.build.python_image import make_python_image
@@ -38,7 +38,7 @@ FORKED = (
     "coattest_parent.cli.deploy",
     "coattest_parent.deployment.local",
     "coattest_parent.deployment.smoke",
-    "coattest_parent.deployment.stack.remote",
+    "coattest_parent.deployment.stack.checks",
     "coattest_parent.deployment.stack.rollout",
     "coattest_verify.cli",
     "coattest_verify.keypolicy.report",
@@ -86,28 +86,37 @@ class World:
 
     @property
     def place(self) -> list[str]:
-        """Where AWS and the local enclaves are."""
-        return [
-            "--endpoint-url",
-            self.services.endpoint,
-            "--ca-bundle",
-            str(self.services.ca_bundle),
-            "--state",
-            str(self.folder / "state"),
-        ]
+        """Where AWS is."""
+        return ["--endpoint-url", self.services.endpoint, "--ca-bundle", str(self.services.ca_bundle)]
 
     def plan(self, release: Release, *reports: Path) -> None:
         """Write the plan's folder for a release."""
-        chosen = [f"--{name}={getattr(self.settings, name)}" for name in planning_options]
         given = [argument for report in reports for argument in ("--report", str(report))]
         self.deploy(
-            "plan", *chosen, "--out", "plan", "--image", str(release.image), *given, *release.deciding
+            "plan",
+            *self.chosen,
+            *self.place,
+            "--out",
+            "plan",
+            "--image",
+            str(release.image),
+            *given,
+            *release.deciding,
         )
 
-    def apply(self, release: Release, expect: int = 0) -> Any:
+    @property
+    def chosen(self) -> list[str]:
+        """The settings as options of plan."""
+        settings = self.settings
+        names = ("name", "account", "region", "vpc", "ami", "capacity")
+        subnets = [f"--subnet={subnet}" for subnet in settings.subnets]
+        return [*(f"--{name}={getattr(settings, name)}" for name in names), *subnets]
+
+    def apply(self, release: Release, *more: str, expect: int = 0) -> Any:
         """Apply the plan's folder."""
         return self.deploy(
             "apply",
+            *more,
             "--plan",
             "plan",
             "--image",
@@ -158,7 +167,7 @@ class World:
             account=name,
         )
         client = self.services.client("cloudformation", name)
-        made = stacks.Stacks(client, lambda _: None).put("coattest-buyer", json_canonical(text), {})[0]
+        made = stacks.Stacks(client, lambda _: None).put("coattest-buyer", json_canonical(text), {})
         report = self.folder / f"{name}.report.json"
         self.command(
             "verify",
@@ -215,9 +224,15 @@ class World:
                 answers[name] = False
         return answers
 
-    def running(self) -> list[str]:
-        """The releases that run now."""
-        return sorted(LocalHost(self.folder / "state" / "enclaves").running())
+
+class Quick(rollout.Cloud):
+    """The service's account, looked at again twenty times as soon."""
+
+    def stacks(self, settings: Settings) -> stacks.Stacks:
+        """The stacks."""
+        return stacks.Stacks(
+            self.aws.cloudformation(settings.region), self.say, lambda seconds: time.sleep(seconds / 20)
+        )
 
 
 class Session(boto3.Session):
@@ -254,9 +269,6 @@ def parent_session(running: Services, settings: Settings) -> Any:
     return sts.assume_role(RoleArn=settings.role_arn, RoleSessionName="parent")["Credentials"]
 
 
-planning_options = ("name", "account", "region", "vpc", "subnet", "ami")
-
-
 def also_of(release: Release) -> Sequence[str]:
     """The options for a second release."""
     return ("--release", release.name)
@@ -279,80 +291,68 @@ def encrypted(world: World) -> dict[str, bytes]:
     return found
 
 
-class Debug(LocalRunner):
-    """A launcher that starts the decided image in debug mode and does not say so."""
-
-    def _call(self, timeout: float, verb: str, *arguments: str) -> None:
-        super()._call(timeout, verb, *arguments, *(["--debug-mode"] if verb == "run-enclave" else []))
-
-    def describe(self) -> Running | None:
-        found = super().describe()
-        return dataclasses.replace(found, flags="NONE") if found else None
-
-
-class DebugHost(LocalHost):
-    """Its launcher lies."""
-
-    def _runner(self, release: str) -> LocalRunner:
-        return Debug(self.directory / release)
-
-
-class SwitchedHost(LocalHost):
-    """It starts another image than it is given."""
-
-    other: Path
-
-    def run(self, release: str, image: Path, *, role_arn: str, instance_id: str) -> Running:
-        return super().run(release, self.other, role_arn=role_arn, instance_id=instance_id)
-
-
 @dataclass(frozen=True, slots=True)
 class Bench:
     """A deployment of its own name, in process: what is refused."""
 
     world: World
     plan: planning.StackPlan
-    host: LocalHost
 
-    def cloud(self, host: LocalHost | None = None, keys: tuple[str, str] | None = None) -> rollout.Cloud:
+    def cloud(self, keys: tuple[str, str] | None = None) -> rollout.Cloud:
         """The service's account, or other credentials."""
         admin = self.world.services.accounts["service"]
         access, secret = keys or (admin.access_key, admin.secret_key)
         endpoint = Endpoint(self.world.services.endpoint, self.world.services.ca_bundle)
         aws = aws_of(endpoint, access, secret, self.plan.settings.region)
-        return rollout.Cloud(aws, host or self.host, lambda _: None, now)
+        return Quick(aws, lambda _: None, now)
 
-    def apply(self, **options: Any) -> rollout.Applied:
-        """Apply the plan."""
-        return rollout.apply_stacks(self.plan, self.world.first.image, self.cloud(**options))
+    def apply(self, plan: planning.StackPlan | None = None, **options: Any) -> rollout.Applied:
+        """Apply the plan, or another of the same deployment."""
+        given = plan or self.plan
+        cloud = dataclasses.replace(
+            self.cloud(options.pop("keys", None)), say=options.pop("say", lambda _: None)
+        )
+        return rollout.apply_stacks(given, self.image_of(given), cloud, **options)
+
+    def image_of(self, plan: planning.StackPlan) -> Path:
+        """The image of a plan's release."""
+        releases = (self.world.first, self.world.second)
+        (found,) = (each.image for each in releases if each.name == plan.decision.release)
+        return found
 
     def following(self, **changes: Any) -> planning.StackPlan:
         """The plan of the second release for the same deployment; ``changes`` are the reports'."""
-        world, settings = self.world, self.plan.settings
-        reports = {
-            f"{name}.json": world.second.report(name, role=settings.role_arn, **changes) for name in BUYERS
-        }
-        return planning.make_stack_plan(world.second.authority, world.second.image, settings, reports)
+        return self.of(self.world.second, self.plan.settings, **changes)
+
+    def of(self, release: Release, settings: Settings, **changes: Any) -> planning.StackPlan:
+        """A plan of a release with other settings."""
+        reports = {f"{name}.json": release.report(name, role=settings.role_arn, **changes) for name in BUYERS}
+        return planning.make_stack_plan(release.authority, release.image, settings, reports)
 
     def fault(self, stack: str, **what: Any) -> None:
         """Tell the simulator how a stack fails from now on; nothing means not at all."""
         text = json.dumps({stack: what} if what else {})
-        (self.world.services.directory / FILE).write_text(text)
+        write_atomic(self.world.services.directory / FILE, text.encode())
 
     def session(self) -> Any:
         """Credentials of this deployment's parent role."""
         return parent_session(self.world.services, self.plan.settings)
 
-    def instances(self) -> list[str]:
-        """The parent instances of this deployment that run."""
-        ec2 = client_of(self.world.services, "ec2", "service")
-        found = ec2.describe_instances(Filters=[{"Name": "instance-state-name", "Values": ["running"]}])
-        return [
-            str(item["InstanceId"])
-            for group in found["Reservations"]
-            for item in group["Instances"]
-            if {"Key": "Name", "Value": self.plan.settings.main_stack} in item.get("Tags", [])
-        ]
+    def instances(self, stack: str | None = None) -> list[str]:
+        """The instances of a stack's group; those of the plan's unless told otherwise."""
+        groups = client_of(self.world.services, "autoscaling", "service").describe_auto_scaling_groups(
+            AutoScalingGroupNames=[stack or self.plan.parents_stack]
+        )["AutoScalingGroups"]
+        return [str(item["InstanceId"]) for group in groups for item in group["Instances"]]
+
+    def enclave_of(self, instance: str) -> Path:
+        """The folder of an instance's enclave."""
+        return self.world.services.directory / "instances" / instance / "enclave"
+
+    def enclaves(self) -> list[str]:
+        """The instances whose enclave runs now, of every deployment of this world."""
+        found = (self.world.services.directory / "instances").glob("*")
+        return sorted(path.name for path in found if records.running_record(path / "enclave"))
 
     def buckets(self) -> list[str]:
         """The buckets of this deployment."""
@@ -364,9 +364,9 @@ class Bench:
         """The service's stacks."""
         return stacks.Stacks(client_of(self.world.services, "cloudformation", "service"), lambda _: None)
 
-    def status(self) -> dict[str, Any]:
+    def status(self, plan: planning.StackPlan | None = None) -> dict[str, Any]:
         """What status says."""
-        return rollout.stacks_status(self.plan, self.cloud())
+        return rollout.stacks_status(plan or self.plan, self.cloud())
 
     def stack(self, name: str) -> stacks.StackState | None:
         """A stack as it is now."""
@@ -379,7 +379,7 @@ def details(status: dict[str, Any]) -> str:
 
 
 def running_world(folder: Path) -> Iterator[World]:
-    """Three accounts, two releases; whatever enclave is left ends in the end."""
+    """Three accounts, two releases; the enclaves end with the services."""
     images = [make_python_image(folder / f"{name}.eif", marker=name.encode()) for name in ("first", "second")]
     first = Release.make(folder / "one", images[0])
     second = Release.make(folder / "two", images[1], "0.2.0", first.members)
@@ -390,8 +390,13 @@ def running_world(folder: Path) -> Iterator[World]:
             folder / "services", accounts=accounts, quiet=True, program=faulty_services.PROGRAM
         ) as running,
     ):
-        subnet = running.client("ec2", "service").describe_subnets()["Subnets"][0]
-        settings = dataclasses.replace(SETTINGS, vpc=subnet["VpcId"], subnet=subnet["SubnetId"])
+        found = running.client("ec2", "service").describe_subnets()["Subnets"][:2]
+        subnets = tuple(subnet["SubnetId"] for subnet in found)
+        admin = running.accounts["service"]
+        endpoint = Endpoint(running.endpoint, running.ca_bundle)
+        aws = aws_of(endpoint, admin.access_key, admin.secret_key, running.region)
+        ami = checks.latest_ami(aws, running.region, "x86_64")
+        settings = dataclasses.replace(SETTINGS, vpc=found[0]["VpcId"], subnets=subnets, ami=ami)
         for name in BUYERS:
             iam = running.client("iam", name)
             for user in ("second", "bidder"):
@@ -406,21 +411,15 @@ def running_world(folder: Path) -> Iterator[World]:
                     }
                 ),
             )
-        made = World(running, first, second, settings, folder, forks)
-        try:
-            yield made
-        finally:
-            host = LocalHost(folder / "state" / "enclaves")
-            for release in host.running():
-                host.terminate(release)
+        yield World(running, first, second, settings, folder, forks)
 
 
-def running_bench(world: World, folder: Path, name: str) -> Iterator[Bench]:
+def running_bench(world: World, name: str) -> Iterator[Bench]:
     """A plan with both buyers' reports; everything of it ends with the test."""
     settings = dataclasses.replace(world.settings, name=name)
     reports = {f"{name}.json": world.first.report(name, role=settings.role_arn) for name in BUYERS}
     plan = planning.make_stack_plan(world.first.authority, world.first.image, settings, reports)
-    made = Bench(world, plan, LocalHost(folder / "enclaves"))
+    made = Bench(world, plan)
     yield made
     for file in (THROTTLE, FILE):
         (world.services.directory / file).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from moto.cloudformation.models import ChangeSet, Stack, cloudformation_backends
 from moto.core.common_models import CloudFormationModel
+from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
 from moto.kms.models import Key, kms_backends
 from moto.s3.models import FakeBucket, s3_backends
@@ -136,6 +137,20 @@ def extend_moto() -> None:
     shown.parameter_list = property(_parameter_list)
     Key.create_from_cloudformation_json = staticmethod(_create_key)
     Key.update_from_cloudformation_json = staticmethod(_update_key)
+
+
+def lead_out(account: str, region: str) -> None:
+    """Give the region's default VPC its internet gateway and route, which moto's lacks (VPC User Guide,
+    "Default VPC components").
+    """
+    backend: Any = ec2_backends[account][region]
+    (vpc,) = [each for each in backend.vpcs.values() if each.is_default]
+    if any(each.vpc and each.vpc.id == vpc.id for each in backend.internet_gateways.values()):
+        return
+    gateway = backend.create_internet_gateway()
+    backend.attach_internet_gateway(gateway.id, vpc.id)
+    (table,) = [each for each in backend.route_tables.values() if each.vpc_id == vpc.id]
+    backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
 
 
 def stack_named(name: str, account: str, region: str) -> Any | None:

@@ -24,6 +24,8 @@ def check_status(action: str, form: Mapping[str, str], stack: Any | None, status
         _check_continue(form, stack, status)
     if stack is None or status is None or action not in CHANGES:
         return
+    if action == "DeleteStack" and status == "CREATE_IN_PROGRESS":
+        return
     if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
         raise _not_now(stack, status)
     if action != "CreateChangeSet":

@@ -22,7 +22,14 @@ from coattest_local.aws.http import (
     cloudformation_answer,
 )
 from coattest_local.aws.kms import keys
-from coattest_local.aws.stacks.additions import change_set_named, drop_unmade, settle, stack_named
+from coattest_local.aws.stacks.additions import (
+    change_set_named,
+    drop_unmade,
+    lead_out,
+    settle,
+    stack_named,
+)
+from coattest_local.aws.stacks.creation import hold, signal
 from coattest_local.aws.stacks.drift import DRIFT_ACTIONS, answer_drift
 from coattest_local.aws.stacks.rules import check_status
 from coattest_local.aws.stacks.templates import answer_validation, check_template, check_values
@@ -44,17 +51,34 @@ ACTIONS = {
         "ListStacks",
         "ValidateTemplate",
     ),
-    "ec2": ("DescribeInstances", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs"),
+    "ec2": (
+        "DescribeImages",
+        "DescribeInstanceTypeOfferings",
+        "DescribeInstanceTypes",
+        "DescribeInstances",
+        "DescribeRouteTables",
+        "DescribeSecurityGroups",
+        "DescribeSubnets",
+        "DescribeVpcEndpoints",
+        "DescribeVpcs",
+    ),
 }
-BY_HAND = {"ec2": ("AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress", "TerminateInstances")}
-"""What a person does to a deployment's resources by hand: drift."""
+BY_HAND = {
+    "ec2": (
+        "AuthorizeSecurityGroupIngress",
+        "RevokeSecurityGroupIngress",
+        "StopInstances",
+        "TerminateInstances",
+    )
+}
+"""What a person does to a deployment's resources by hand: drift, and instances that die."""
 
 INSTEAD = {"CreateStack": "deploy", "UpdateStack": "deploy"}
 """What the AWS CLI's ``aws cloudformation`` does by change sets, by an operation that is not emulated."""
 
 OF_A_CHANGE_SET = ("DeleteChangeSet", "DescribeChangeSet", "ExecuteChangeSet")
 
-ANSWERED_HERE = (*DRIFT_ACTIONS, "ContinueUpdateRollback")
+ANSWERED_HERE = (*DRIFT_ACTIONS, "ContinueUpdateRollback", "SignalResource")
 """moto's CloudFormation has no such operation."""
 
 
@@ -82,7 +106,10 @@ class StackService:
             return answer_drift(action, form, account, region)
         if action == "ValidateTemplate":
             return answer_validation(check_template(form))
+        if action in ("ContinueUpdateRollback", "SignalResource"):
+            return self._of_stack(action, form, stack_named(form.get("StackName", ""), account, region))
         if self._service != "cloudformation":
+            lead_out(account, region)
             return self._forward(self._service, request, account)
         return self._stack(action, form, request, account, region)
 
@@ -110,9 +137,6 @@ class StackService:
             check_values(check_template(form), form)
             if stack is not None and form.get("ChangeSetType") == "CREATE":
                 drop_unmade(stack, account, region)
-        if action == "ContinueUpdateRollback":
-            self._faults.continue_rollback(stack)
-            return cloudformation_answer(action, "")
         if action == "DescribeStacks" and stack is not None and busy:
             self._faults.looked(stack)
             status, stack.status = stack.status, busy
@@ -129,7 +153,17 @@ class StackService:
         if answer.status == 200:
             settle(changes)
             executed()
+            if changes.stack.status == "CREATE_COMPLETE":
+                hold(changes.stack, self._clock())
         return answer
+
+    def _of_stack(self, action: str, form: Mapping[str, str], stack: Any) -> HttpResponse:
+        """What moto's CloudFormation has no operation for, and changes a stack."""
+        if action == "SignalResource":
+            return signal(stack, form)
+        check_status(action, form, stack, getattr(stack, "status", None))
+        self._faults.continue_rollback(stack)
+        return cloudformation_answer(action, "")
 
     def _authorize(self, request: HttpRequest, caller: SignedCaller, region: str, action: str) -> None:
         answer = keys.by_own_policies(

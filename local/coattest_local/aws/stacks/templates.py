@@ -16,8 +16,8 @@ from moto.cloudformation.utils import yaml_tag_constructor
 from coattest_local.aws.http import HttpResponse, ServiceError, cloudformation_answer
 
 REQUIRED = {
-    "AWS::CloudWatch::Alarm": ("ComparisonOperator", "EvaluationPeriods"),
-    "AWS::EC2::Instance": (),
+    "AWS::AutoScaling::AutoScalingGroup": ("MaxSize", "MinSize"),
+    "AWS::EC2::LaunchTemplate": ("LaunchTemplateData",),
     "AWS::EC2::SecurityGroup": ("GroupDescription",),
     "AWS::IAM::InstanceProfile": ("Roles",),
     "AWS::IAM::Policy": ("PolicyDocument", "PolicyName"),

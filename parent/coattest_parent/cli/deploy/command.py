@@ -22,7 +22,7 @@ from coattest_parent.cli.deploy.stack import (
     tell_applied,
     write_plan,
 )
-from coattest_parent.cli.options import FILE, OWN_FOLDER
+from coattest_parent.cli.options import FILE, OWN_FOLDER, aws_options
 from coattest_parent.deployment.live import Live, check_live
 from coattest_parent.deployment.local import (
     apply_local,
@@ -38,17 +38,20 @@ from coattest_verify.quorum.authority import authority_from
 LOCAL = ("role_arn", "instance_id", "state")
 """Options that plan and apply need for the local target."""
 
-OF_LOCAL = frozenset({"role_arn", "instance_id"})
-"""Options that mean nothing for AWS; --state is where a stand-in of AWS keeps its enclaves."""
+OF_LOCAL = frozenset({"role_arn", "instance_id", "state"})
+"""Options that mean nothing for AWS."""
 
 OF_AWS = frozenset(
     {
-        "account", "ami", "auto_recovery", "ca_bundle", "cpus", "delete_data", "endpoint_url",
-        "instance_type", "memory", "name", "out", "plan_folder", "region", "reports", "subnet", "vpc",
-        "wheel", "wheelhouse",
+        "account", "ami", "ca_bundle", "capacity", "cpus", "delete_data", "endpoint_url", "instance_type",
+        "memory", "name", "out", "plan_folder", "region", "reports", "retire", "subnets", "vpc", "wheel",
+        "wheelhouse",
     }
 )  # fmt: skip
 """Options that mean nothing for the local target."""
+
+OPTION = {"plan_folder": "--plan", "subnets": "--subnet"}
+"""Options that are called otherwise."""
 
 state_option = click.option(
     "--state",
@@ -82,12 +85,14 @@ def runner_in(state: Path) -> LocalRunner:
 @click.command()
 @enclave_options
 @plan_options
+@aws_options
 @named_decision_options
 @json_option
 def plan_command(**given: Any) -> None:
     """Recompute the decision, measure the image, say what apply does.
 
-    For AWS the plan is a folder: templates, parameters, user data, units.
+    For AWS the plan is a folder: templates, user data, what an instance is made of. What AWS says will not
+    work is refused.
     """
     require_options(given, local=LOCAL, aws=PLANNED)
     authority = authority_from(given, utc_now())
@@ -116,13 +121,16 @@ def plan_command(**given: Any) -> None:
 @click.command()
 @enclave_options
 @cloud_options
+@click.option(
+    "--retire", is_flag=True, help="aws: delete the stacks of other releases, once this one is verified."
+)
 @named_decision_options
 @json_option
 def apply_command(**given: Any) -> None:
     """Start the decided enclave and verify its live document.
 
-    An enclave that does not verify is terminated. For AWS the stacks are created or changed first, by change
-    sets; the release that ran before ends once the decided one is verified.
+    An enclave that does not verify is terminated. For AWS a stack of parents is made beside what serves; it
+    is rolled back unless the document of every instance verifies. Run it again when it was interrupted.
     """
     require_options(given, local=LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())
@@ -216,7 +224,7 @@ def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequ
     refuse_ignored(other, f"for the {given['target']} target")
     missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
     if missing:
-        options = ("--plan" if name == "plan_folder" else f"--{name.replace('_', '-')}" for name in missing)
+        options = (OPTION.get(name, f"--{name.replace('_', '-')}") for name in missing)
         raise UsageError(f"the {given['target']} target needs {', '.join(options)}", code="usage")
 
 

@@ -1,21 +1,29 @@
-"""``deploy-from-attestation live``: a live document of an enclave here, to be verified elsewhere."""
+"""``deploy-from-attestation live``: live documents of an enclave here, to be verified elsewhere."""
 
 from __future__ import annotations
 
 import base64
+import secrets
 import sys
+from pathlib import Path
 
 import click
 
 from coattest.errors import UsageError
+from coattest.parser import refuse_ignored
 from coattest_enclave.protocol import alive
-from coattest_parent.link.channels import await_listener, parse_address
+from coattest_parent.cli.options import aws_from, aws_options
+from coattest_parent.deployment.live import NONCE_SIZE
+from coattest_parent.link.channels import Address, await_listener, parse_address
 from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.stop import Stop
+
+OF_PUT = ("region", "every", "endpoint_url", "ca_bundle")
 
 
 @click.command("live")
 @click.option("--address", required=True, help="vsock:CID:5005 or unix:PATH.")
-@click.option("--nonce", required=True, help="16 to 64 bytes in hex; the document is over these.")
+@click.option("--nonce", help="16 to 64 bytes in hex; the document is over these.")
 @click.option(
     "--wait",
     type=click.FloatRange(0, 600),
@@ -23,18 +31,68 @@ from coattest_parent.link.enclave import EnclaveClient
     show_default=True,
     help="Seconds to wait until it listens.",
 )
-def live_command(*, address: str, nonce: str, wait: float) -> None:
-    """Print an enclave's live document over a nonce, unverified.
+@click.option("--put", metavar="s3://BUCKET/KEY", help="Put documents there instead, each over a new nonce.")
+@click.option("--region", help="With --put: the bucket's region.")
+@click.option("--every", type=click.FloatRange(1, 600), help="With --put: seconds from one to the next.")
+@aws_options
+def live_command(
+    *,
+    address: str,
+    nonce: str | None,
+    wait: float,
+    put: str | None,
+    region: str | None,
+    every: float | None,
+    endpoint_url: str | None,
+    ca_bundle: Path | None,
+) -> None:
+    """Print an enclave's live document over a nonce, unverified; or put one into S3 again and again.
 
-    It is in base64. apply runs this on the instance, and verifies the document where apply runs.
+    It is printed in base64. A parent on AWS puts one each minute, for those who verify it elsewhere.
     """
+    if (nonce is None) == (put is None):
+        raise UsageError("one of --nonce and --put, and not both", where="live")
+    target = parse_address(address)
+    if put is None:
+        refuse_ignored(OF_PUT, "without --put")
+        asked = _nonce(nonce or "")
+        await_listener(target, wait)
+        sys.stdout.write(base64.b64encode(_document(target, asked)).decode("ascii") + "\n")
+        return
+    if region is None:
+        raise UsageError("--put needs --region", where="live")
+    from coattest.aws import aws_errors  # noqa: PLC0415 - only where AWS is asked
+    from coattest_parent.link.aws import parse_s3_uri  # noqa: PLC0415
+
+    bucket, key = parse_s3_uri(put)
+    client = aws_from(endpoint_url, ca_bundle).s3(region)
+
+    def put_one() -> None:
+        document = _document(target, secrets.token_bytes(NONCE_SIZE))
+        with aws_errors(put):
+            client.put_object(Bucket=bucket, Key=key, Body=document)
+
+    # What fails ends it: a service manager starts it again.
+    await_listener(target, wait)
+    if every is None:
+        put_one()
+        return
+    with Stop(last=True) as stop:
+        while not stop.told:
+            put_one()
+            stop.wait(every)
+
+
+def _document(target: Address, nonce: bytes) -> bytes:
+    with EnclaveClient(target) as client:
+        return client.alive(nonce)
+
+
+def _nonce(text: str) -> bytes:
     try:
-        asked = bytes.fromhex(nonce)
+        asked = bytes.fromhex(text)
     except ValueError:
         asked = b""
     if not alive.NONCE_MIN <= len(asked) <= alive.NONCE_MAX:
         raise UsageError("not 16 to 64 bytes in hex", where="--nonce")
-    target = parse_address(address)
-    await_listener(target, wait)
-    with EnclaveClient(target) as client:
-        sys.stdout.write(base64.b64encode(client.alive(asked)).decode("ascii") + "\n")
+    return asked

@@ -17,38 +17,44 @@ from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER
 from coattest.shell import err, option_group, out, utc_now
 from coattest_parent.cli.options import FILE, FOLDER, aws_from, aws_options
-from coattest_parent.deployment.stack import planning, programs, rollout
-from coattest_parent.deployment.stack.hosts import EnclaveHost, LocalHost
-from coattest_parent.deployment.stack.remote import RemoteHost
+from coattest_parent.deployment.stack import checks, planning, programs, rollout
 from coattest_parent.deployment.stack.settings import Settings
+from coattest_parent.link.aws import Aws
 from coattest_verify.quorum.authority import Authority
 
-PLANNED = ("name", "account", "region", "vpc", "subnet", "ami", "out")
-"""Options that a plan for AWS requires."""
+PLANNED = ("name", "account", "region", "vpc", "subnets", "ami", "out")
+CHOSEN = (*PLANNED[:-1], "instance_type", "cpus", "memory", "capacity")
+"""Options that a plan for AWS requires; CHOSEN are the settings among its options."""
 
 
 plan_options = option_group(
     click.option("--name", help="aws: the name of this deployment."),
     click.option("--account", help="aws: the service's account, 12 digits."),
-    click.option("--region", help="aws: the region of the parent."),
-    click.option("--vpc", help="aws: the VPC of the parent."),
-    click.option("--subnet", help="aws: the subnet of the parent."),
-    click.option("--ami", help="aws: the AMI of the parent (Amazon Linux 2023)."),
+    click.option("--region", help="aws: the region of the parents."),
+    click.option("--vpc", help="aws: the VPC of the parents."),
+    click.option(
+        "--subnet",
+        "subnets",
+        multiple=True,
+        help="aws: a subnet of the parents; two or more, in as many zones.",
+    ),
+    click.option(
+        "--ami",
+        help="aws: the AMI of the parents (Amazon Linux 2023); 'latest' asks AWS, and the plan has its id.",
+    ),
     click.option(
         "--instance-type",
-        default="c6i.2xlarge",
+        default="c6i.xlarge",
         show_default=True,
-        help="aws: the instance type of the parent.",
+        help="aws: the instance type of the parents.",
     ),
     click.option("--cpus", type=int, default=2, show_default=True, help="aws: vCPUs per enclave."),
     click.option("--memory", type=int, default=2048, show_default=True, help="aws: MiB per enclave."),
-    click.option(
-        "--auto-recovery", is_flag=True, help="aws: add an alarm that moves the instance off a failed host."
-    ),
+    click.option("--capacity", type=int, default=1, show_default=True, help="aws: how many parents."),
     click.option(
         "--report", "reports", type=FILE, multiple=True, help="aws: a buyer's signed report; repeatable."
     ),
-    click.option("--wheel", type=FILE, help="aws: coattest's wheel, for the instance; needs --wheelhouse."),
+    click.option("--wheel", type=FILE, help="aws: coattest's wheel, for the instances; needs --wheelhouse."),
     click.option(
         "--wheelhouse",
         type=FOLDER,
@@ -65,22 +71,23 @@ cloud_options = option_group(
 
 def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> None:
     """``plan --target aws``: write the plan's folder; the image stays where it is."""
-    archive = _programs(given["wheel"], given["wheelhouse"])
-    settings = Settings(
-        **{name: given[name] for name in ("name", "account", "region", "vpc", "subnet", "ami")},
-        **{name: given[name] for name in ("instance_type", "cpus", "memory", "auto_recovery")},
-        programs=programs.archive_digest(archive) if archive else None,
-    )
+    archive = _programs(given["wheel"], given["wheelhouse"], authority.decision.architecture)
+    aws, chosen = _aws(authority.decision.profile, given), {name: given[name] for name in CHOSEN}
+    if chosen["ami"] == checks.LATEST:
+        chosen["ami"] = checks.latest_ami(aws, given["region"], authority.decision.architecture)
+    settings = Settings(**chosen, programs=programs.archive_digest(archive) if archive else None)
     reports = {str(path): read_whole(path) for path in given["reports"]}
     plan = planning.make_stack_plan(authority, image, settings, reports)
+    _require_programs(plan)
+    checks.require_workable(plan, aws)
     folder: Path = given["out"]
     files = planning.plan_files(plan, reports)
     make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
         write_atomic(folder / name, content)
-    for stale in (planning.MAIN, planning.PARAMETERS, *([] if archive else [programs.NAME])):
-        if stale not in files:
-            (folder / stale).unlink(missing_ok=True)
+    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA} - set(files)
+    for stale in (*left, *([] if archive else [programs.NAME])):
+        (folder / stale).unlink(missing_ok=True)
     if given["as_json"]:
         emit_json({**plan.summary(), "folder": str(folder)})
         return
@@ -120,27 +127,30 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     """``apply --target aws``."""
     cloud = _cloud_of(authority, given)
     plan = read_plan(authority, given["image"], given["plan_folder"])
-    _require_programs(plan, cloud)
-    done = rollout.apply_stacks(plan, given["image"], cloud, programs=given["plan_folder"] / programs.NAME)
-    found = {
-        "verified": done.live is not None,
-        "role": done.role_arn,
-        "instance": done.instance_id,
-        "retired": list(done.retired),
-        **(done.live.to_json() if done.live else {}),
-    }
+    _require_programs(plan)
+    done = rollout.apply_stacks(
+        plan,
+        given["image"],
+        cloud,
+        programs=given["plan_folder"] / programs.NAME,
+        retire=given["retire"],
+    )
     if given["as_json"]:
-        emit_json(found)
+        emit_json(done.to_json())
         return
     out().print(f"role      {done.role_arn}", markup=False)
-    if done.live is None:
+    if done.stack is None:
         err().print("applied phase 1: the role is there, and no instance yet", markup=False)
         err().print("next: give the role to the buyers, and plan again with their reports", markup=False)
         return
-    out().print(f"instance  {done.instance_id}", markup=False)
-    out().print(f"verified  {done.live.module_id} at {done.live.time.isoformat()}", markup=False)
-    out().print(f"enclave   {done.live.enclave.address}", markup=False)
-    tell_applied("give the jobs to `auction serve` on the instance, and look again with `status`")
+    out().print(f"stack     {done.stack}", markup=False)
+    for parent in done.parents:
+        out().print(f"verified  {parent.instance} {parent.module_id} at {parent.time}", markup=False)
+    for name in done.retired:
+        out().print(f"retired   {name}", markup=False)
+    for name in done.beside:
+        out().print(f"serving   {name}", markup=False)
+    tell_applied("apply with --retire once the other stacks have no open job" if done.beside else "`status`")
 
 
 def tell_applied(then: str) -> None:
@@ -160,8 +170,11 @@ def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
         [
             *[(name, state or "not there") for name, state in found["stacks"].items()],
             *[(f"key of {name}", state) for name, state in found["keys"].items()],
-            ("running", list(found["running"]) or "nothing"),
-            ("live document", found["live"]["module_id"] if found["live"] else "none verified"),
+            *[
+                (each["instance"], f"{each['lifecycle']}, {each['module_id'] or 'not verified'}")
+                for each in found["parents"]
+            ],
+            *[("serves too", name) for name in found["beside"]],
         ]
     )
     for finding in found["findings"]:
@@ -173,7 +186,7 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
     """``destroy --target aws``; it starts nothing, so it needs no decision."""
     path = given["plan_folder"] / planning.SETTINGS
     settings = _settings(path)
-    found = rollout.destroy_stacks(settings, _cloud(None, settings, given), delete_data=given["delete_data"])
+    found = rollout.destroy_stacks(settings, _cloud(None, given), delete_data=given["delete_data"])
     if given["as_json"]:
         emit_json(dict(found))
         return
@@ -184,12 +197,15 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
 
 
 def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
-    settings = _settings(given["plan_folder"] / planning.SETTINGS)
-    return _cloud(authority.decision.profile, settings, given)
+    return _cloud(authority.decision.profile, given)
 
 
-def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) -> rollout.Cloud:
-    """AWS with the instance's enclaves, or a stand-in on this machine with its own enclaves or local ones.
+def _cloud(profile: str | None, given: Mapping[str, Any]) -> rollout.Cloud:
+    return rollout.Cloud(_aws(profile, given), lambda text: err().print(text, markup=False), utc_now)
+
+
+def _aws(profile: str | None, given: Mapping[str, Any]) -> Aws:
+    """AWS, or a stand-in on this machine.
 
     Documents of the ``local`` profile chain to a root whose key is published: they count on this machine
     only.
@@ -203,28 +219,17 @@ def _cloud(profile: str | None, settings: Settings, given: Mapping[str, Any]) ->
             hint=f"use --profile {wanted}",
             code="bad-profile",
         )
-    if given["state"] and not endpoint:
+    return aws_from(endpoint, given["ca_bundle"])
+
+
+def _require_programs(plan: planning.StackPlan) -> None:
+    """Raise UsageError for parents on which nothing of coattest would be installed: none could be verified.
+
+    A simulated instance installs nothing.
+    """
+    if plan.reports and plan.settings.programs is None and plan.decision.profile != "local":
         raise UsageError(
-            "--state is for enclaves on this machine",
-            hint="leave it out, or give --endpoint-url",
-            code="bad-target",
-        )
-
-    def say(text: str) -> None:
-        err().print(text, markup=False)
-
-    aws = aws_from(endpoint, given["ca_bundle"])
-    host: EnclaveHost = RemoteHost(aws, settings, say)
-    if given["state"]:
-        host = LocalHost(given["state"] / "enclaves")
-    return rollout.Cloud(aws, host, say, utc_now)
-
-
-def _require_programs(plan: planning.StackPlan, cloud: rollout.Cloud) -> None:
-    """Raise UsageError for phase 2 of a plan whose instance could not ask its enclave for a document."""
-    if isinstance(cloud.host, RemoteHost) and plan.reports and plan.settings.programs is None:
-        raise UsageError(
-            "the plan installs no programs on the instance, so its enclave could not be verified",
+            "the plan installs no programs on the instances, so their enclaves could not be verified",
             hint="plan again with --wheel and --wheelhouse",
             code="no-programs",
         )
@@ -245,10 +250,10 @@ def _settings(path: Path) -> Settings:
         raise UsageError(f"not a plan: {error}", where=str(path), hint="make one with plan --out") from None
 
 
-def _programs(wheel: Path | None, wheelhouse: Path | None) -> bytes | None:
+def _programs(wheel: Path | None, wheelhouse: Path | None, architecture: str) -> bytes | None:
     if (wheel is None) != (wheelhouse is None):
         raise UsageError("--wheel and --wheelhouse go together", code="usage")
-    return programs.pack_programs(wheel, wheelhouse) if wheel and wheelhouse else None
+    return programs.pack_programs(wheel, wheelhouse, architecture) if wheel and wheelhouse else None
 
 
 def _digest(path: Path) -> str | None:

@@ -49,3 +49,9 @@ def failed_resources(events: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]
 def summary(failed: Iterable[Finding], otherwise: str) -> str:
     """The first failures in one line, or ``otherwise`` when there are none."""
     return "; ".join(f"{each.where} {each.detail}" for each in list(failed)[:SHOWN]) or otherwise
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event as progress: what, its state, and why if there is a reason."""
+    reason = str(event.get("ResourceStatusReason") or "")[:REASON_MAX]
+    return f"{event.get('LogicalResourceId')} {event.get('ResourceStatus')} {reason}".rstrip()

@@ -14,24 +14,24 @@ from typing import Any
 
 from coattest.errors import FoundFalse, UsageError
 from coattest.files import read_whole
-from coattest_parent.deployment.stack import templates
+from coattest_parent.deployment.stack import configuration, templates
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.deployment.stack.units import units
-from coattest_parent.deployment.stack.userdata import USER_DATA_MAX, at_every_boot, boot_script
 from coattest_verify.keypolicy.report import BuyerReport, check_report
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import check_image
 
-SETTINGS, SUMMARY, BASE, MAIN, PARAMETERS = (
+SETTINGS, SUMMARY, BASE, PARENTS, USER_DATA, CONFIGURATION = (
     "settings.json",
     "plan.json",
-    "phase-1.template.json",
-    "phase-2.template.json",
-    "phase-2.parameters.json",
+    "base.template.json",
+    "parents.template.json",
+    "user-data.sh",
+    "configuration.tar",
 )
 REPORTS = "reports"
-FROM_PHASE_1 = {"ArtifactBucket": "from-phase-1", "ResultBucket": "from-phase-1"}
+ROLE_MAX = 10_240
+"""Characters of a role's inline policies (IAM User Guide, "IAM and AWS STS quotas")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class StackPlan:
-    """What is created for a decision. Without reports there is only phase 1."""
+    """What is created for a decision. Without reports there is only the base: phase 1."""
 
     settings: Settings
     decision: Decision
@@ -58,19 +58,32 @@ class StackPlan:
     reports: tuple[BuyerReport, ...]
 
     @property
-    def release_id(self) -> str:
-        """The release's name on the instance: 16 hex digits of the decision's digest."""
-        return release_id(self.decision)
-
-    @property
     def base_text(self) -> str:
-        """Phase 1's template."""
-        return templates.template_text(templates.base_template(self.settings))
+        """The base's template."""
+        return templates.template_text(templates.base_template(self.settings, self.reports))
 
     @property
-    def main_text(self) -> str:
-        """Phase 2's template."""
-        return templates.template_text(templates.main_template(self.settings))
+    def configuration(self) -> bytes:
+        """The archive that an instance fetches by its digest."""
+        regions = (report.region for report in self.reports)
+        return configuration.configuration(self.settings, self.decision, regions)
+
+    @property
+    def parents_text(self) -> str:
+        """The template of the parents."""
+        digest = configuration.configuration_digest(self.configuration)
+        return templates.template_text(templates.parents_template(self.settings, digest))
+
+    @property
+    def parents_stack(self) -> str:
+        """The stack of the parents, which no other release and no other settings have."""
+        return templates.parents_name(self.settings, self.parents_text)
+
+    @property
+    def stacks(self) -> tuple[str, ...]:
+        """The names of the stacks."""
+        parents = (self.parents_stack,) if self.reports else ()
+        return (self.settings.base_stack, *parents)
 
     def summary(self) -> dict[str, Any]:
         """The content of plan.json."""
@@ -87,15 +100,10 @@ class StackPlan:
                 "sha384": self.artifact.sha384,
             },
             "role": self.settings.role_arn,
-            "stacks": [self.settings.base_stack, self.settings.main_stack],
+            "stacks": list(self.stacks),
             "buyers": [report.to_json() for report in self.reports],
             "phase": 2 if self.reports else 1,
         }
-
-
-def release_id(decision: Decision) -> str:
-    """The name of a decision's enclave: the first 16 hex digits of the digest."""
-    return decision.digest.hex()[:16]
 
 
 def make_stack_plan(
@@ -108,17 +116,21 @@ def make_stack_plan(
     """
     decision = authority.decision
     found = check_image(image, decision)
-    artifact = Artifact(
-        f"releases/{release_id(decision)}/{found.sha384}.eif", found.size, found.sha256, found.sha384
-    )
+    artifact = Artifact(configuration.image_key(decision), found.size, found.sha256, found.sha384)
     checked = _checked(authority, settings, reports)
     made = StackPlan(settings, decision, artifact, checked)
-    for text, most, what in (
-        (made.base_text, templates.TEMPLATE_MAX, "phase 1"),
-        (made.main_text, templates.TEMPLATE_MAX, "phase 2"),
-        (at_every_boot(boot_script(settings)), USER_DATA_MAX, "user data"),
+    boot = configuration.boot_script(configuration.configuration_digest(made.configuration))
+    for size, most, what in (
+        (len(made.base_text), templates.TEMPLATE_MAX, "the base's template"),
+        (len(made.parents_text), templates.TEMPLATE_MAX, "the parents' template"),
+        (len(boot.encode()), configuration.USER_DATA_MAX, "user data"),
+        (
+            templates.inline_size(settings, checked),
+            ROLE_MAX,
+            f"what the role may do for {len(checked)} buyers",
+        ),
     ):
-        if len(text.encode()) > most:
+        if size > most:
             raise UsageError(f"{what} is over {most} bytes", code="too-large")
     return made
 
@@ -165,13 +177,13 @@ def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes
         SETTINGS: _text(plan.settings.to_json()),
         SUMMARY: _text(plan.summary()),
         BASE: plan.base_text.encode(),
-        "user-data.sh": boot_script(plan.settings).encode(),
-        **{f"units/{name}": text.encode() for name, text in units(plan.settings).items()},
         **{f"{REPORTS}/{Path(where).name}": content for where, content in reports.items()},
     }
     if plan.reports:
-        files[MAIN] = plan.main_text.encode()
-        files[PARAMETERS] = _text(templates.main_parameters(plan.settings, plan.reports, FROM_PHASE_1))
+        digest = configuration.configuration_digest(plan.configuration)
+        files[PARENTS] = plan.parents_text.encode()
+        files[CONFIGURATION] = plan.configuration
+        files[USER_DATA] = configuration.boot_script(digest).encode()
     return files
 
 
@@ -193,11 +205,8 @@ def _text(value: Any) -> bytes:
 
 def created(plan: StackPlan) -> Sequence[tuple[str, str, str]]:
     """Every resource as (stack, logical name, type)."""
-    stacks = [(plan.settings.base_stack, templates.base_template(plan.settings))]
-    if plan.reports:
-        stacks.append((plan.settings.main_stack, templates.main_template(plan.settings)))
     return [
         (stack, name, str(resource["Type"]))
-        for stack, template in stacks
-        for name, resource in template["Resources"].items()
+        for stack, text in zip(plan.stacks, (plan.base_text, plan.parents_text), strict=False)
+        for name, resource in json.loads(text)["Resources"].items()
     ]

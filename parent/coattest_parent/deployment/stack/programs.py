@@ -10,13 +10,13 @@ import email.parser
 import hashlib
 import io
 import re
-import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coattest.errors import UsageError
 from coattest.files import read_whole
+from coattest_parent.deployment.stack.archive import tar_of
 
 NAME = "parent.tar"
 EXTRA = "aws"
@@ -26,23 +26,43 @@ REQUIREMENTS, WHEELS = "requirements.txt", "wheels"
 PROGRAMS_MAX = 512 * 1024 * 1024
 """Bytes of all wheels; today's are about 40 MB."""
 
+PYTHON = 11
+"""The instance's Python is 3.11, a package of Amazon Linux 2023 beside its own 3.9."""
+
+GLIBC = 34
+"""And its C library glibc 2.34 ("Comparing AL2023 with Amazon Linux 2", glibc)."""
+
 _WHEEL = re.compile(
-    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-[A-Za-z0-9_.]+){3,4}\.whl", re.ASCII
+    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-[0-9][A-Za-z0-9_.]*)?"
+    r"-(?P<python>[a-z0-9_.]+)-(?P<abi>[a-z0-9_.]+)-(?P<platform>[A-Za-z0-9_.]+)\.whl",
+    re.ASCII,
 )
+_OLD = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
+"""glibc 2.x of the tags' older names (PEP 600)."""
 
 
-def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
+def pack_programs(wheel: Path, wheelhouse: Path, architecture: str) -> bytes:
     """A tar archive of the wheel, the wheels of ``wheelhouse`` and their requirements file; equal wheels give
     equal bytes.
 
-    Raises UsageError (bad-wheelhouse) when two wheels have one name, or a dependency is missing that has no
-    marker or is one of the extra.
+    Raises UsageError (bad-wheelhouse) when two wheels have one name, a dependency is missing that has no
+    marker or is one of the extra, or a wheel is not for the instance: its Python, its glibc, its
+    architecture.
     """
     paths = {path.name: path for path in (*sorted(wheelhouse.glob("*.whl")), wheel)}
     if sum(path.stat().st_size for path in paths.values()) > PROGRAMS_MAX:
         raise _bad_wheelhouse(f"more than {PROGRAMS_MAX} bytes", str(wheelhouse))
     wheels = {name: read_whole(path, PROGRAMS_MAX) for name, path in sorted(paths.items())}
     files = {REQUIREMENTS: requirements(wheels)}
+    foreign = sorted(name for name in wheels if not runs_there(name, architecture))
+    if foreign:
+        raise _bad_wheelhouse(
+            f"not for Python 3.{PYTHON} with glibc 2.{GLIBC} on {architecture}: {', '.join(foreign)}",
+            str(wheelhouse),
+            hint=f"pip download --only-binary :all: --python-version 3.{PYTHON} "
+            f"--platform manylinux_2_{GLIBC}_{architecture} --platform manylinux_2_28_{architecture} "
+            f"--platform manylinux2014_{architecture} --dest {wheelhouse} '{wheel.name}[{EXTRA}]'",
+        )
     missing = sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels})
     if missing:
         raise _bad_wheelhouse(
@@ -50,7 +70,7 @@ def pack_programs(wheel: Path, wheelhouse: Path) -> bytes:
             str(wheelhouse),
             hint=f"pip download --dest {wheelhouse} '{wheel.name}[{EXTRA}]'",
         )
-    return _tar({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
+    return tar_of({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
 
 
 def requirements(wheels: Mapping[str, bytes]) -> bytes:
@@ -62,6 +82,42 @@ def requirements(wheels: Mapping[str, bytes]) -> bytes:
             raise _bad_wheelhouse(f"two wheels of {name}", file)
         lines[name] = f"{name}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}"
     return "".join(f"{line}\n" for _, line in sorted(lines.items())).encode()
+
+
+def runs_there(file: str, architecture: str) -> bool:
+    """Whether the instance's Python takes a wheel, by the tags of its name (PyPA, "Platform compatibility
+    tags"; PEP 425, 600).
+    """
+    found = _WHEEL.fullmatch(file)
+    return found is not None and any(
+        _python_fits(python, abi) and _platform_fits(platform, architecture)
+        for python in found["python"].split(".")
+        for abi in found["abi"].split(".")
+        for platform in found["platform"].split(".")
+    )
+
+
+def _python_fits(python: str, abi: str) -> bool:
+    if abi == "none":
+        # py3, py311 and cp311 run here; a wheel of pure Python for a later one does not.
+        return python in ("py3", f"cp3{PYTHON}") or bool(
+            (later := re.fullmatch(r"py3([0-9]+)", python)) and int(later[1]) <= PYTHON
+        )
+    stable = re.fullmatch(r"cp3([0-9]+)", python)
+    if abi == "abi3" and stable:
+        return int(stable[1]) <= PYTHON
+    return (python, abi) == (f"cp3{PYTHON}", f"cp3{PYTHON}")
+
+
+def _platform_fits(platform: str, architecture: str) -> bool:
+    if platform == "any":
+        return True
+    name, fits, rest = platform.partition(f"_{architecture}")
+    if not fits or rest:
+        return False
+    numbered = re.fullmatch(r"manylinux_2_([0-9]+)", name)
+    needs = int(numbered[1]) if numbered else _OLD.get(name)
+    return needs is not None and needs <= GLIBC
 
 
 def archive_digest(archive: bytes) -> str:
@@ -103,13 +159,3 @@ def _needs(content: bytes, where: Path) -> Iterator[str]:
         marker = line.partition(";")[2].replace(" ", "").replace('"', "'")
         if named and marker in ("", f"extra=='{EXTRA}'"):
             yield _normal(named[0])
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in files.items():
-            item = tarfile.TarInfo(name)
-            item.size, item.mode = len(content), 0o644
-            archive.addfile(item, io.BytesIO(content))
-    return target.getvalue()

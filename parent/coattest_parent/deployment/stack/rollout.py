@@ -1,53 +1,69 @@
 """apply, status and destroy for AWS. Every run starts from the decision and from what exists in the cloud.
 
-The order of an upgrade: the buyers' policies admit the next release (their reports say so), the next release
-starts beside the running one and is verified, and only then the old one ends. So there is no moment in which
-neither can decrypt. A rollback is the same with the earlier decision.
+The order of an upgrade: the buyers' policies admit the next release (their reports say so), its parents are
+made beside the ones that serve and each is verified, and only then the old ones may go. So there is no moment
+in which neither can decrypt, and nothing that serves is touched by what fails. A rollback is the same with
+the earlier decision.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import open_plain
 from coattest.findings import Finding
-from coattest_parent.deployment.live import Live, check_live
-from coattest_parent.deployment.runner import Enclave
-from coattest_parent.deployment.stack.hosts import EnclaveHost
+from coattest_parent.deployment.live import require_in_force
+from coattest_parent.deployment.stack.configuration import configuration_digest, configuration_key
+from coattest_parent.deployment.stack.parents import Parent, Parents, Progress, capacity_of
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
-from coattest_parent.deployment.stack.templates import attached, main_parameters
+from coattest_parent.deployment.stack.templates import CAPACITY, FROM_BASE
 from coattest_parent.link.aws import Aws
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+BUCKETS = ("ArtifactBucket", "ResultBucket")
+
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What apply did: ``live`` is None after phase 1, ``retired`` are the releases that ended."""
+    """What apply did: ``parents`` are verified, none after phase 1; ``beside`` are stacks of other releases
+    or settings that still serve, ``retired`` those that were deleted.
+    """
 
     role_arn: str
-    instance_id: str | None
-    live: Live | None
+    stack: str | None = None
+    parents: tuple[Parent, ...] = ()
+    beside: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, and whether an enclave was verified."""
+        return {
+            "verified": bool(self.parents),
+            "role": self.role_arn,
+            "stack": self.stack,
+            "parents": [parent.to_json() for parent in self.parents],
+            "beside": list(self.beside),
+            "retired": list(self.retired),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """The service's account, and where its enclaves run."""
+    """The service's account, and what time it is."""
 
     aws: Aws
-    host: EnclaveHost
     say: Say
     clock: Callable[[], datetime]
 
@@ -55,80 +71,63 @@ class Cloud:
         """The account's stacks in the deployment's region."""
         return Stacks(self.aws.cloudformation(settings.region), self.say)
 
+    def parents(self, plan: StackPlan, base: StackState) -> Parents:
+        """The parents of a plan."""
+        settings, stacks = plan.settings, self.stacks(plan.settings)
+        bucket = base.output("ResultBucket")
+        return Parents(self.aws, settings, plan.decision, plan.parents_stack, bucket, stacks, self.clock)
 
-def apply_stacks(plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None) -> Applied:
-    """Bring both stacks to the plan, start the decided enclave beside what runs, verify it, end the others.
 
-    ``programs`` is the archive that the plan's settings name, where they name one. When anything fails after
-    phase 1, the enclave started here is ended and phase 2 is brought back to what it was. The next call
+def apply_stacks(
+    plan: StackPlan, image: Path, cloud: Cloud, programs: Path | None = None, *, retire: bool = False
+) -> Applied:
+    """Bring the base to the plan, make its parents beside what serves, and verify each of them.
+
+    ``programs`` is the archive that the plan's settings name, where they name one; ``retire`` deletes the
+    stacks of other releases and settings in the end. Nothing of theirs is touched before. The next call
     finishes one that was killed anywhere: what exists is read from the cloud each time.
     """
-    settings = plan.settings
+    settings, since = plan.settings, cloud.clock()
+    require_in_force(plan.decision, since)
     stacks = cloud.stacks(settings)
     require_place(settings, cloud.aws)
-    for name in (settings.base_stack, settings.main_stack):
-        stacks.require_untouched(name, _attached(stacks, settings, name))
-    base, _ = stacks.put(settings.base_stack, plan.base_text, {})
+    stacks.require_untouched(settings.base_stack)
+    base = stacks.put(settings.base_stack, plan.base_text, {})
     if not plan.reports:
-        return Applied(settings.role_arn, None, None)
+        return Applied(settings.role_arn)
     upload(plan, image, cloud, base.output("ArtifactBucket"), programs)
-    before = stacks.settled(settings.main_stack)
-    with contextlib.ExitStack() as undo:
-        buckets = {name: base.output(name) for name in ("ArtifactBucket", "ResultBucket")}
-        parameters = main_parameters(settings, plan.reports, buckets)
-        main, _ = stacks.put(
-            settings.main_stack,
-            plan.main_text,
-            parameters,
-            # Registered before the change begins: one that fails halfway is undone too.
-            lambda: undo.callback(
-                _undo, settings.main_stack, lambda: stacks.undo(settings.main_stack, before), cloud.say
-            ),
-        )
-        instance = main.output("InstanceId")
-        require_instance(cloud.aws, settings.region, instance)
-        live = _start(plan, image, cloud, instance, undo)
-        cloud.host.attend(plan.release_id)
-        undo.pop_all()
-    retired = tuple(name for name in cloud.host.running() if name != plan.release_id)
-    for name in retired:
-        cloud.say(f"release {name} ends")
-        cloud.host.terminate(name)
-    return Applied(settings.role_arn, instance, live, retired)
+    parents = cloud.parents(plan, base)
+    told = parents.progress()
+    _make(plan, parents, base, told, since)
+    verified = parents.await_verified(settings.capacity, told, since=since)
+    others = tuple(name for name in stacks.named(settings.parents_stacks) if name != parents.name)
+    for name in others if retire else ():
+        cloud.say(f"{name}: retired")
+        stacks.delete(name)
+    beside, retired = ((), others) if retire else (others, ())
+    return Applied(settings.role_arn, parents.name, verified, beside, retired)
 
 
-def _attached(stacks: Stacks, settings: Settings, name: str) -> list[dict[str, Any]]:
-    """What phase 2 attaches to phase 1's role now: that is no change by hand."""
-    main = stacks.find(settings.main_stack) if name == settings.base_stack else None
-    return attached(main.parameters) if main else []
-
-
-def _start(plan: StackPlan, image: Path, cloud: Cloud, instance: str, undo: contextlib.ExitStack) -> Live:
-    role, release = plan.settings.role_arn, plan.release_id
-    enclave = cloud.host.running().get(release)
-    if enclave is None:
-        cloud.say(f"starting release {release}")
-        undo.callback(_undo, f"release {release}", lambda: cloud.host.terminate(release), cloud.say)
-        enclave = cloud.host.run(release, image, role_arn=role, instance_id=instance)
-    live = check_live(
-        plan.decision,
-        enclave,
-        role_arn=role,
-        instance_id=instance,
-        now=cloud.clock,
-        get=cloud.host.document,
-    )
-    cloud.say(f"{live.module_id}: the live document matches the decision")
-    return live
-
-
-def _undo(what: str, undo: Callable[[], object], say: Say) -> None:
-    """Roll back. A roll-back that fails is reported, and the first error stays the one that is raised."""
-    say(f"{what}: rolling back")
-    try:
-        undo()
-    except CoattestError as error:
-        say(f"{what}: NOT rolled back: {error}")
+def _make(plan: StackPlan, parents: Parents, base: StackState, told: Progress, since: datetime) -> None:
+    """Make the stack of parents, go on with one that is being made, or change its capacity."""
+    stacks = parents.stacks
+    parameters = {
+        **{name: base.output(name) for name in FROM_BASE},
+        CAPACITY: str(plan.settings.capacity),
+    }
+    state = stacks.find(parents.name)
+    if state is None or state.status != "CREATE_IN_PROGRESS":
+        state, began = stacks.begin(parents.name, plan.parents_text, parameters)
+        if not began:
+            return
+        if state is not None:
+            changed = stacks.settled(parents.name)
+            if changed is None or changed.status != "UPDATE_COMPLETE":
+                raise stacks.failure(parents.name, changed)
+            return
+    made = parents.follow_creation(told, since=since)
+    if capacity_of(made) != parameters[CAPACITY]:  # it was begun with another
+        stacks.put(parents.name, plan.parents_text, parameters)
 
 
 def require_account(settings: Settings, aws: Aws) -> None:
@@ -143,51 +142,45 @@ def require_account(settings: Settings, aws: Aws) -> None:
 
 
 def require_place(settings: Settings, aws: Aws) -> None:
-    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnet is in the
+    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnets are in the
     VPC and the region (wrong-region).
     """
     require_account(settings, aws)
     try:
-        with aws_errors(settings.subnet):
-            found = aws.ec2(settings.region).describe_subnets(SubnetIds=[settings.subnet])["Subnets"]
+        with aws_errors(", ".join(settings.subnets)):
+            found = aws.ec2(settings.region).describe_subnets(SubnetIds=list(settings.subnets))["Subnets"]
     except AwsFailure as error:
         if error.service_code in ("InvalidSubnetID.NotFound", "InvalidSubnetId.NotFound"):
             raise FoundFalse(
-                f"no such subnet in {settings.region}", where=settings.subnet, code="wrong-region"
+                f"a subnet is not in {settings.region}: {error.what}", where=error.where, code="wrong-region"
             ) from None
         raise
-    if [item.get("VpcId") for item in found] != [settings.vpc]:
-        raise FoundFalse(f"the subnet is not in {settings.vpc}", where=settings.subnet, code="wrong-region")
-
-
-def require_instance(aws: Aws, region: str, instance: str) -> None:
-    """Raise FoundFalse (instance) unless EC2 says that the instance runs and does not say that enclaves are
-    off.
-    """
-    with aws_errors(instance):
-        answer = aws.ec2(region).describe_instances(InstanceIds=[instance])
-    found = next((each for group in answer["Reservations"] for each in group.get("Instances", [])), None)
-    if found is None:
-        raise FoundFalse("there is no such instance", where=instance, code="instance")
-    state = found.get("State", {}).get("Name")
-    if state not in ("pending", "running"):
-        raise FoundFalse(f"the instance is {state}", where=instance, code="instance")
-    if found.get("EnclaveOptions", {}).get("Enabled") is False:
-        raise FoundFalse("enclaves are not enabled on the instance", where=instance, code="instance")
+    if {item.get("VpcId") for item in found} != {settings.vpc}:
+        raise FoundFalse(
+            f"the subnets are not all in {settings.vpc}",
+            where=", ".join(settings.subnets),
+            code="wrong-region",
+        )
 
 
 def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
-    """Upload the image and the programs, each once and with its checksum: S3 refuses other bytes."""
+    """Upload image, programs and configuration, each once, under its digest and with its checksum: S3 refuses
+    other bytes.
+    """
     artifact, settings = plan.artifact, plan.settings
-    metadata = artifact.metadata(plan.decision)
     put = _Put(cloud.aws.s3(settings.region), bucket, settings.account, cloud.say)
-    put(artifact.key, image, sha256=artifact.sha256, metadata=metadata)
+    with open_plain(image) as file:
+        put(artifact.key, file, sha256=artifact.sha256, metadata=artifact.metadata(plan.decision))
     if settings.programs is not None:
-        if programs is None:
+        if programs is None or not programs.exists():
             raise UsageError(
                 "the plan names programs, and their archive is not here", hint="make the plan again"
             )
-        put(settings.programs_key, programs, sha256=settings.programs, metadata={})
+        with open_plain(programs) as file:
+            put(settings.programs_key, file, sha256=settings.programs)
+    archive = plan.configuration
+    digest = configuration_digest(archive)
+    put(configuration_key(digest), io.BytesIO(archive), sha256=digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +192,9 @@ class _Put:
     owner: str
     say: Say
 
-    def __call__(self, key: str, path: Path, *, sha256: str, metadata: Mapping[str, str]) -> None:
+    def __call__(
+        self, key: str, file: IO[bytes], *, sha256: str, metadata: Mapping[str, str] | None = None
+    ) -> None:
         """Upload a file unless the same bytes are there already; S3 refuses bytes that do not match
         ``sha256``.
         """
@@ -208,18 +203,18 @@ class _Put:
             if self._checksum(key) == checksum:
                 self.say(f"{key} exists already")
                 return
-            size = path.stat().st_size
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
             self.say(f"uploading {size} bytes to {key}")
-            with open_plain(path) as file:
-                self.client.put_object(
-                    Bucket=self.bucket,
-                    Key=key,
-                    Body=file,
-                    ContentLength=size,
-                    ChecksumSHA256=checksum,
-                    ExpectedBucketOwner=self.owner,
-                    Metadata=dict(metadata),
-                )
+            self.client.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=file,
+                ContentLength=size,
+                ChecksumSHA256=checksum,
+                ExpectedBucketOwner=self.owner,
+                Metadata=dict(metadata or {}),
+            )
 
     def _checksum(self, key: str) -> str | None:
         from botocore.exceptions import ClientError  # noqa: PLC0415
@@ -236,44 +231,31 @@ class _Put:
 
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
-    """The state of stacks, drift, releases, the live document and the buyers' keys, with everything that is
-    wrong as ``findings`` (``Finding.to_json``).
+    """The state of stacks, drift, every instance with its document, and the buyers' keys, with everything
+    that is wrong as ``findings`` (``Finding.to_json``).
 
     It waits for nothing and changes nothing.
     """
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
-    names = (settings.base_stack, settings.main_stack)
-    states = {name: stacks.find(name) for name in names}
+    states = {name: stacks.find(name) for name in plan.stacks}
     unfinished = (_unfinished(stacks, name, state) for name, state in states.items())
     findings = [finding for finding in unfinished if finding is not None]
-    drift = {name: stacks.drift(name, _attached(stacks, settings, name)) for name in names}
+    drift = {name: stacks.drift(name) for name in plan.stacks}
     findings += [
         Finding("stack-changed", name, f"{', '.join(items)} changed by hand")
         for name, items in drift.items()
         if items
     ]
-    running: Mapping[str, Enclave] = {}
-    live, main = None, states[settings.main_stack]
-    try:
-        running = cloud.host.running()
-        if main is None or plan.release_id not in running:
-            findings.append(Finding("not-running", plan.release_id, "the decided release is not running"))
-        else:
-            live = check_live(
-                plan.decision,
-                running[plan.release_id],
-                role_arn=settings.role_arn,
-                instance_id=main.output("InstanceId"),
-                now=cloud.clock,
-                get=cloud.host.document,
-            )
-    except CoattestError as error:
-        # A missing right or a failure of AWS is an error; an agent that does not report is a finding.
-        if isinstance(error, AwsFailure) and error.service_code != "InvalidInstanceId":
-            raise
-        findings.append(Finding(error.code, error.where or settings.main_stack, error.what))
-        findings += error.findings
+    parents: list[Parent] = []
+    base = states[settings.base_stack]
+    if not plan.reports or base is None or states[plan.parents_stack] is None:
+        findings.append(
+            Finding("not-running", plan.decision.release, "no parents of this release and settings")
+        )
+    else:
+        parents, silent = _looked_at(plan, cloud.parents(plan, base))
+        findings += silent
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
     findings += [
         Finding("key-state", f"key of {name}", state, expected="Enabled", found=state)
@@ -282,14 +264,38 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     ]
     return {
         "decision": plan.decision.digest.hex(),
-        "release": plan.release_id,
+        "release": plan.decision.release,
         "stacks": {name: state.status if state else None for name, state in states.items()},
+        "beside": [name for name in stacks.named(settings.parents_stacks) if name not in plan.stacks],
         "drift": {name: list(items) for name, items in drift.items()},
-        "running": sorted(running),
+        "parents": [parent.to_json() for parent in parents],
         "keys": keys,
-        "live": {"module_id": live.module_id, "time": live.time.isoformat()} if live else None,
         "findings": [finding.to_json() for finding in findings],
     }
+
+
+def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Finding]]:
+    """Every instance of the group, verified or not, and what is wrong."""
+    shown: list[Parent] = []
+    findings: list[Finding] = []
+    for parent in parents.listed():
+        found = None
+        try:
+            found = parents.look(parent)
+            if found is None:
+                findings.append(Finding("not-running", parent.instance, "no document of the last minutes"))
+        except AwsFailure:
+            raise
+        except CoattestError as error:
+            findings += error.findings or [Finding(error.code, parent.instance, error.what)]
+        shown.append(found or parent)
+    serving = sum(parent.lifecycle == "InService" for parent in shown)
+    if serving != plan.settings.capacity:
+        wanted = str(plan.settings.capacity)
+        findings.append(
+            Finding("not-running", parents.name, "instances in service", expected=wanted, found=str(serving))
+        )
+    return shown, findings
 
 
 def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Finding | None:
@@ -325,37 +331,27 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 
 
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
-    """End every enclave and delete both stacks, with ``delete_data`` the buckets too; returns what is
-    ``gone`` and what ``remains``.
+    """Delete the stacks of every release and then the base, with ``delete_data`` the buckets too; returns
+    what is ``gone`` and what ``remains``.
 
-    Raises EnvironmentFailure (no-deployment) when neither stack is there: nothing was looked at then.
+    Raises EnvironmentFailure (no-deployment) when none is there: nothing was looked at then.
     """
     require_account(settings, cloud.aws)
     stacks = cloud.stacks(settings)
-    gone = []
-    try:
-        for name in cloud.host.running():
-            cloud.host.terminate(name)
-            gone.append(f"enclave {name}")
-    except EnvironmentFailure as error:
-        # An instance that does not answer, or answers nonsense, must still be deleted.
-        if not cloud.host.on_instance:
-            raise
-        cloud.say(f"the enclaves end with the instance, as they could not be ended one by one: {error}")
     base = stacks.settled(settings.base_stack)
-    if base is None and stacks.settled(settings.main_stack) is None and not gone:
+    names = [*stacks.named(settings.parents_stacks), *([settings.base_stack] if base else [])]
+    if not names:
         raise EnvironmentFailure(
-            f"neither {settings.main_stack} nor {settings.base_stack} is there",
+            f"no stack of {settings.name} is there",
             where=f"{settings.account} {settings.region}",
             hint="check the plan and the credentials; if it was destroyed before, there is nothing to do",
             code="no-deployment",
         )
-    for name in (settings.main_stack, settings.base_stack):
-        if stacks.settled(name) is not None:
-            stacks.delete(name)
-            gone.append(f"stack {name}")
-    names = ("ArtifactBucket", "ResultBucket")
-    buckets = [base.output(name) for name in names if name in base.outputs] if base else []
+    for name in names:
+        # One that is being made is not waited for: nobody signals for it.
+        stacks.delete(name)
+    gone = [f"stack {name}" for name in names]
+    buckets = [base.output(name) for name in BUCKETS if name in base.outputs] if base else []
     if delete_data:
         for bucket in buckets:
             _empty(cloud.aws, settings, bucket)

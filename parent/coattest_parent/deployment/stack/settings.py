@@ -9,65 +9,76 @@ from typing import Any
 
 from coattest.errors import UsageError
 
-FORMAT = "coattest-stack/v1"
+FORMAT = "coattest-stack/v2"
 
-ENCLAVES = 2
-"""Enclaves at a time: the running release, and during an upgrade the next one beside it. Nitro allows 4."""
+SUBNETS_MAX = 6
+"""Subnets of a group: no region has more zones than six."""
 
 _PATTERNS = {
     # Part of the names of stacks, the role, log groups and S3 objects.
     "name": r"[a-z][a-z0-9-]{0,23}",
     "account": r"\d{12}",
     "region": r"[a-z]{2}(-[a-z]+)+-\d",
-    # Nitro, x86_64 (the image's architecture), at least 8 vCPUs: two enclaves of 2 and the instance's own.
-    "instance_type": r"(?:c|m|r)[5-8](?:i|a)?(?:d|n|dn|-flex)?\.(?:2|4|6|8|9|10|12|16|18|24|32|48)xlarge",
+    # Whether a type has enclaves, and room for this one, AWS says (``checks``).
+    "instance_type": r"[a-z][a-z0-9]{0,11}(?:-[a-z0-9]{1,8})?\.(?:[0-9]{0,3}x?large|metal(?:-[0-9]{1,3}xl)?)",
     "vpc": r"vpc-[0-9a-f]{8,17}",
-    "subnet": r"subnet-[0-9a-f]{8,17}",
     "ami": r"ami-[0-9a-f]{8,17}",
 }
 
 
+_SUBNET = re.compile(r"subnet-[0-9a-f]{8,17}", re.ASCII)
+_NUMBERS = {"cpus": (2, 94), "memory": (512, 262144), "capacity": (1, 100)}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters of a deployment; ``memory`` is MiB per enclave, ``cpus`` vCPUs per enclave."""
+    """The parameters of a deployment: each of ``capacity`` instances has one enclave of ``cpus`` vCPUs and
+    ``memory`` MiB.
+    """
 
     name: str
     account: str
     region: str
     vpc: str
-    subnet: str
+    subnets: tuple[str, ...]
     ami: str
-    instance_type: str = "c6i.2xlarge"
+    instance_type: str = "c6i.xlarge"
     cpus: int = 2
     memory: int = 2048
-    auto_recovery: bool = False
+    capacity: int = 1
     programs: str | None = None
-    """SHA-256 (hex) of the archive that is installed on the instance; None installs nothing of coattest."""
+    """SHA-256 (hex) of the archive that is installed on the instances; None is for a plan of phase 1 only."""
 
     def __post_init__(self) -> None:
         for name, pattern in _PATTERNS.items():
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
                 raise UsageError(f"{value!r} does not match {pattern}", where=_option(name))
-        for name, low, high in (("cpus", 2, 46), ("memory", 512, 65536)):
+        subnets = self.subnets
+        if not 2 <= len(set(subnets)) == len(subnets) <= SUBNETS_MAX or not all(
+            map(_SUBNET.fullmatch, subnets)
+        ):
+            raise UsageError(
+                f"{', '.join(subnets) or 'none'}: not 2 to {SUBNETS_MAX} different subnets, in as many zones",
+                where="--subnet",
+            )
+        for name, (low, high) in _NUMBERS.items():
             value = getattr(self, name)
             kind = "an even number" if name == "cpus" else "a number"
             if type(value) is not int or not low <= value <= high or (name == "cpus" and value % 2):
                 raise UsageError(f"{value!r} is not {kind} from {low} to {high}", where=_option(name))
-        if type(self.auto_recovery) is not bool:
-            raise UsageError("not true or false", where=_option("auto_recovery"))
         if self.programs is not None and not re.fullmatch(r"[0-9a-f]{64}", str(self.programs)):
             raise UsageError("not the SHA-256 of an archive of programs", where="--wheel")
 
     @property
     def base_stack(self) -> str:
-        """Phase 1's stack: role, buckets, log groups."""
+        """The stack of what all releases share: role, buckets, log groups, security group."""
         return f"coattest-{self.name}-base"
 
     @property
-    def main_stack(self) -> str:
-        """Phase 2's stack: the rest."""
-        return f"coattest-{self.name}"
+    def parents_stacks(self) -> re.Pattern[str]:
+        """The names of the stacks of parents, whichever their release."""
+        return re.compile(rf"coattest-{self.name}-[0-9a-f]{{12}}")
 
     @property
     def role_name(self) -> str:
@@ -87,8 +98,8 @@ class Settings:
 
     @property
     def programs_key(self) -> str:
-        """The object of the programs, beside the images."""
-        return f"releases/parent/{self.programs}.tar"
+        """The object of the programs, under its digest."""
+        return f"programs/{self.programs}.tar"
 
     @property
     def log_groups(self) -> tuple[str, ...]:
@@ -97,7 +108,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``settings.json``."""
-        return {"format": FORMAT, **asdict(self)}
+        return {"format": FORMAT, **asdict(self), "subnets": list(self.subnets)}
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> Settings:
@@ -105,7 +116,11 @@ class Settings:
         names = set(cls.__dataclass_fields__)
         if not isinstance(value, Mapping) or set(value) != names | {"format"} or value["format"] != FORMAT:
             raise UsageError("not the settings of a plan", where=where, hint="make the plan again")
-        return cls(**{name: value[name] for name in names})
+        subnets = value["subnets"]
+        if not isinstance(subnets, list) or not all(isinstance(each, str) for each in subnets):
+            raise UsageError("subnets are not a list of names", where=where, hint="make the plan again")
+        given: dict[str, Any] = {name: value[name] for name in names}
+        return cls(**{**given, "subnets": tuple(subnets)})
 
 
 def _option(name: str) -> str:

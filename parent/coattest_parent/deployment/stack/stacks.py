@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +31,21 @@ WAIT_SECONDS = 20 * 60
 POLL_SECONDS = 2.0
 """Seconds between two polls of a stack."""
 
+LAG_POLLS = 5
+"""Polls after which a stack's status shows what was asked of it."""
+
 NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 """CloudFormation's two messages for a change set that would change nothing."""
 
 OUTPUTS = {
     "ArtifactBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "ResultBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-    "InstanceId": r"i-[0-9a-f]{8,17}",
+    "Profile": r"arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+",
+    "SecurityGroup": r"sg-[0-9a-f]{8,17}",
 }
-"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers)."""
+"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers;
+IAM's ARNs).
+"""
 
 Say = Callable[[str], None]
 
@@ -138,13 +144,15 @@ class Stacks:
             tags.get(TEMPLATE_TAG),
         )
 
-    def drift(self, name: str, attached: Sequence[Any] = ()) -> tuple[str, ...]:
-        """What was changed by hand, by logical name; empty when nothing was.
+    def named(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
+        """The names of the stacks that are there and match, sorted."""
+        with aws_errors(pattern.pattern):
+            pages = self.client.get_paginator("describe_stacks").paginate()
+            names = [stack["StackName"] for page in pages for stack in page["Stacks"]]
+        return tuple(sorted(name for name in names if pattern.fullmatch(name)))
 
-        ``attached`` are policies (PolicyName, PolicyDocument) that another stack of ours gives to a role of
-        this one: CloudFormation compares one stack at a time and may report them as added (User Guide,
-        "Considerations when detecting drift").
-        """
+    def drift(self, name: str) -> tuple[str, ...]:
+        """What was changed by hand, by logical name; empty when nothing was."""
         state = self.find(name)
         if state is None or next_step(state.status) != "update":
             return ()
@@ -169,14 +177,13 @@ class Stacks:
                     item["LogicalResourceId"]
                     for item in drifts
                     if item["StackResourceDriftStatus"] in ("MODIFIED", "DELETED")
-                    and not _only_attached(item, attached)
                 ]
         return tuple(by_hand)
 
-    def require_untouched(self, name: str, attached: Sequence[Any] = ()) -> None:
+    def require_untouched(self, name: str) -> None:
         """Raise FoundFalse (stack-changed) when somebody changed it by hand; see ``drift``."""
         self.ready(name)
-        drifts = self.drift(name, attached)
+        drifts = self.drift(name)
         if drifts:
             raise FoundFalse(
                 f"changed by hand: {', '.join(drifts)}",
@@ -186,58 +193,64 @@ class Stacks:
                 findings=[Finding("stack-changed", f"{name} {each}", "changed by hand") for each in drifts],
             )
 
-    def put(
-        self,
-        name: str,
-        template: str,
-        parameters: Mapping[str, str],
-        changing: Callable[[], object] = lambda: None,
-    ) -> tuple[StackState, bool]:
-        """Create the stack or change it to this template and these parameters; returns the stack, and whether
-        anything was changed.
+    def put(self, name: str, template: str, parameters: Mapping[str, str]) -> StackState:
+        """Create the stack or change it to this template and these parameters, and return it once it is so.
 
-        ``changing`` is called right before a change begins: when it was not called, the stack is as it was.
         Raises EnvironmentFailure (stack-failed) with what failed in it and why, and AwsFailure.
+        """
+        state, began = self.begin(name, template, parameters)
+        if state is not None and not began:
+            return state
+        made = self.settled(name)
+        if made is None or made.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
+            raise self.failure(name, made)
+        return made
+
+    def _settled_after(self, name: str, before: StackState | None) -> StackState | None:
+        """The stack once an operation that was just asked for has ended: its status may lag behind."""
+        for _ in range(LAG_POLLS):
+            state = self.find(name)
+            if state is None or before is None or state.status != before.status:
+                break
+            self.sleep(POLL_SECONDS)
+        return self.settled(name)
+
+    def begin(
+        self, name: str, template: str, parameters: Mapping[str, str]
+    ) -> tuple[StackState | None, bool]:
+        """Begin to create or change the stack, and wait for no more; returns it as it was before, and whether
+        anything was begun. A half-finished one is removed first.
         """
         state = self.ready(name)
         step = next_step(state.status if state else None)
         if step == "stop" and state:
-            raise stack_failed(
-                f"the stack is in {state.status}: {self.reason(name)}",
-                where=name,
-                hint="destroy it, and apply again",
-            )
+            raise self.failure(name, state, hint="destroy it, and apply again")
         if step == "remove" and state:
             self.say(f"{name}: half-finished ({state.status}), removing it first")
             self.delete(name)
             state = None
-        if state and state.template == template and state.parameters == dict(parameters):
+        same = state and state.template == template and state.parameters == dict(parameters)
+        began = not same and self._change(name, template, parameters, create=state is None)
+        if not began:
             self.say(f"{name}: up to date")
-            return state, False
-        if not self._change(name, template, parameters, create=state is None, changing=changing) and state:
-            self.say(f"{name}: up to date")
-            return state, False
-        made = self.settled(name)
-        if made is None or made.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
-            raise stack_failed(
-                f"the stack is in {made.status if made else 'no state'}: {self.reason(name)}",
-                where=name,
-                hint="fix the cause, then apply again",
-            )
-        return made, True
+        return state, began
 
-    def undo(self, name: str, before: StackState | None) -> None:
-        """Bring a stack back to what it was before ``put`` changed it; a half-finished one is deleted."""
-        if before is None or next_step(before.status) in ("create", "remove"):
-            self.delete(name)
-        else:
-            self.put(name, before.template, before.parameters)
+    def failure(self, name: str, state: StackState | None, hint: str | None = None) -> EnvironmentFailure:
+        """The error for a stack that is not as it should be, with what failed in it first."""
+        status = state.status if state else "no state"
+        hint = hint or "fix the cause, then apply again"
+        return stack_failed(f"the stack is in {status}: {self.reason(name)}", where=name, hint=hint)
 
     def delete(self, name: str) -> None:
-        """Delete the stack and wait; does nothing when there is none."""
+        """Delete the stack and wait; does nothing when there is none. A creation in progress is ended by it,
+        another operation is waited for.
+        """
+        state = self.find(name)
+        if state is not None and state.status != "CREATE_IN_PROGRESS":
+            self.settled(name)
         with aws_errors(name):
             self.client.delete_stack(StackName=name)
-        left = self.settled(name)
+        left = self._settled_after(name, state)
         if left is not None and left.status != "DELETE_COMPLETE":
             raise stack_failed(
                 f"not deleted: {left.status}: {self.reason(name)}",
@@ -255,11 +268,7 @@ class Stacks:
             self.client.continue_update_rollback(StackName=name)
         state = self.settled(name)
         if state is not None and next_step(state.status) == "continue":
-            raise stack_failed(
-                f"the stack is in {state.status}: {self.reason(name)}",
-                where=name,
-                hint="fix the cause and apply again, or destroy",
-            )
+            raise self.failure(name, state, "fix the cause and apply again, or destroy")
         return state
 
     def settled(self, name: str) -> StackState | None:
@@ -277,24 +286,21 @@ class Stacks:
             f"still {said} after {WAIT_SECONDS} s", where=name, hint="apply again once it has ended"
         )
 
+    def events(self, name: str) -> list[Mapping[str, Any]]:
+        """What happened to the stack, newest first."""
+        with aws_errors(name):
+            listed = self.client.get_paginator("describe_stack_events").paginate(StackName=name)
+            return [dict(event) for page in listed for event in page["StackEvents"]]
+
     def reason(self, name: str) -> str:
         """Why the stack is in its state, in one line: what failed in its last operation."""
         with aws_errors(name):
             found = self.client.describe_stacks(StackName=name)["Stacks"]
-            listed = self.client.get_paginator("describe_stack_events").paginate(StackName=name)
-            failed = events.failed_resources(event for page in listed for event in page["StackEvents"])
+        failed = events.failed_resources(self.events(name))
         said = found[0].get("StackStatusReason") if found else None
         return events.summary(failed, said or "its events show no failure")
 
-    def _change(
-        self,
-        name: str,
-        template: str,
-        parameters: Mapping[str, str],
-        *,
-        create: bool,
-        changing: Callable[[], object],
-    ) -> bool:
+    def _change(self, name: str, template: str, parameters: Mapping[str, str], *, create: bool) -> bool:
         label = f"coattest-{template_digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
         with aws_errors(name), contextlib.ExitStack() as discard:
             self.client.create_change_set(
@@ -325,10 +331,14 @@ class Stacks:
                     f"{name}: {item.get('Action')} {item.get('LogicalResourceId')} "
                     f"{item.get('ResourceType')}{new}"
                 )
-            changing()
             # What a deleted stack retains goes when the creation fails: it was never used.
             self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
             discard.pop_all()
+        for _ in range(LAG_POLLS):
+            state = self.find(name)
+            if state is None or state.status != "REVIEW_IN_PROGRESS":
+                break
+            self.sleep(POLL_SECONDS)
         return True
 
     def _discard(self, name: str, label: str, *, create: bool) -> None:
@@ -346,22 +356,3 @@ def _text(body: Any) -> str:
     except (ValueError, RecursionError):
         return str(body)
     return json.dumps(parsed, sort_keys=True, separators=(",", ":"))
-
-
-def _only_attached(drift: Mapping[str, Any], attached: Sequence[Any]) -> bool:
-    """Whether a role differs only by the policies that another stack attached to it."""
-    differences = drift.get("PropertyDifferences", [])
-    return bool(differences) and all(
-        each.get("DifferenceType") == "ADD"
-        and re.fullmatch(r"/Policies/[0-9]+", each.get("PropertyPath", ""))
-        and _parsed(each.get("ActualValue")) in attached
-        for each in differences
-    )
-
-
-def _parsed(text: Any) -> Any:
-    """A property's value, which CloudFormation gives as text; None when it is not JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
-        return None

@@ -1,18 +1,20 @@
 """The service's two CloudFormation templates. Pure: settings, a decision and reports in, canonical JSON out.
 
-Phase 1 makes what must exist before a buyer can write a key policy: the role (KMS refuses a policy that names
-a principal that does not exist), the buckets and the log groups. Phase 2 makes the rest, once the keys exist:
-a role's policy that names no key would have to name all. docs/deployment.md says what each right is for.
+``base`` is what all releases share. Without reports it makes what must exist before a buyer can write a key
+policy: the role (KMS refuses a policy that names a principal that does not exist), buckets, log groups. With
+them it gives the role its rights on the buyers' keys and bids. ``parents`` is one release with its settings:
+never changed but for its capacity. docs/deployment.md says what each right is for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coattest_parent.deployment.stack.configuration import user_data
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.deployment.stack.userdata import at_every_boot, boot_script
 from coattest_verify.keypolicy.report import BuyerReport
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
 
@@ -21,36 +23,26 @@ BUCKETS = ("Artifacts", "Results")
 TEMPLATE_MAX = 51_200
 """Bytes of a TemplateBody (CloudFormation API Reference, "CreateChangeSet")."""
 
-CARRY = "parent-carry"
-"""The policy that phase 2 attaches to phase 1's role. Its name sorts after the role's own, "operate":
-policies that are compared as a list then differ at the end only.
-"""
+GROUP = "Parents"
+"""The Auto Scaling group's logical name: what signals are for."""
 
+CAPACITY = "Capacity"
+BOOT_MINUTES = 20
+"""Minutes in which an instance must have been verified; then its stack is rolled back (CreationPolicy)."""
+
+FROM_BASE = {
+    "ArtifactBucket": "[a-z0-9][a-z0-9.-]+",
+    "ResultBucket": "[a-z0-9][a-z0-9.-]+",
+    "Profile": "arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/[A-Za-z0-9+=,.@_/-]+",
+    "SecurityGroup": "sg-[0-9a-f]+",
+}
+"""Parameters of a stack of parents that are outputs of the base, and their patterns."""
+
+_INSTANCES = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*"
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
-
-_ACCOUNT = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*"
-_PARAMETERS: dict[str, dict[str, Any]] = {
-    "RoleName": {"Type": "String", "AllowedPattern": "[A-Za-z0-9-]+"},
-    "ArtifactBucket": {"Type": "String", "AllowedPattern": "[a-z0-9][a-z0-9.-]+"},
-    "ResultBucket": {"Type": "String", "AllowedPattern": "[a-z0-9][a-z0-9.-]+"},
-    "VpcId": {"Type": "AWS::EC2::VPC::Id"},
-    "SubnetId": {"Type": "AWS::EC2::Subnet::Id"},
-    "ImageId": {"Type": "AWS::EC2::Image::Id"},
-    "InstanceType": {"Type": "String", "AllowedPattern": "[a-z0-9-]+\\.[0-9]+xlarge"},
-    # A pattern of a list holds for each of its items (User Guide, "Parameters section").
-    "BuyerAccounts": {"Type": "CommaDelimitedList", "AllowedPattern": "[0-9]{12}"},
-    "BuyerKeys": {
-        "Type": "CommaDelimitedList",
-        "AllowedPattern": "arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[0-9A-Za-z-]+",
-    },
-    "BidObjects": {
-        "Type": "CommaDelimitedList",
-        "AllowedPattern": "arn:aws[a-z-]*:s3:::[a-z0-9.-]+/[A-Za-z0-9!_.'()/-]*\\*",
-    },
-    "KmsRegions": {"Type": "String", "AllowedPattern": "[a-z0-9-]+( [a-z0-9-]+)*"},
-    "AutoRecovery": {"Type": "String", "AllowedValues": ["no", "yes"]},
-}
+LIVE_DAYS = 7
+"""Days that the last document of an instance that is gone stays; older versions go after one."""
 
 
 def template_text(template: Mapping[str, Any]) -> str:
@@ -58,12 +50,21 @@ def template_text(template: Mapping[str, Any]) -> str:
     return json.dumps(template, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def base_template(settings: Settings) -> dict[str, Any]:
-    """Phase 1: role, buckets, log groups."""
-    resources: dict[str, Any] = {"ParentRole": _role(settings)}
+def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> dict[str, Any]:
+    """Role, profile, security group, buckets, log groups; with reports also the role's rights on what the
+    buyers own.
+    """
+    resources: dict[str, Any] = {
+        "ParentRole": _role(settings),
+        "Profile": {"Type": "AWS::IAM::InstanceProfile", "Properties": {"Roles": [_ref("ParentRole")]}},
+        "Closed": _security_group(settings),
+    }
+    if reports:
+        resources["Carry"] = _carry(reports)
     for bucket in BUCKETS:
         resources[bucket] = private_bucket()
         resources[f"{bucket}Policy"] = bucket_policy(bucket, [])
+    resources["Results"]["Properties"]["LifecycleConfiguration"] = _live_only()
     for name in settings.log_groups:
         resources[_logical(name)] = {
             "Type": "AWS::Logs::LogGroup",
@@ -73,85 +74,81 @@ def base_template(settings: Settings) -> dict[str, Any]:
         }
     return {
         "AWSTemplateFormatVersion": VERSION,
-        "Description": f"coattest {settings.name}, phase 1: role, buckets, log groups",
+        "Description": f"coattest {settings.name}: what all its releases share",
         "Resources": resources,
         "Outputs": {
             "RoleArn": {"Value": _attribute("ParentRole", "Arn")},
             "ArtifactBucket": {"Value": _ref("Artifacts")},
             "ResultBucket": {"Value": _ref("Results")},
+            # Its ARN: a profile's name in a template comes back as an ARN, and then looks changed by hand.
+            "Profile": {"Value": _attribute("Profile", "Arn")},
+            "SecurityGroup": {"Value": _attribute("Closed", "GroupId")},
         },
     }
 
 
-def main_template(settings: Settings) -> dict[str, Any]:
-    """Phase 2: the parent instance and what it may do. Keys, buckets and accounts are parameters."""
+def parents_template(settings: Settings, configuration: str) -> dict[str, Any]:
+    """A launch template and a group over the subnets; ``configuration`` is the archive's digest.
+
+    Its creation waits until as many instances as the capacity were signalled for, one by one, by ``apply``.
+    """
     return {
         "AWSTemplateFormatVersion": VERSION,
-        "Description": f"coattest {settings.name}, phase 2: the parent instance",
-        "Parameters": _parameters(settings),
-        "Conditions": {"Recovers": {"Fn::Equals": [_ref("AutoRecovery"), "yes"]}},
-        "Resources": {
-            "Closed": _security_group(settings),
-            "Carry": _carry(),
-            "Profile": {"Type": "AWS::IAM::InstanceProfile", "Properties": {"Roles": [_ref("RoleName")]}},
-            "Parent": _instance(settings),
-            "Recovery": _recovery(),
+        "Description": f"coattest {settings.name}: parents of one release",
+        "Parameters": {
+            **{name: {"Type": "String", "AllowedPattern": pattern} for name, pattern in FROM_BASE.items()},
+            CAPACITY: {"Type": "Number", "MinValue": 0, "MaxValue": 100},
         },
-        "Outputs": {
-            "InstanceId": {"Value": _ref("Parent")},
-            "BuyerAccounts": {"Value": {"Fn::Join": [",", _ref("BuyerAccounts")]}},
-        },
+        "Resources": {"Launch": _launch_template(settings, configuration), GROUP: _group(settings)},
     }
 
 
-def main_parameters(
-    settings: Settings, reports: Sequence[BuyerReport], base: Mapping[str, str]
-) -> dict[str, str]:
-    """Values of phase 2's parameters; ``base`` are the outputs of phase 1. Sorted, so that they compare
-    equal.
+def parents_name(settings: Settings, template: str) -> str:
+    """The stack of this template: its name is part of what it is, so another release is another stack.
+
+    What the parameters are is left out: the base's outputs are the same for as long as it exists, and the
+    capacity may change.
     """
-    values = {
-        "RoleName": settings.role_name,
-        "ArtifactBucket": base["ArtifactBucket"],
-        "ResultBucket": base["ResultBucket"],
-        "VpcId": settings.vpc,
-        "SubnetId": settings.subnet,
-        "ImageId": settings.ami,
-        "InstanceType": settings.instance_type,
-        "BuyerAccounts": ",".join(sorted({report.account for report in reports})),
-        "BuyerKeys": ",".join(sorted({report.kms for report in reports})),
-        "BidObjects": ",".join(sorted({report.objects for report in reports})),
-        "KmsRegions": " ".join(sorted({report.region for report in reports})),
-        "AutoRecovery": "yes" if settings.auto_recovery else "no",
-    }
-    return {name: values[name] for name in _parameters(settings)}
+    return f"coattest-{settings.name}-{hashlib.sha256(template.encode()).hexdigest()[:12]}"
 
 
-def _parameters(settings: Settings) -> dict[str, dict[str, Any]]:
-    # The programs come from one bucket and publish to the other; nothing else in the template names them.
-    unused = set() if settings.programs else {"ArtifactBucket", "ResultBucket", "KmsRegions"}
-    return {name: value for name, value in _PARAMETERS.items() if name not in unused}
+def inline_size(settings: Settings, reports: Sequence[BuyerReport]) -> int:
+    """Characters of the role's inline policies (IAM User Guide, "IAM and AWS STS quotas": without spaces)."""
+    resources = base_template(settings, reports)["Resources"]
+    documents = [each["PolicyDocument"] for each in resources["ParentRole"]["Properties"]["Policies"]]
+    documents += [resources["Carry"]["Properties"]["PolicyDocument"]] if reports else []
+    return sum(len(template_text(each)) for each in documents)
 
 
 def _role(settings: Settings) -> dict[str, Any]:
     statements = [
-        # All that the SSM agent needs for RunCommand (Systems Manager User Guide, "Reference: ec2messages,
-        # ssmmessages"). They take no resource, so they are bound to instances of this account.
+        # What Session Manager's agent needs, for people (Systems Manager User Guide, "Reference: ec2messages,
+        # ssmmessages"). These actions know no resource; one of them knows whose instance asks.
         _allow(
             "Agent",
             [
                 "ssm:UpdateInstanceInformation",
-                "ssmmessages:CreateControlChannel",
                 "ssmmessages:CreateDataChannel",
                 "ssmmessages:OpenControlChannel",
                 "ssmmessages:OpenDataChannel",
             ],
             "*",
-            {"ArnLike": {"ec2:SourceInstanceARN": _sub(_ACCOUNT)}},
         ),
-        _allow("FetchReleases", ["s3:GetObject"], _sub("${Artifacts.Arn}/releases/*")),
+        _allow(
+            "AgentOfOurs",
+            ["ssmmessages:CreateControlChannel"],
+            "*",
+            {"ArnLike": {"ec2:SourceInstanceARN": _sub(_INSTANCES)}},
+        ),
+        _allow(
+            "FetchByDigest",
+            ["s3:GetObject"],
+            [_sub(f"${{Artifacts.Arn}}/{folder}/*") for folder in ("releases", "parents", "programs")],
+        ),
         # An object that is there already is read and compared, never replaced (ADR 150).
         _allow("StoreResults", ["s3:GetObject", "s3:PutObject"], _sub("${Results.Arn}/results/*")),
+        # Documents prove themselves: who may write here can cause silence, never acceptance.
+        _allow("PutDocuments", ["s3:PutObject"], _sub("${Results.Arn}/live/*")),
         _allow(
             "WriteLogs",
             ["logs:CreateLogStream", "logs:PutLogEvents"],
@@ -181,24 +178,18 @@ def _role(settings: Settings) -> dict[str, Any]:
     }
 
 
-def attached(parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The policies that phase 2 with these parameters attaches to phase 1's role, as drift detection shows
-    them.
-    """
-    if not {"BuyerKeys", "BidObjects", "BuyerAccounts"} <= set(parameters):
-        return []
-    given = (parameters[name].split(",") for name in ("BuyerKeys", "BidObjects", "BuyerAccounts"))
-    return [{"PolicyName": CARRY, "PolicyDocument": _carried(*given)}]
-
-
-def _carry() -> dict[str, Any]:
+def _carry(reports: Sequence[BuyerReport]) -> dict[str, Any]:
     """The role's side of the cross-account rights; the buyers' side is in each buyer's own stack."""
     return {
         "Type": "AWS::IAM::Policy",
         "Properties": {
-            "PolicyName": CARRY,
-            "Roles": [_ref("RoleName")],
-            "PolicyDocument": _carried(_ref("BuyerKeys"), _ref("BidObjects"), _ref("BuyerAccounts")),
+            "PolicyName": "carry",
+            "Roles": [_ref("ParentRole")],
+            "PolicyDocument": _carried(
+                sorted({report.kms for report in reports}),
+                sorted({report.objects for report in reports}),
+                sorted({report.account for report in reports}),
+            ),
         },
     }
 
@@ -222,8 +213,8 @@ def _security_group(settings: Settings) -> dict[str, Any]:
         "Type": "AWS::EC2::SecurityGroup",
         "Properties": {
             "GroupDescription": f"coattest {settings.name}: nothing comes in",
-            "VpcId": _ref("VpcId"),
-            # HTTPS to S3, KMS, SSM and CloudWatch Logs. Without any rule here EC2 lets everything out.
+            "VpcId": settings.vpc,
+            # HTTPS to S3, KMS and CloudWatch Logs. Without any rule here EC2 lets everything out.
             "SecurityGroupEgress": [
                 {
                     "IpProtocol": "tcp",
@@ -237,60 +228,76 @@ def _security_group(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _instance(settings: Settings) -> dict[str, Any]:
-    script = at_every_boot(boot_script(settings))
+def _launch_template(settings: Settings, configuration: str) -> dict[str, Any]:
     return {
-        "Type": "AWS::EC2::Instance",
-        # The agent, and with it user data, needs its rights at the first start.
-        "DependsOn": ["Carry"],
+        "Type": "AWS::EC2::LaunchTemplate",
         "Properties": {
-            "ImageId": _ref("ImageId"),
-            "InstanceType": _ref("InstanceType"),
-            "SubnetId": _ref("SubnetId"),
-            "SecurityGroupIds": [_attribute("Closed", "GroupId")],
-            "IamInstanceProfile": _ref("Profile"),
-            "EnclaveOptions": {"Enabled": True},
-            "MetadataOptions": {
-                "HttpEndpoint": "enabled",
-                "HttpTokens": "required",
-                "HttpPutResponseHopLimit": 1,
-                "InstanceMetadataTags": "disabled",
+            "LaunchTemplateData": {
+                "ImageId": settings.ami,
+                "InstanceType": settings.instance_type,
+                "SecurityGroupIds": [_ref("SecurityGroup")],
+                "IamInstanceProfile": {"Arn": _ref("Profile")},
+                "EnclaveOptions": {"Enabled": True},
+                # A parent whose enclave stays dead powers itself off: then it goes, and another comes.
+                "InstanceInitiatedShutdownBehavior": "terminate",
+                "MetadataOptions": {
+                    "HttpEndpoint": "enabled",
+                    "HttpTokens": "required",
+                    "HttpPutResponseHopLimit": 1,
+                    "InstanceMetadataTags": "disabled",
+                },
+                "BlockDeviceMappings": [
+                    {
+                        "DeviceName": "/dev/xvda",
+                        "Ebs": {
+                            "VolumeSize": ROOT_VOLUME_GIB,
+                            "VolumeType": "gp3",
+                            "Encrypted": True,
+                            "DeleteOnTermination": True,
+                        },
+                    }
+                ],
+                "UserData": user_data(configuration),
             },
-            "BlockDeviceMappings": [
-                {
-                    "DeviceName": "/dev/xvda",
-                    "Ebs": {
-                        "VolumeSize": ROOT_VOLUME_GIB,
-                        "VolumeType": "gp3",
-                        "Encrypted": True,
-                        "DeleteOnTermination": True,
-                    },
-                }
-            ],
-            "Tags": [{"Key": "Name", "Value": settings.main_stack}],
-            "UserData": {"Fn::Base64": _sub(script) if "${" in script else script},
         },
     }
 
 
-def _recovery() -> dict[str, Any]:
-    """On a failed host the instance moves; its enclave unit then starts the same release again."""
+def _group(settings: Settings) -> dict[str, Any]:
+    """The parents. A group's own health check replaces what does not run; whether an enclave is the decided
+    one is for ``apply`` and ``status`` to say.
+    """
+    capacity = _ref(CAPACITY)
     return {
-        "Type": "AWS::CloudWatch::Alarm",
-        "Condition": "Recovers",
+        "Type": "AWS::AutoScaling::AutoScalingGroup",
+        "CreationPolicy": {"ResourceSignal": {"Count": capacity, "Timeout": f"PT{BOOT_MINUTES}M"}},
         "Properties": {
-            "AlarmDescription": "the parent's host failed: recover the instance",
-            "Namespace": "AWS/EC2",
-            "MetricName": "StatusCheckFailed_System",
-            "Dimensions": [{"Name": "InstanceId", "Value": _ref("Parent")}],
-            "Statistic": "Maximum",
-            "Period": 60,
-            "EvaluationPeriods": 2,
-            "Threshold": 1,
-            "ComparisonOperator": "GreaterThanOrEqualToThreshold",
-            "AlarmActions": [_sub("arn:${AWS::Partition}:automate:${AWS::Region}:ec2:recover")],
+            "AutoScalingGroupName": _ref("AWS::StackName"),
+            "MinSize": capacity,
+            "MaxSize": capacity,
+            "DesiredCapacity": capacity,
+            "HealthCheckType": "EC2",
+            "HealthCheckGracePeriod": 0,
+            "VPCZoneIdentifier": list(settings.subnets),
+            "LaunchTemplate": {
+                "LaunchTemplateId": _ref("Launch"),
+                "Version": _attribute("Launch", "LatestVersionNumber"),
+            },
+            "Tags": [{"Key": "Name", "Value": _ref("AWS::StackName"), "PropagateAtLaunch": True}],
         },
     }
+
+
+def _live_only() -> dict[str, Any]:
+    """Documents are put each minute: their old versions go, results stay."""
+    rule = {
+        "Id": "live",
+        "Prefix": "live/",
+        "Status": "Enabled",
+        "ExpirationInDays": LIVE_DAYS,
+        "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+    }
+    return {"Rules": [rule]}
 
 
 def _logical(log_group: str) -> str:

@@ -1,0 +1,242 @@
+"""What watches Auto Scaling's groups: instances are pending, then boot; what does not run is replaced.
+
+moto keeps the groups. Its instances serve at once, whatever their template says, and one that is stopped by
+hand goes unnoticed. Source: Amazon EC2 Auto Scaling User Guide, "Instance lifecycle", "Health checks".
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState, autoscaling_backends
+from moto.ec2.models import ec2_backends
+from moto.ec2.models.instance_types import INSTANCE_TYPES
+from moto.iam.models import iam_backends
+from moto.sts.models import sts_backends
+
+from coattest_local.aws.accounts import PARTITION, caller_of, find_credential
+from coattest_local.aws.faults import Faults
+from coattest_local.aws.groups.machine import Launched, PretendedInstance
+from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
+from coattest_local.aws.stacks.creation import overdue
+
+TICK_SECONDS = 0.2
+JOIN_SECONDS = 30.0
+
+Handler = Callable[[HttpRequest, Any, str], HttpResponse]
+
+
+class Groups:
+    """The controller. ``start`` runs it in a thread until ``stop``, which ends every enclave."""
+
+    def __init__(
+        self,
+        folder: Path,
+        s3: Handler,
+        lock: threading.RLock,
+        clock: Callable[[], datetime],
+        faults: Faults,
+    ) -> None:
+        """``folder`` has the instances' folders; ``lock`` guards moto."""
+        self._folder, self._s3, self._lock = folder.resolve(), s3, lock
+        self._clock, self._faults = clock, faults
+        self._machines: dict[str, tuple[PretendedInstance, threading.Thread]] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="groups", daemon=True)
+        extend_groups(faults)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch and every enclave."""
+        self._stopped.set()
+        self._thread.join(JOIN_SECONDS)
+        for machine, _ in self._machines.values():
+            machine.gone.set()
+        for _, thread in self._machines.values():
+            thread.join(JOIN_SECONDS)
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(TICK_SECONDS):
+            with self._lock:
+                self.tick()
+
+    def tick(self) -> None:
+        """One look at every stack and every group."""
+        overdue(self._clock())
+        there: set[str] = set()
+        for account, region, group in list(_groups()):
+            for state in list(group.instance_states):
+                if state.instance.state not in ("pending", "running"):
+                    self._terminate(account, region, state.instance_id)
+                elif state.instance_id not in self._machines and state.lifecycle_state == "Pending":
+                    self._boot(account, region, group, state)
+            missing = int(group.desired_capacity or 0) - len(group.instance_states)
+            if missing > 0:
+                group.replace_autoscaling_group_instances(missing, group.get_propagated_tags())
+            there |= {state.instance_id for state in group.instance_states}
+        for name, (machine, _) in self._machines.items():
+            if name not in there:
+                machine.gone.set()
+
+    def _boot(self, account: str, region: str, group: Any, state: Any) -> None:
+        """It runs from now on; what user data does comes after that."""
+        data = group.ec2_launch_template.get_version(group.launch_template_version).data
+        arn = data["IamInstanceProfile"]["Arn"]
+        profiles = iam_backends[account][PARTITION].instance_profiles.values()
+        (role,) = next(each for each in profiles if each.arn == arn).roles
+        kind = INSTANCE_TYPES[data["InstanceType"]]
+        launched = Launched(
+            state.instance_id,
+            group.name,
+            role.arn,
+            group.user_data.decode() if group.user_data else "",
+            str(data.get("EnclaveOptions", {}).get("Enabled")).lower() == "true",
+            kind["VCpuInfo"]["DefaultVCpus"],
+            kind["MemoryInfo"]["SizeInMiB"],
+        )
+        machine = PretendedInstance(
+            launched,
+            self._folder / state.instance_id,
+            RoleObjects(self._s3, self._lock, account, region, launched),
+            self._faults,
+            lambda: self._power_off(account, region, launched.id),
+        )
+        thread = threading.Thread(target=machine.run, name=launched.id, daemon=True)
+        self._machines[launched.id] = (machine, thread)
+        state.lifecycle_state = "InService"
+        thread.start()
+
+    def _power_off(self, account: str, region: str, instance: str) -> None:
+        with self._lock:
+            self._terminate(account, region, instance)
+
+    def _terminate(self, account: str, region: str, instance: str) -> None:
+        """Its launch template says that powering off terminates it; the group makes another."""
+        ec2_backends[account][region].terminate_instances([instance])
+        autoscaling_backends[account][region].notify_terminate_instances([instance])
+
+
+class RoleObjects:
+    """S3 as the instance's role sees it, with the credentials that its profile gives."""
+
+    def __init__(
+        self, s3: Handler, lock: threading.RLock, account: str, region: str, launched: Launched
+    ) -> None:
+        self._s3, self._lock, self._account, self._region = s3, lock, account, region
+        self._launched = launched
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """An object. Raises OSError."""
+        return self._ask("GET", bucket, key, b"")
+
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """Put an object. Raises OSError."""
+        self._ask("PUT", bucket, key, content)
+
+    def _ask(self, method: str, bucket: str, key: str, body: bytes) -> bytes:
+        with self._lock:
+            session = sts_backends[self._account][PARTITION].assume_role(
+                self._region, self._launched.id, self._launched.role_arn, "", 3600, ""
+            )
+            credential = find_credential(session.access_key_id)
+            if credential is None:
+                raise OSError("no credentials of the instance's role")
+            headers = {"host": "localhost", "content-length": str(len(body))}
+            asked = HttpRequest(method, f"/{bucket}/{key}", "", headers, body, "127.0.0.1")
+            try:
+                answer = self._s3(asked, caller_of(credential), self._region)
+            except ServiceError as error:
+                raise OSError(f"s3://{bucket}/{key}: {error}") from None
+        if answer.status != 200:
+            raise OSError(f"s3://{bucket}/{key}: {answer.status}")
+        return answer.body
+
+
+def _groups() -> Iterator[tuple[str, str, Any]]:
+    for account, regions in list(autoscaling_backends.items()):
+        for region, backend in list(regions.items()):
+            for group in list(backend.autoscaling_groups.values()):
+                yield account, region, group
+
+
+def extend_groups(faults: Faults) -> None:
+    """Teach moto's Auto Scaling what it lacks: instances that are pending first, activities, a capacity that
+    changes in place, and launches that EC2 refuses.
+    """
+    launch = _LAUNCH
+
+    def pending(self: Any, *arguments: Any, **named: Any) -> None:
+        _STATE(self, *arguments, **{"lifecycle_state": "Pending", **named})
+
+    def every(self: Any) -> list[Any]:
+        return list(self.instance_states)
+
+    def replace(self: Any, count: int, tags: dict[str, str]) -> None:
+        refused = faults.no_capacity(self.name)
+        if refused is not None:
+            _add_activity(self, "Launching a new EC2 instance", "Failed", refused)
+            return
+        before = {state.instance_id for state in self.instance_states}
+        launch(self, count, tags)
+        for state in self.instance_states:
+            if state.instance_id not in before:
+                _add_activity(self, f"Launching a new EC2 instance: {state.instance_id}", "Successful", "")
+
+    moto_group: Any = FakeAutoScalingGroup
+    moto_state: Any = InstanceState
+    moto_state.__init__ = pending
+    moto_group.active_instances = every
+    moto_group.replace_autoscaling_group_instances = replace
+    moto_group.update_from_cloudformation_json = staticmethod(_update)
+
+
+_STATE = InstanceState.__init__
+_LAUNCH = FakeAutoScalingGroup.replace_autoscaling_group_instances
+
+
+def _update(
+    original_resource: Any,
+    new_resource_name: str,
+    cloudformation_json: Any,
+    account_id: str,
+    region_name: str,
+) -> Any:
+    """An update of a group: its sizes only, which needs no new instances (CloudFormation,
+    AWS::AutoScaling::AutoScalingGroup, "Update requires: No interruption").
+    """
+    properties = cloudformation_json["Properties"]
+    original_resource.min_size = int(properties["MinSize"])
+    original_resource.max_size = int(properties["MaxSize"])
+    original_resource.set_desired_capacity(int(properties["DesiredCapacity"]))
+    return original_resource
+
+
+def _add_activity(group: Any, description: str, status: str, message: str) -> None:
+    """Note what the group did; the same refusal again is one activity, as AWS backs off between its tries."""
+    kept = activities(group)
+    if not kept or (kept[0]["Description"], kept[0]["StatusMessage"]) != (description, message):
+        kept.insert(
+            0,
+            {
+                "ActivityId": str(uuid.uuid4()),
+                "Description": description,
+                "StatusCode": status,
+                "StatusMessage": message,
+            },
+        )
+
+
+def activities(group: Any) -> list[dict[str, str]]:
+    """The group's activities, newest first."""
+    if not hasattr(group, "coattest_activities"):
+        group.coattest_activities = []
+    found: list[dict[str, str]] = group.coattest_activities
+    return found

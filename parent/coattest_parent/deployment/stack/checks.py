@@ -1,0 +1,296 @@
+"""What AWS says will not work, found when the plan is made and not half an hour later.
+
+``look`` asks, ``unworkable`` judges what came back and is pure. Each finding's rule is the page of AWS's
+documentation that it comes from; docs/deployment.md lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from coattest.aws import FORBIDDEN, AwsFailure, aws_errors
+from coattest.errors import FoundFalse, UsageError
+from coattest.findings import Finding
+from coattest_parent.deployment.stack.planning import StackPlan
+from coattest_parent.deployment.stack.settings import Settings
+from coattest_parent.link.aws import Aws
+
+LATEST = "latest"
+AL2023 = {"x86_64": "al2023-ami-2023.*-kernel-6.1-x86_64", "aarch64": "al2023-ami-2023.*-kernel-6.1-arm64"}
+"""Names of AWS's own images (AL2023 User Guide, "AL2023 on Amazon EC2")."""
+
+_ARCHITECTURES = {"x86_64": "x86_64", "aarch64": "arm64"}
+"""EC2's names of the image's architectures."""
+
+PARENT_MIB = 1024
+"""MiB that the parent itself keeps: its system, courier and proxy use some 400."""
+
+PARTITIONS = ("aws",)
+"""Partitions whose KMS the enclave reaches: it knows kms.REGION.amazonaws.com."""
+
+MEMORY_TIMES = 4
+"""An enclave's memory by the size of its image file: nitro-cli refuses less."""
+
+QUOTA = ("ec2", "L-1216C47A")
+"""Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances, in vCPUs."""
+
+STANDARD = tuple("acdhimrtz")
+
+_OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "VpcPeeringConnectionId")
+"""A route's targets by which a private instance gets out; where they lead is not AWS's to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What AWS says of the place of a deployment, as its APIs give it; ``quota`` is None where it was not to
+    be read.
+    """
+
+    types: Sequence[Mapping[str, Any]]
+    zones: frozenset[str]
+    images: Sequence[Mapping[str, Any]]
+    subnets: Sequence[Mapping[str, Any]]
+    tables: Sequence[Mapping[str, Any]]
+    endpoints: Sequence[Mapping[str, Any]]
+    quota: float | None
+
+
+def require_workable(plan: StackPlan, aws: Aws) -> None:
+    """Raise FoundFalse (unworkable) with a finding for each thing of the plan that cannot work; AwsFailure
+    where AWS did not answer.
+    """
+    findings = tuple(unworkable(plan, look(plan.settings, aws)))
+    if findings:
+        raise FoundFalse(
+            f"this cannot work: {'; '.join(map(str, findings))}",
+            where=plan.settings.name,
+            hint="docs/deployment.md, 'What plan refuses'",
+            code="unworkable",
+            findings=findings,
+        )
+
+
+def look(settings: Settings, aws: Aws) -> Site:
+    """Ask AWS about the place. Raises AwsFailure."""
+    ec2, kind = aws.ec2(settings.region), settings.instance_type
+    with aws_errors(settings.region):
+        in_vpc: Any = [{"Name": "vpc-id", "Values": [settings.vpc]}]
+        offered: Any = [{"Name": "instance-type", "Values": [kind]}]
+        types: Any = [kind]
+        return Site(
+            _or_nothing(lambda: ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]),
+            frozenset(
+                str(each.get("Location"))
+                for each in ec2.describe_instance_type_offerings(
+                    LocationType="availability-zone", Filters=offered
+                )["InstanceTypeOfferings"]
+            ),
+            _or_nothing(lambda: ec2.describe_images(ImageIds=[settings.ami])["Images"]),
+            _or_nothing(lambda: ec2.describe_subnets(SubnetIds=list(settings.subnets))["Subnets"]),
+            ec2.describe_route_tables(Filters=in_vpc)["RouteTables"],
+            ec2.describe_vpc_endpoints(Filters=in_vpc)["VpcEndpoints"],
+            _quota(aws, settings.region),
+        )
+
+
+def latest_ami(aws: Aws, region: str, architecture: str) -> str:
+    """The newest image of Amazon Linux 2023; the plan names its id. Raises UsageError (no-ami)."""
+    filters: Any = [
+        {"Name": "name", "Values": [AL2023[architecture]]},
+        {"Name": "state", "Values": ["available"]},
+    ]
+    with aws_errors(LATEST):
+        found = aws.ec2(region).describe_images(Owners=["amazon"], Filters=filters)["Images"]
+    if not found:
+        raise UsageError(
+            f"no image {AL2023[architecture]} in {region}", where="--ami", hint="name one", code="no-ami"
+        )
+    return str(max(found, key=lambda each: each.get("CreationDate", "")).get("ImageId"))
+
+
+def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:
+    """Everything that cannot work. Pure."""
+    yield from _of_type(plan, place)
+    yield from _of_image(plan, place)
+    yield from _of_network(plan, place)
+    settings = plan.settings
+    if plan.decision.profile != "local" and settings.partition not in PARTITIONS:
+        yield _not(
+            "untrusted-partition",
+            settings.region,
+            "the enclave reaches KMS of these partitions only",
+            (", ".join(PARTITIONS), settings.partition),
+            "AWS General Reference, KMS endpoints and quotas",
+        )
+
+
+def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
+    settings, kind = plan.settings, plan.settings.instance_type
+    if not place.types:
+        yield _not("no-enclaves", kind, "there is no such type in the region", None, _TYPES)
+        return
+    found = place.types[0]
+    if found.get("NitroEnclavesSupport") != "supported":
+        yield _not("no-enclaves", kind, "this type has no enclaves", None, _TYPES)
+    wanted = _ARCHITECTURES[plan.decision.architecture]
+    have = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
+    if wanted not in have:
+        yield _not("instance-architecture", kind, "the image is for", (wanted, ", ".join(have)), _TYPES)
+    cpus, memory = found["VCpuInfo"]["DefaultVCpus"], found["MemoryInfo"]["SizeInMiB"]
+    # The parent keeps the core of CPU 0: two vCPUs where a core has two.
+    own = found["VCpuInfo"].get("DefaultThreadsPerCore", 2)
+    if settings.cpus + own > cpus:
+        room = f"{cpus - own} of {cpus}"
+        yield _not(
+            "too-few-cpus", kind, "vCPUs left for the enclave", (str(settings.cpus), room), _REQUIREMENTS
+        )
+    if settings.memory + PARENT_MIB > memory:
+        room = f"{memory - PARENT_MIB} of {memory}"
+        yield _not(
+            "too-little-memory", kind, "MiB left for the enclave", (str(settings.memory), room), _REQUIREMENTS
+        )
+    needs = -(-MEMORY_TIMES * plan.artifact.size // (1 << 20))
+    if settings.memory < needs:
+        yield _not(
+            "too-little-memory",
+            "--memory",
+            f"MiB, {MEMORY_TIMES} times the image",
+            (str(needs), str(settings.memory)),
+            "aws-nitro-enclaves-cli, run-enclave (E26)",
+        )
+    zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
+    for zone in sorted(zones - place.zones):
+        yield _not("too-few-zones", zone, f"{kind} is not offered there", None, _OFFERINGS)
+    twice = 2 * settings.capacity * cpus
+    if place.quota is not None and kind.startswith(STANDARD) and twice > place.quota:
+        yield _not(
+            "over-quota",
+            f"{QUOTA[0]} {QUOTA[1]}",
+            "vCPUs for an upgrade, in which the parents of both releases run",
+            (str(twice), f"{place.quota:.0f}"),
+            "EC2 User Guide, Amazon EC2 service quotas",
+        )
+
+
+def _of_image(plan: StackPlan, place: Site) -> Iterator[Finding]:
+    ami, rule = plan.settings.ami, "API Reference, EC2 DescribeImages"
+    if not place.images:
+        yield _not("wrong-ami", ami, "there is no such image in the region", None, rule)
+        return
+    found = place.images[0]
+    for name, wanted in (
+        ("Architecture", _ARCHITECTURES[plan.decision.architecture]),
+        ("RootDeviceType", "ebs"),
+        ("RootDeviceName", "/dev/xvda"),
+        ("State", "available"),
+    ):
+        if found.get(name) != wanted:
+            yield _not("wrong-ami", ami, f"its {name}", (wanted, str(found.get(name))), rule)
+
+
+def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
+    settings = plan.settings
+    zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
+    if len(zones) < 2:
+        yield _not(
+            "too-few-zones",
+            ", ".join(settings.subnets),
+            "zones of the subnets",
+            ("2", str(len(zones))),
+            "Amazon EC2 Auto Scaling User Guide, Availability Zones",
+        )
+    needed = {("s3", settings.region), ("logs", settings.region)}
+    needed |= {("kms", report.region) for report in plan.reports}
+    for subnet in place.subnets:
+        table = _table_of(subnet, place.tables)
+        if _leads_out(subnet, table):
+            continue
+        identifier = str(table.get("RouteTableId")) if table else ""
+        reached = {_reached(each) for each in place.endpoints if _serves(each, identifier)}
+        for service, region in sorted(needed - reached):
+            yield _not(
+                "no-way-out",
+                str(subnet.get("SubnetId")),
+                f"no route out, and no endpoint of {service} in {region}",
+                None,
+                "VPC User Guide, Route tables; AWS PrivateLink Guide, Gateway endpoints, Cross-Region",
+            )
+
+
+def _table_of(subnet: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The subnet's own route table, else the VPC's main one (VPC User Guide, "Subnet route tables")."""
+    name = subnet.get("SubnetId")
+    for table in tables:
+        if any(each.get("SubnetId") == name for each in table.get("Associations", [])):
+            return table
+    return next((table for table in tables if any(each.get("Main") for each in table["Associations"])), None)
+
+
+def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any] | None) -> bool:
+    """Whether there is a default route that an instance of the subnet can use: an internet gateway serves
+    those with a public address only.
+    """
+    for route in table.get("Routes", []) if table else []:
+        if route.get("DestinationCidrBlock") != "0.0.0.0/0" or route.get("State", "active") != "active":
+            continue
+        gateway = str(route.get("GatewayId") or "")
+        if gateway.startswith("igw-") and subnet.get("MapPublicIpOnLaunch"):
+            return True
+        if gateway.startswith("vgw-") or any(route.get(name) for name in _OUT):
+            return True
+    return False
+
+
+def _serves(endpoint: Mapping[str, Any], table: str) -> bool:
+    """Whether an endpoint is there for instances whose subnet has this route table."""
+    if str(endpoint.get("State", "")).lower() != "available":
+        return False
+    if endpoint.get("VpcEndpointType") == "Gateway":
+        return table in endpoint.get("RouteTableIds", [])
+    return True
+
+
+def _reached(endpoint: Mapping[str, Any]) -> tuple[str, str]:
+    """Service and region of ``com.amazonaws.REGION.SERVICE``."""
+    name = str(endpoint.get("ServiceName", "")).split(".")
+    return (name[-1], name[-2]) if len(name) >= 4 else ("", "")
+
+
+def _or_nothing(ask: Any) -> Sequence[Mapping[str, Any]]:
+    """What AWS has of a name; nothing where it knows none: that is a finding."""
+    from botocore.exceptions import ClientError  # noqa: PLC0415
+
+    try:
+        found: Sequence[Mapping[str, Any]] = ask()
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code.startswith("Invalid"):
+            return ()
+        raise
+    return found
+
+
+def _quota(aws: Aws, region: str) -> float | None:
+    service, code = QUOTA
+    try:
+        with aws_errors(f"quota {code}"):
+            answer = aws.quotas(region).get_service_quota(ServiceCode=service, QuotaCode=code)
+    except AwsFailure as error:
+        if error.service_code in FORBIDDEN or error.service_code == "NoSuchResourceException":
+            return None
+        raise
+    return float(answer["Quota"]["Value"])
+
+
+_TYPES = "Nitro Enclaves User Guide, Requirements: parent instance"
+_REQUIREMENTS = "Nitro Enclaves User Guide, Requirements; Considerations"
+_OFFERINGS = "API Reference, EC2 DescribeInstanceTypeOfferings"
+
+
+def _not(code: str, where: str, detail: str, values: tuple[str, str] | None, rule: str) -> Finding:
+    """A finding; ``values`` are what is needed, and what there is."""
+    if values is None:
+        return Finding(code, where, detail, rule=rule)
+    return Finding(code, where, f"{detail}: {values[0]} needed, {values[1]} there", *values, rule=rule)

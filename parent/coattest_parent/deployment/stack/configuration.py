@@ -1,0 +1,104 @@
+"""What an instance is: user data that fetches one archive by its digest, and that archive. Pure.
+
+The archive has the units and scripts of ``instance/``, the package's units, and the few values of this
+release and these settings. It affects availability only: the enclave's own document tells which code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from typing import Any
+
+from coattest_parent.deployment.stack.archive import tar_of
+from coattest_parent.deployment.stack.settings import Settings
+from coattest_verify.quorum.decision import Decision
+
+USER_DATA_MAX = 16 * 1024
+"""Bytes before base64 (EC2 User Guide, "Run commands when you launch an EC2 instance with user data")."""
+
+FIRST_BOOT = "first-boot.sh"
+LOGS = "/var/log/coattest"
+
+PLACE = {
+    "REGION": "${AWS::Region}",
+    "STACK": "${AWS::StackName}",
+    "ARTIFACTS": "${ArtifactBucket}",
+    "RESULTS": "${ResultBucket}",
+}
+"""What CloudFormation fills in in the first lines of user data."""
+
+
+def image_key(decision: Decision) -> str:
+    """The image's object, under its digest."""
+    return f"releases/{decision.image_sha384}.eif"
+
+
+def configuration(settings: Settings, decision: Decision, regions: Iterable[str]) -> bytes:
+    """The archive. ``regions`` are those of the buyers' keys: the proxy reaches KMS there alone."""
+    release = {
+        "IMAGE": image_key(decision),
+        "IMAGE_SHA384": decision.image_sha384,
+        "CPUS": settings.cpus,
+        "MEMORY": settings.memory,
+        **{f"PCR{index}": decision.pcrs[index] for index in range(3)},
+    }
+    proxy = " ".join(f"--region {region}" for region in sorted(set(regions)))
+    texts = {
+        **{name: text for name, text in instance_files().items() if name != FIRST_BOOT},
+        "allocator.yaml": f"---\nmemory_mib: {settings.memory}\ncpu_count: {settings.cpus}\n",
+        "agent.json": _agent(settings),
+        "programs.sha256": f"{settings.programs}\n",
+        "proxy.env": f"COATTEST_PROXY_ARGUMENTS={proxy}\n",
+        "release.env": "".join(f"COATTEST_{name}={value}\n" for name, value in release.items()),
+    }
+    return tar_of({name: text.encode() for name, text in sorted(texts.items())})
+
+
+def configuration_digest(archive: bytes) -> str:
+    """SHA-256 of an archive in hex: its name in the bucket."""
+    return hashlib.sha256(archive).hexdigest()
+
+
+def configuration_key(digest: str) -> str:
+    """The archive's object, under its digest."""
+    return f"parents/{digest}.tar"
+
+
+def instance_files() -> dict[str, str]:
+    """Scripts and units as they are installed, by file name."""
+    found = {
+        item.name: item.read_text("utf-8")
+        for folder in (
+            resources.files("coattest_parent") / "deployment" / "stack" / "instance",
+            resources.files("coattest_parent") / "units",
+        )
+        for item in folder.iterdir()
+        if item.is_file()
+    }
+    return dict(sorted(found.items()))
+
+
+def boot_script(digest: str) -> str:
+    """User data: the place and the archive's digest, then ``first-boot.sh`` as it is."""
+    head = {**PLACE, "CONFIGURATION": digest}
+    lines = "".join(f"COATTEST_{name}={value}\n" for name, value in head.items())
+    return f"#!/bin/bash\n{lines}{instance_files()[FIRST_BOOT]}"
+
+
+def user_data(digest: str) -> Mapping[str, Any]:
+    """User data as a template has it."""
+    return {"Fn::Base64": {"Fn::Sub": boot_script(digest)}}
+
+
+def _agent(settings: Settings) -> str:
+    parent, boot = settings.log_groups
+    collected = [
+        {"file_path": f"{LOGS}/*.log", "log_group_name": parent},
+        {"file_path": "/var/log/cloud-init-output.log", "log_group_name": boot},
+    ]
+    for item in collected:
+        item["log_stream_name"] = "{instance_id}"
+    return json.dumps({"logs": {"logs_collected": {"files": {"collect_list": collected}}}}, sort_keys=True)
