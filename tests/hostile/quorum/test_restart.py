@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from coattest.errors import FoundFalse, Rejected
 from coattest.files import Folder, ReadOnce
+from coattest.strictjson import canonical
 from coattest_verify.quorum.cosigning import seen_by_cosigner, sound_log
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.log.checkpoint import cosign
@@ -23,6 +25,7 @@ from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFil
 from coattest_verify.quorum.members.restarting import check_restart, proposed_restart
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
 from coattest_verify.quorum.statements.votes import (
     COMMIT,
@@ -586,6 +589,47 @@ def test_a_rivals_publication_takes_no_name_in_a_log_that_is_made_anew(quorum: M
     write_log(quorum, [rival, *found])
     with raises_code(FoundFalse, "name-taken"):
         refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_one_member_with_two_claims_for_a_name_stops_no_restart(quorum: Members, twice: bool) -> None:
+    """cat publishes a claim that nobody has, and puts another one there, which it publishes too or not."""
+    lose(quorum, 1)
+    assert quorum.claimed is not None
+    folder = quorum.attestations / "releases" / "0.9.9"
+    folder.mkdir()
+    values = json.loads((quorum.attestations / "releases" / "0.1.0" / "claim.json").read_bytes())
+    claim = Claimed.decode(canonical({**values, "release": "0.9.9"}))
+
+    def publish(digest: str) -> None:
+        about = {"root": quorum.root, "claim": claim, "note": "x", "now": NOW}
+        cast = make_vote(PUBLISH, "cat", **about, published=(digest, "b" * 40, "v1"))
+        (folder / vote_name(cast)).write_bytes(sign_vote(cast, quorum.signers["cat"]))
+
+    publish("cd" * 32)
+    version = proposal(quorum)
+    (folder / "claim.json").write_bytes(canonical({**values, "release": "0.9.9"}))
+    if twice:
+        publish(claim.sha256)
+    for each in (version, proposal(quorum)):
+        refuse_or_not(quorum, each, "ben")
+
+
+def test_a_name_that_was_taken_in_the_agreed_log_stops_no_restart(quorum: Members) -> None:
+    """cat's publication came first, and enough members cosigned that: so it was."""
+    found = list(entries(quorum))
+    vote(quorum, PUBLISH, "cat", published=("ab" * 32, "b" * 40, "v1"))
+    log(quorum)
+    rival = next(entry for entry in entries(quorum) if b"ab" * 32 in entry)
+    shutil.rmtree(quorum.attestations / "log")
+    write_log(quorum, [rival, *found])
+    with raises_code(FoundFalse, "name-taken"):
+        refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
+    checkpoint = head([rival, *found], quorum.root)
+    for name in ("ben", "cat"):
+        note = cosign(checkpoint, name, quorum.signers[name], NOW)
+        quorum.write(cosignature_file(name), note.encode())
+    refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
 
 
 def test_a_late_commitment_is_not_made_early(tmp_path: Path) -> None:
