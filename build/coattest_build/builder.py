@@ -22,7 +22,7 @@ from coattest_build import source as sources
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.formats import cpio, eif, measure
-from coattest_build.image import ImageSpec
+from coattest_build.image import ContainerRun, ImageSpec
 from coattest_build.inputs import apt, fetch, pinned_image, wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs.cache import Cache, cache_folder
@@ -209,6 +209,7 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         tool_sha256=tool_digest(),
         inputs=inputs_of(lock),
         kernel_profile=spec.kernel.profile,
+        network=(spec.container or ContainerRun()).network,
     )
 
 
@@ -225,8 +226,8 @@ def _write_application(target: Path, inputs: Inputs, root: Path | OpenedImage, t
 
 def _container_tree(spec: ImageSpec, opened: OpenedImage, text: bytes) -> OwnTree:
     """The root file system of a container image with a profile's file, and what runs in it."""
-    nsm = spec.container is not None and spec.container.nsm
-    tree = own_tree(opened, nsm=nsm, added=((spec.profile_target.encode(), text),))
+    run = spec.container or ContainerRun()
+    tree = own_tree(opened, nsm=run.nsm, network=run.network, added=((spec.profile_target.encode(), text),))
     tree.plan.encode()  # within init's limits
     return tree
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
+from coattest.network import NO_NETWORK, Network, parse_network
 from coattest.text import parse_toml
 from coattest_build.inputs.names import (
     COMMAND_LINE,
@@ -62,11 +63,12 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class ContainerRun:
-    """What only the init of the profile ``container`` gives: user (and group), working folder, /dev/nsm."""
+    """What only the profile ``container`` gives: user (and group), working folder, /dev/nsm, network."""
 
     user: str = ""
     folder: str = "/"
     nsm: bool = False
+    network: Network = NO_NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,8 +258,9 @@ def _container_run(run: _Table, profile: str, where: str) -> ContainerRun | None
         folder = run.text_or("workdir", re.compile(r"/(?:[^/].*)?"), "/")
         if folder != "/":
             _relative(folder[1:], f"{where} workdir")
-        return ContainerRun(run.text_or("user", USER, ""), folder, run.flag("nsm"))
-    for key in ("user", "workdir", "nsm"):
+        user, nsm = run.text_or("user", USER, ""), run.flag("nsm")
+        return ContainerRun(user, folder, nsm, _network(run, where))
+    for key in ("user", "workdir", "nsm", "network"):
         if run.has(key):
             raise _bad(
                 f"{key} is for the kernel profile {CONTAINER}; with {profile} the program is root in / and "
@@ -275,7 +278,20 @@ def _payload_run(payload: _Table, top: _Table, profile: str) -> ContainerRun:
     for name in ("run", "runtime", "wheels", "bytecode", "files"):
         if top.has(name):
             raise _bad(f"[{name}] is not for an image of a [container], which has its own", IMAGE_FILE)
-    return ContainerRun(nsm=payload.flag("nsm"))
+    return ContainerRun(nsm=payload.flag("nsm"), network=_network(payload, f"{IMAGE_FILE} [container]"))
+
+
+def _network(table: _Table, where: str) -> Network:
+    """``network`` of a table: two lists of texts, either of which may be left out."""
+    pipes = table.table_or_none("network")
+    if pipes is None:
+        return NO_NETWORK
+    listen, connect = pipes.texts("listen", optional=True), pipes.texts("connect", optional=True)
+    pipes.finish()
+    try:
+        return parse_network(listen, connect)
+    except UsageError as error:
+        raise _bad(error.what, f"{where} network", error.hint) from None
 
 
 def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coattest.errors import UsageError
+from coattest.network import NO_NETWORK, Network
 from coattest_build.formats.measure import ImageMeasurements, SectionDigest
 from coattest_build.image import MINIMAL
 
@@ -121,6 +122,7 @@ class BuildReport:
     tool_sha256: str
     inputs: tuple[BuildInput, ...]
     kernel_profile: str = MINIMAL
+    network: Network = NO_NETWORK
 
     def profile(self, name: str) -> ImageResult:
         """The result of one profile. Raises UsageError when it was not built."""
@@ -143,6 +145,7 @@ class BuildReport:
                 "compiled_here": self.kernel_compiled_here,
                 "sha256": self.kernel_sha256,
             },
+            "network": self.network.to_json() if self.network else None,
             "isolation": dict(self.isolation),
             "tool": {"version": self.tool_version, "sha256": self.tool_sha256},
             "inputs": [item.to_json() for item in self.inputs],
@@ -152,11 +155,14 @@ class BuildReport:
         """The bytes of claim.json: what every build of this release must give.
 
         A claim that names no profile of the kernel is about a ``minimal`` one, and one that names no
-        container image about an image that was put together from the other inputs.
+        container image about an image that was put together from the other inputs. One without a network is
+        about a program that has none but vsock.
         """
         named: dict[str, Any] = {}
         if self.kernel_profile != MINIMAL:
             named["kernel"] = {"profile": self.kernel_profile}
+        if self.network:
+            named["network"] = self.network.to_json()
         if config := container_config((item.kind, item.name, item.sha256) for item in self.inputs):
             named["container"] = {"config": config}
         claimed = {

@@ -65,6 +65,7 @@ IMAGES: Final = {
     "archive-bytes": "Two ramdisks have the same entries but not the same bytes",
     "bad-archive": "A package is damaged, or not in a format that Debian's packages use",
     "bad-image-toml": "image.toml does not parse, or a field is missing, unknown or has a wrong value",
+    "bad-network": "A port, a name or their number is not what a container's network can have",
     "bad-index": "A package index does not follow Debian's format, or is not the one that its Release file lists",
     "bad-lock": "image.lock is missing, does not parse, or does not pin what image.toml and the requirements file name",
     "bad-requirement": "A wanted Python package is not a name with a version at most, or pip never has what it needs",

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import Rejected
+from coattest.network import parse_network
 from coattest_build.formats.measure import SectionDigest
 from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
 from coattest_build.sandbox.isolate import Isolation
+from coattest_verify.cli.words import claim_rows
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 
@@ -114,6 +116,42 @@ def test_a_claim_names_a_kernel_that_is_not_minimal() -> None:
     for kernel in (None, {}, {"profile": "minimal"}, {"profile": "x"}, {"profile": "container", "x": 1}):
         with pytest.raises(Rejected):
             Claimed.decode(json.dumps({**document, "kernel": kernel}).encode())
+
+
+NETWORK = parse_network(["5005:8080"], ["a.test:443"])
+
+
+def test_a_claim_names_the_network() -> None:
+    """In one spelling; a claim of another network than was built is found out."""
+    report = dataclasses.replace(REPORT, network=NETWORK)
+    document = json.loads(report.claim())
+    assert document == {**CLAIM, "network": {"listen": ["5005:8080"], "connect": ["a.test:443"]}}
+    claim = Claimed.decode(report.claim())
+    assert claim.network == NETWORK
+    assert ("network", "vsock 5005 to 127.0.0.1:8080; out to a.test:443") in claim_rows(claim)
+    built = RebuildReport.read(report.to_json())
+    assert built.differences(claim) == ()
+    (found,) = RebuildReport.read(REPORT.to_json()).differences(claim)
+    assert (found.code, found.where, found.expected) == ("mismatch", "network", str(NETWORK))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *(None, [], {}, {"listen": [], "connect": []}, {"listen": ["5:80"]}, {"connect": ["a:1"]}),
+        {"listen": ["5:80"], "connect": [], "x": 1},
+        {"listen": [5], "connect": []},
+        {"listen": "5:80", "connect": []},
+        {"listen": ["5:80"] * 2, "connect": []},
+        {"listen": ["5:080"], "connect": []},
+        {"listen": [], "connect": ["A:1"]},
+        {"listen": [], "connect": [f"a{number}:1" for number in range(65)]},
+    ],
+)
+def test_a_network_of_another_form_is_refused(network: Any) -> None:
+    """Also one that says nothing: a claim without a network has none."""
+    with pytest.raises(Rejected):
+        Claimed.decode(json.dumps({**CLAIM, "network": network}).encode())
 
 
 @pytest.mark.parametrize(

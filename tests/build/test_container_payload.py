@@ -16,6 +16,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
+from coattest.network import parse_network
 from coattest_build import builder, container, image, kernel, starts
 from coattest_build.cli import cli
 from coattest_build.containers.image import Choice, open_container_image
@@ -115,6 +116,22 @@ def test_two_members_with_different_files_build_the_same(source: Path, tmp_path:
         assert report.claim() == reports[0].claim()
         assert RebuildReport.read(report.to_json()).differences(claim) == ()
     assert (claim.container, claim.kernel_profile) == (sha256(config_of_image()), "container")
+
+
+def test_its_network_is_measured_and_claimed(source: Path, tmp_path: Path) -> None:
+    """[container.network]: another list is another image."""
+    packed = layout().write(tmp_path / "oci")
+    without = build(source, tmp_path / "m", packed)
+    path = source / image.IMAGE_FILE
+    network = '[container.network]\nlisten = ["5005:8080"]\nconnect = ["a.test:443"]\n'
+    path.write_text(path.read_text() + network)
+    report = build(source, tmp_path / "m", packed)
+    assert Claimed.decode(report.claim()).network == parse_network(["5005:8080"], ["a.test:443"])
+    ((_, first), *_), ((_, second), *_) = without.profiles, report.profiles
+    assert dict(first.pcrs)["PCR2"] != dict(second.pcrs)["PCR2"]
+    described = describe_image(tmp_path / "m/out" / second.name, now=datetime.now(timezone.utc), files=False)
+    assert described.plan is not None
+    assert described.plan.network == Claimed.decode(report.claim()).network
 
 
 def test_two_members_come_to_one_decision(
@@ -358,6 +375,7 @@ def test_a_lock_keeps_its_pin_in_the_text(tmp_path: Path) -> None:
         ("[container]", '[run]\ncommand = ["/x"]\n[container]', "[run] is not for an image of a"),
         ("[container]", '[files]\n"a" = "enclave/a"\n[container]', "[files] is not for an image of a"),
         ("nsm = true", "nsm = 1", "nsm is missing or not a bool"),
+        ("nsm = true", '[container.network]\nlisten = ["x"]', "not a vsock port and a TCP port: 'x'"),
         ("nsm = true", 'image = "x"', "unknown key 'image'"),
     ],
 )

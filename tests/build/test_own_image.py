@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import EnvironmentFailure, UsageError
+from coattest.network import parse_network
 from coattest.progress import Quiet
 from coattest_build import builder, container, image, rootfs
 from coattest_build import source as sources
+from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.own.plan import DEFAULT_PATH, decode_plan
 from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats import cpio, eif
@@ -21,7 +24,7 @@ from coattest_build.inputs import lock as locks
 from coattest_build.inputs import wheels
 from coattest_build.inputs.lock import BadLock
 from coattest_build.inputs.unpack import Tree
-from coattest_build.rootfs.start import add_surroundings, program_of
+from coattest_build.rootfs.start import add_surroundings, program_of, start_entries
 from coattest_local.host.enclave import run_enclave
 from support.build.own_enclave import EXAMPLE, make_source, write_lock
 from support.enclave.enclave_image import compile_program
@@ -146,6 +149,50 @@ def test_what_the_container_profiles_init_starts(tmp_path: Path) -> None:
     assert modes == {"tmp": "0o41777", "var/tmp": "0o41777", "srv/made": "0o40755", "srv": "0o40755"}
     assert (tree.root / "etc/hosts").read_bytes() == b"mine\n"
     assert (tree.root / "etc/hostname").read_bytes() == b"enclave\n"
+
+
+def test_a_network_is_in_the_plan(tmp_path: Path) -> None:
+    """Behind the environment, which has the proxy's address unless it has one; both lists may be left out."""
+    (tmp_path / "root").mkdir()
+    network = ("[run.network]", 'connect = ["a.test:443"]')
+    for fields, wanted in (
+        ((), ["HTTPS_PROXY=http://127.0.0.1:3128"]),
+        (('environment.https_proxy = "http://other"',), ["https_proxy=http://other"]),
+    ):
+        spec = container_spec(*fields, *network)
+        raw = next(entry.content for entry in start_entries(spec, tmp_path / "root"))
+        assert isinstance(raw, bytes)
+        assert raw.endswith(b"\0" + b"0\0" + b"1\0a.test:443\0")
+        plan = decode_plan(raw)
+        assert plan.network == parse_network([], ["a.test:443"])
+        assert [text for text in plan.environment if "proxy" in text.lower()] == wanted
+    spec = container_spec("[run.network]", 'listen = ["5005:8080"]')
+    raw = next(entry.content for entry in start_entries(spec, tmp_path / "root"))
+    assert isinstance(raw, bytes)
+    assert raw.endswith(b"\0" + b"1\0" + b"5005\0" + b"8080\0" + b"0\0")
+    assert b"HTTPS_PROXY" not in raw
+    without = next(entry.content for entry in start_entries(container_spec(), tmp_path / "root"))
+    assert isinstance(without, bytes)
+    for tail in (b"0\0" * 2, b"0\0", b"1\0" + b"5005\0" * 2, b"0\0" + b"1\0A\0", b"00\0" + b"1\0a:1\0"):
+        with pytest.raises(ContainerError, match="is not a file of the form"):
+            decode_plan(without + tail)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (("[run.network]", "listen = [5005]"), "listen must be a list of at most"),
+        (("[run.network]", 'listen = ["5005"]'), "not a vsock port and a TCP port: '5005'"),
+        (("[run.network]", 'connect = ["a"]'), "not a host and a port: 'a'"),
+        (("[run.network]", 'other = ["a"]'), "unknown key 'other'"),
+        (('network = "a"',), "network is missing or not a dict"),
+    ],
+)
+def test_a_fault_in_a_network_is_said_where_it_is(fields: tuple[str, ...], says: str) -> None:
+    """With the table."""
+    with pytest.raises(UsageError, match=re.escape(says)) as caught:
+        container_spec(*fields)
+    assert "[run]" in str(caught.value)
 
 
 @pytest.mark.parametrize(

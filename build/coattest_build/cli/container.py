@@ -10,6 +10,7 @@ import click
 
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
+from coattest.network import parse_network
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import json_option, out
 from coattest_build.cli.container_build import container_build_command
@@ -19,6 +20,7 @@ from coattest_build.cli.container_options import (
     decided_blocks,
     decided_options,
     image_options,
+    network_options,
     note_decided,
     nsm_option,
     opened_image,
@@ -69,6 +71,7 @@ def inspect_command(
 @IMAGE
 @style_option
 @nsm_option
+@network_options
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
@@ -84,6 +87,8 @@ def ramdisk_command(
     image: Path,
     style: str,
     nsm: bool,
+    listen: tuple[str, ...],
+    connect: tuple[str, ...],
     target: Path,
     ref: str | None,
     platform: Platform | None,
@@ -107,11 +112,10 @@ def ramdisk_command(
     with ExitStack() as stack:
         if style == "coattest":
             refuse_ignored(("times", "store", "docker", "command", "environment"), "for style coattest")
-            blocks = own_tree(
-                stack.enter_context(opened_image(image, ref, platform, max_size)), nsm=nsm
-            ).blocks()
+            opened = stack.enter_context(opened_image(image, ref, platform, max_size))
+            blocks = own_tree(opened, nsm=nsm, network=parse_network(listen, connect)).blocks()
         else:
-            refuse_ignored(("nsm",), "for style nitro-cli")
+            refuse_ignored(("nsm", "listen", "connect"), "for style nitro-cli")
             tree = stack.enter_context(opened_tree(image, ref, platform, max_size))
             blocks = decided_blocks(
                 tree, times=times, store=store, docker=docker, command=command, environment=environment

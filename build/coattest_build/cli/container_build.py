@@ -11,6 +11,7 @@ import click
 from coattest import __version__
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
+from coattest.network import parse_network
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.progress import Terminal
 from coattest.shell import err, json_option
@@ -19,6 +20,7 @@ from coattest_build.cli.container_options import (
     decided_blocks,
     decided_options,
     image_options,
+    network_options,
     note_decided,
     nsm_option,
     opened_image,
@@ -50,6 +52,7 @@ from coattest_build.inputs.cache import Cache, cache_folder
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
 @nsm_option
+@network_options
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
 @image_options
 @decided_options
@@ -63,6 +66,8 @@ def container_build_command(
     style: str,
     blobs: Path | None,
     nsm: bool,
+    listen: tuple[str, ...],
+    connect: tuple[str, ...],
     target: Path,
     ref: str | None,
     platform: Platform | None,
@@ -81,7 +86,8 @@ def container_build_command(
     metadata, which is not measured, is not. Style coattest: a kernel and init of coattest, compiled from
     pinned source (some minutes, once), that run the image as Docker does: Entrypoint with Cmd, user, working
     folder, a file system that can be written, TCP on the loopback. The same content gives the same bytes,
-    whichever daemon saved it.
+    whichever daemon saved it. --listen and --connect are measured; with one of them, the program has no
+    other way in or out.
 
     Prints the measurements. Exit codes are those of `eif container ramdisk`, and 3 with `blobs-missing` when
     a file of --blobs is not there.
@@ -89,7 +95,7 @@ def container_build_command(
     if style == "coattest":
         refuse_ignored(("blobs", "times", "store", "docker"), "for style coattest")
         with opened_image(image, ref, platform, max_size) as opened:
-            tree = own_tree(opened, nsm=nsm)
+            tree = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
             profile = read_profile()
             compiled = obtain_kernel(
                 profile,
@@ -102,7 +108,7 @@ def container_build_command(
         _note_own(tree)
         emit_json({**measure_registers(target), **own_report(compiled, tree)})
         return
-    refuse_ignored(("nsm", "cache", "mirror", "jobs"), "for style nitro-cli")
+    refuse_ignored(("nsm", "listen", "connect", "cache", "mirror", "jobs"), "for style nitro-cli")
     if blobs is None:
         raise UsageError("style nitro-cli needs --blobs", hint="nitro-cli's folder of kernel and init")
     with opened_tree(image, ref, platform, max_size) as found:

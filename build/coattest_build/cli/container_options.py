@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
+from coattest.network import PROXY_URL
 from coattest.parser import refuse_ignored
 from coattest.shell import Decorator, err, option_group
 from coattest_build.containers.application import (
@@ -92,6 +93,21 @@ style_option: Decorator = click.option(
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
+)
+network_options: Decorator = option_group(
+    click.option(
+        "--listen",
+        multiple=True,
+        metavar="VSOCK:TCP",
+        help="A vsock port, and the port of 127.0.0.1 where its connections go.",
+    ),
+    click.option(
+        "--connect",
+        multiple=True,
+        metavar="HOST:PORT",
+        help=f"What the program may reach, by CONNECT to {PROXY_URL}.",
+    ),
+    heading="Network (style coattest)",
 )
 decided_options: Decorator = option_group(
     click.option(

@@ -107,6 +107,7 @@ def _facts(image: Path, description: Description) -> list[tuple[str, Cell]]:
         ("crc32", f"{layout.crc32:08x}"),
         ("cmdline", description.cmdline),
         ("kernel profile", _PROFILES[start_file(description.unpacked)]),
+        *([("network", str(description.plan.network))] if description.plan else []),
     ]
 
 

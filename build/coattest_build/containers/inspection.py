@@ -165,7 +165,7 @@ def _not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) -> t
 def _own_not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) -> tuple[str, ...]:
     """What the image asks for and an enclave of style coattest does not have."""
     found = (
-        _of_docker(config, "on the loopback only: a program inside has to carry it to vsock")
+        _of_docker(config, "on the loopback only, until --listen carries a vsock port to it")
         if config
         else []
     )
@@ -174,6 +174,7 @@ def _own_not_given(config: ContainerConfig | None, attributes: tuple[str, ...]) 
         *_of_files(attributes),
         "times of files: all are one, so that Python compiles its modules again at the start",
         "DNS: there is no name server, and no network beside the loopback",
+        "a way out other than CONNECT to the names of --connect: no plain HTTP through a proxy, no UDP",
     )
 
 

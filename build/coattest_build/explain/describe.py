@@ -16,6 +16,8 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import Rows, unique_names
 from coattest.strictjson import MAX_DEPTH, too_deep
+from coattest_build.containers.errors import ContainerError
+from coattest_build.containers.own.plan import MAX_PLAN, RunPlan, decode_plan
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
@@ -144,6 +146,8 @@ class Description:
     unpacked: Unpacking
     ramdisks: tuple[Ramdisk, ...] | None
     tree: tuple[TreeRow, ...] | None
+    plan: RunPlan | None
+    """What the init of the kernel profile ``container`` starts."""
 
     @property
     def layout(self) -> Layout:
@@ -192,6 +196,7 @@ class Description:
             "sections": sections,
             "cmdline": self.cmdline,
             "start": start_file(self.unpacked),
+            "runs": self.plan.to_json() if self.plan else None,
             "metadata": self.metadata,
             "signature": self.signature.to_json() if self.signature else self._unreadable(),
             "findings": [finding.to_json() for finding in self.findings],
@@ -241,7 +246,19 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
             unpacked,
             tuple(_ramdisks(file, layout, digests)) if files else None,
             tree,
+            _plan(unpacked),
         )
+
+
+def _plan(unpacked: Unpacking) -> RunPlan | None:
+    """What the init of the kernel profile ``container`` starts; None where it is another one."""
+    found = unpacked.tree.stat(b"run")
+    if found is None or found.kind != "file" or found.body.size > MAX_PLAN or found.body.zeros:
+        return None
+    try:
+        return decode_plan(b"".join(unpacked.streams.blocks(found.body)))
+    except ContainerError:
+        return None
 
 
 def crc_finding(layout: Layout, crc: int) -> Finding | None:

@@ -84,8 +84,9 @@ def run_plan_of(spec: ImageSpec, run: ContainerRun, root: Path) -> RunPlan:
         databases = [_database(folder, name) for name in ("etc/passwd", "etc/group")]
     try:
         user = resolve_user(run.user, *databases)
-        variables = environment_of((f"{name}={value}" for name, value in spec.environment), user)
-        plan = RunPlan(spec.command, variables, user, run.folder, run.nsm)
+        given = (f"{name}={value}" for name, value in spec.environment)
+        variables = environment_of(given, user, run.network)
+        plan = RunPlan(spec.command, variables, user, run.folder, run.nsm, run.network)
         plan.encode()  # within init's limits
     except ContainerError as error:
         raise UsageError(

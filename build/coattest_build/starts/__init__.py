@@ -84,12 +84,13 @@ def _compilers_pins(text: str) -> str:
 def kernel_parts(profile: str) -> dict[str, str]:
     """The fragment and init of a kernel's profile, by their path relative to ``build/`` of a source tree.
 
-    The fragment of ``container`` is the auction's with what ordinary programs need on top.
+    The fragment of ``container`` is the auction's with what ordinary programs need on top; its init is one
+    file with the network's forwarder, which is a process of init's.
     """
     fragment, init = own_part(FRAGMENT).read_text(), own_part(INIT).read_text()
     if profile == CONTAINER:
         fragment += "\n" + (_CONTAINER / "x86_64.config").read_text()
-        init = (_CONTAINER / "init.c").read_text()
+        init = "\n".join((_CONTAINER / name).read_text() for name in ("forward.c", "init.c"))
     return {FRAGMENT: fragment, INIT: init}
 
 

@@ -144,6 +144,13 @@ def run_enclave(
         root = tree / "rootfs"
         _refuse_hardware_profile(root, image)
         plan = _plan(tree)
+        if plan and plan.network:
+            raise UsageError(
+                "the software host has no network for a program inside",
+                where=str(image),
+                hint="give --host qemu",
+                code="image-not-runnable",
+            )
         argv, env = _program(tree, plan)
 
         run = socket_directory(directory)

@@ -1,4 +1,4 @@
-"""The byte proxy through which an enclave reaches KMS, and nothing else.
+"""The byte proxy through which an enclave reaches KMS, or the names of its measured list, and nothing else.
 
 The enclave asks ``CONNECT host:443 HTTP/1.1`` (RFC 9110, 9.3.6); the proxy answers 200 and moves bytes both
 ways. TLS ends inside the enclave, so the proxy sees ciphertext only. Its one decision is the allow-list: the
@@ -130,7 +130,7 @@ class ConnectProxy:
             self.tunnels_opened += 1
             self._telemetry.metrics.add("coattest_proxy_tunnels_total")
             await _answer(writer, "200 Connection established")
-            await _splice((reader, writer), upstream)
+            await splice((reader, writer), upstream)
         finally:
             await close(upstream[1])
 
@@ -143,10 +143,10 @@ def _peer(stream: socket.socket) -> int:
     return int(stream.getpeername()[0])
 
 
-_Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def _splice(one: _Stream, other: _Stream) -> None:
+async def splice(one: Stream, other: Stream) -> None:
     """Move bytes both ways until both directions have ended, or nothing moved for IDLE_TIMEOUT."""
     loop = asyncio.get_running_loop()
     last = [loop.time()]

@@ -343,6 +343,15 @@ def test_an_image_file_names_profile_and_content(
     assert target.read_bytes() == first
     assert run(capsys, *words, "--nsm")[0] == 0
     assert target.read_bytes() != first
+    code, shown, _ = run(capsys, *words, "--listen", "5005:80", "--connect", "a.test:443")
+    network = {"listen": ["5005:80"], "connect": ["a.test:443"]}
+    assert (code, json.loads(shown)["runs"]["network"]) == (0, network)
+    again = describe_image(target, now=datetime.now(timezone.utc), files=False)
+    assert again.measurements.pcr2 != described.measurements.pcr2
+    assert again.to_json()["runs"]["network"] == network
+    shown_to_people = CliRunner().invoke(describe_command, [str(target)]).output
+    assert "vsock 5005 to 127.0.0.1:80; out to a.test:443" in " ".join(shown_to_people.split())
+    assert run(capsys, *words, "--connect", "A.test:443")[0] == 2
 
 
 def test_the_ramdisk_alone_needs_no_kernel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,6 +13,7 @@ import pytest
 
 from coattest.errors import FoundFalse, Rejected
 from coattest.files import Folder, ReadOnce
+from coattest.strictjson import canonical
 from coattest_verify.quorum.cosigning import seen_by_cosigner, sound_log
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.log.checkpoint import cosign
@@ -23,6 +25,7 @@ from coattest_verify.quorum.members.file import MEMBERS_TYPE, Member, MembersFil
 from coattest_verify.quorum.members.restarting import check_restart, proposed_restart
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import ReleaseFiles, put_file
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
 from coattest_verify.quorum.statements.votes import (
     COMMIT,
@@ -370,7 +373,7 @@ def test_a_member_that_only_took_turns_knows_the_version_too(tmp_path: Path) -> 
         chain = follow(folder, quorum.root, seen=None, now=NOW)
         sound = sound_log(chain)
         assert sound is not None
-        seen = seen_by_cosigner(chain, sound, None)
+        seen = seen_by_cosigner(folder, chain, sound, None)
     assert (seen.version, seen.sha256, seen.agreed) == (2, second.sha256, True)
     for path in quorum.attestations.glob("quorum.2.*"):
         path.unlink()
@@ -516,6 +519,52 @@ def test_what_this_machine_has_seen_is_not_signed_away(quorum: Members) -> None:
         refuse_or_not(quorum, proposal(quorum), seen=Seen(1, first.sha256, objections=frozenset({gone})))
 
 
+@pytest.mark.parametrize("kind", ["dissent", "revocation"])
+def test_what_a_member_cosigned_is_not_signed_away(quorum: Members, kind: str) -> None:
+    """It only takes turns: it has decided nothing, and looked at each entry that it cosigned."""
+    if kind == "dissent":
+        path = quorum.sign(
+            "cat", report_json(), name="rebuild.cat.no.intoto.json", outcome="dissent", reason="x"
+        )
+    else:
+        path = vote(quorum, REVOKE, "cat")
+    log(quorum)
+    with Folder(quorum.attestations) as folder:
+        chain = follow(folder, quorum.root, seen=None, now=NOW)
+        sound = sound_log(chain)
+        assert sound is not None
+        seen = seen_by_cosigner(folder, chain, sound, None)
+    path.unlink()
+    shutil.rmtree(quorum.attestations / "log")
+    version = proposal(quorum)
+    with raises_code(FoundFalse, "objection-gone"):
+        refuse_or_not(quorum, version, seen=seen)
+
+
+def test_entries_that_are_in_it_twice_are_not_signed(quorum: Members) -> None:
+    """They would be agreed at once and for good: one member could make the log as large as a log may be."""
+    found = entries(quorum)
+    many = [*found, *[found[-1]] * 1000]
+    shutil.rmtree(quorum.attestations / "log")
+    write_log(quorum, many)
+    with raises_code(FoundFalse, "bad-log"):
+        refuse_or_not(quorum, quorum.file.successor(restart=named(many)))
+
+
+def test_what_was_agreed_is_not_given_up(quorum: Members) -> None:
+    """With a log that is there: names, commitments and withdrawals would get another order."""
+    found = entries(quorum)
+    version = quorum.file.successor(restart=named(found[:1]))
+    with raises_code(FoundFalse, "removed-entry"):
+        refuse_or_not(quorum, version)
+    seen = quorum.roots.seen(quorum.root)
+    for path in quorum.attestations.glob("log/cosignature.*"):
+        path.unlink()
+    with raises_code(FoundFalse, "removed-entry"):
+        refuse_or_not(quorum, version, seen=seen)
+    refuse_or_not(quorum, quorum.file.successor(restart=named(found)), seen=seen)
+
+
 def test_a_log_that_is_not_here_is_not_signed(quorum: Members) -> None:
     """The named entries are looked at, and no digest is taken on trust."""
     with raises_code(FoundFalse, "log-fork"):
@@ -540,6 +589,47 @@ def test_a_rivals_publication_takes_no_name_in_a_log_that_is_made_anew(quorum: M
     write_log(quorum, [rival, *found])
     with raises_code(FoundFalse, "name-taken"):
         refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_one_member_with_two_claims_for_a_name_stops_no_restart(quorum: Members, twice: bool) -> None:
+    """cat publishes a claim that nobody has, and puts another one there, which it publishes too or not."""
+    lose(quorum, 1)
+    assert quorum.claimed is not None
+    folder = quorum.attestations / "releases" / "0.9.9"
+    folder.mkdir()
+    values = json.loads((quorum.attestations / "releases" / "0.1.0" / "claim.json").read_bytes())
+    claim = Claimed.decode(canonical({**values, "release": "0.9.9"}))
+
+    def publish(digest: str) -> None:
+        about = {"root": quorum.root, "claim": claim, "note": "x", "now": NOW}
+        cast = make_vote(PUBLISH, "cat", **about, published=(digest, "b" * 40, "v1"))
+        (folder / vote_name(cast)).write_bytes(sign_vote(cast, quorum.signers["cat"]))
+
+    publish("cd" * 32)
+    version = proposal(quorum)
+    (folder / "claim.json").write_bytes(canonical({**values, "release": "0.9.9"}))
+    if twice:
+        publish(claim.sha256)
+    for each in (version, proposal(quorum)):
+        refuse_or_not(quorum, each, "ben")
+
+
+def test_a_name_that_was_taken_in_the_agreed_log_stops_no_restart(quorum: Members) -> None:
+    """cat's publication came first, and enough members cosigned that: so it was."""
+    found = list(entries(quorum))
+    vote(quorum, PUBLISH, "cat", published=("ab" * 32, "b" * 40, "v1"))
+    log(quorum)
+    rival = next(entry for entry in entries(quorum) if b"ab" * 32 in entry)
+    shutil.rmtree(quorum.attestations / "log")
+    write_log(quorum, [rival, *found])
+    with raises_code(FoundFalse, "name-taken"):
+        refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
+    checkpoint = head([rival, *found], quorum.root)
+    for name in ("ben", "cat"):
+        note = cosign(checkpoint, name, quorum.signers[name], NOW)
+        quorum.write(cosignature_file(name), note.encode())
+    refuse_or_not(quorum, quorum.file.successor(restart=named([rival, *found])))
 
 
 def test_a_late_commitment_is_not_made_early(tmp_path: Path) -> None:

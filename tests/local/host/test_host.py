@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import cbor2
 import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.network import parse_network
 from coattest_build.containers.own.plan import RunPlan
 from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats.cpio import NewEntry
@@ -173,6 +175,14 @@ def test_an_image_of_the_container_profile_runs_as_its_plan_says(tmp_path: Path)
     assert said.startswith(
         "word /bin/static\nword two words\nvariable PATH=/nowhere:/bin\nids 33 33 in /tmp\n"
     )
+
+
+def test_a_plan_with_a_network_is_for_qemu(program: Path, tmp_path: Path) -> None:
+    """The software host has no init that carries its connections."""
+    plan = replace(PLAN, network=parse_network(["5005:80"], []))
+    image = make_image(tmp_path / "x.eif", [*rootfs(program), NewEntry("run", FILE, plan.encode())])
+    with raises_code(UsageError, "image-not-runnable", match="--host qemu"):
+        run_enclave(image, tmp_path / "e", role_arn=ROLE, instance_id=INSTANCE)
 
 
 @pytest.mark.parametrize("raw", [b"", b"x", PLAN.encode()[:-1], PLAN.encode() + b"\0", b"x" * (2 << 20)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -31,13 +32,17 @@ from coattest_build.image import LOCK_FILE
 from coattest_build.inputs.lock import load_lock
 from coattest_build.inputs.pinned_image import pin_of
 from coattest_build.starts import write_start
+from coattest_local.host.ca import tls_ca_pem
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import QemuTools, find_tools
 from coattest_parent.link.channels import connect_to, parse_address
+from coattest_parent.link.forward import PortForwarder
+from coattest_parent.link.proxy import ConnectProxy
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
 from support.enclave.enclave_image import compile_program, whole
 from support.only_in import only_in
+from support.parent.network import NAME, TARGET, tls_server
 
 only_in("container-images")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -264,24 +269,26 @@ def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuToo
     assert "init: find nothing failed: errno 2\ninit: the program ended with exit code 127" in said
 
 
-def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
-    """This machine's node with its libraries, alone: TCP, inotify, threads, a user without a name."""
+def node_layer(more: Mapping[str, Path]) -> bytes:
+    """This machine's node with its libraries, alone, and these files."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("no node here")
     said = subprocess.run(["ldd", node], capture_output=True, text=True, check=True).stdout
     files = {path.lstrip("/"): Path(path) for path in re.findall(r"(/\S+) \(0x", said)}
-    files |= {
-        "bin/node": Path(node),
-        "bridge": compile_program("bridge", tmp_path, PLACE),
-        "srv/server.js": PLACE / "server.js",
-    }
+    files |= {"bin/node": Path(node), **more}
     folders = {str(parent) for name in files for parent in PurePosixPath(name).parents} - {"."}
-    layer = tar(
+    return tar(
         *(folder(name) for name in sorted(folders)),
         folder("tmp", mode=0o1777),
         *(entry(name, path.read_bytes(), mode=0o755) for name, path in files.items()),
     )
+
+
+def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
+    """TCP, inotify, threads, a user without a name."""
+    bridge = compile_program("bridge", tmp_path, PLACE)
+    layer = node_layer({"bridge": bridge, "srv/server.js": PLACE / "server.js"})
     config = {
         "Entrypoint": ["/bridge", "5005", "8080"],
         "Cmd": ["node", "server.js", "a word"],
@@ -294,6 +301,41 @@ def test_node_runs_behind_a_bridge(tools: QemuTools, tmp_path: Path) -> None:
     with booted(tmp_path / "x.eif", tmp_path / "e", tools) as enclave:
         facts = retried(enclave)
     assert facts == {"event": "rename", "answer": 42, "uid": 65534, "cwd": "/srv", "words": ["a word"]}
+
+
+def test_a_network_leads_where_it_was_measured_to_and_nowhere_else(tools: QemuTools, tmp_path: Path) -> None:
+    """A client inside by the parent's proxy, a server inside by the parent's port; no vsock of its own."""
+    (tmp_path / "ca.pem").write_bytes(tls_ca_pem())
+    families = compile_program("families", tmp_path, PLACE)
+    layer = node_layer(
+        {"families": families, "srv/network.js": PLACE / "network.js", "srv/ca.pem": tmp_path / "ca.pem"}
+    )
+    config = {"Cmd": ["node", "/srv/network.js"], "Env": ["PATH=/bin"], "User": "0:0"}
+    (tmp_path / "image.tar").write_bytes(saved([layer], config))
+    unlisted = "other.coattest.test:443"
+    words = ("--style", "coattest", "--listen", "5005:8080", "--connect", TARGET)
+    build(tmp_path / "image.tar", tmp_path / "x.eif", *words)
+    with (
+        booted(tmp_path / "x.eif", tmp_path / "e", tools) as enclave,
+        tls_server(tmp_path) as port,
+        ConnectProxy(
+            parse_address(enclave.proxy_address), dict.fromkeys((TARGET, unlisted), ("127.0.0.1", port))
+        ) as proxy,
+        PortForwarder(("127.0.0.1", 0), parse_address(enclave.address)) as outside,
+    ):
+        facts = retried(enclave)
+
+        def get(path: str) -> Any:
+            connection = http.client.HTTPConnection("127.0.0.1", outside.port, timeout=120)
+            connection.request("GET", path)
+            return json.loads(connection.getresponse().read())
+
+        assert get(f"/{TARGET}") == {"proxy": 200, "text": "hello"}
+        assert get(f"/{unlisted}") == {"proxy": 403}
+        assert get(f"/{NAME}:80") == {"proxy": 403}
+        assert (proxy.tunnels_opened, proxy.refused) == (1, [])
+    unsupported = errno.EAFNOSUPPORT
+    assert facts == {"vsock": f"{unsupported} {unsupported} {unsupported} 0\n", "uid": 0}
 
 
 def retried(enclave: QemuEnclave) -> Any:

@@ -45,6 +45,7 @@ static void msleep(unsigned int time)
 #define __NR_prlimit64 __NR_sched_yield /* this machine may allow fewer open files */
 #define reboot(command) _exit(99) /* never this machine */
 #define main init_main
+#include "../../../build/coattest_build/containers/own/forward.c"
 #include "../../../build/coattest_build/containers/own/init.c"
 #undef main
 #undef open

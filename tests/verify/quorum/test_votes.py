@@ -14,7 +14,8 @@ import pytest
 
 from coattest.errors import Rejected
 from coattest.files import Folder
-from coattest_verify.quorum.bundle import make_bundle, read_bundle
+from coattest.strictjson import canonical
+from coattest_verify.quorum.bundle import MAX_LISTING, make_bundle, read_bundle
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.statements.votes import (
     REVIEW,
@@ -25,6 +26,7 @@ from coattest_verify.quorum.statements.votes import (
     vote_name,
 )
 from coattest_verify.signatures import dsse
+from support.raises import raises_code
 from support.verify.members import NOW, Members, report_json, sentences
 
 
@@ -205,7 +207,7 @@ def packed(content: bytes, form: int = lzma.FORMAT_XZ) -> str:
 def test_hostile_bundles_are_refused(three: Members, change: dict[str, Any]) -> None:
     """A bundle of another form is refused as a whole."""
     with pytest.raises(Rejected):
-        read_bundle(json.dumps({**json.loads(bundled(three)), **change}).encode())
+        read_bundle(canonical({**json.loads(bundled(three)), **change}))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,38 @@ def test_a_bundle_that_unpacks_to_more_or_less_is_refused(
     values = json.loads(bundled(three))
     content = lzma.decompress(base64.b64decode(values["content"]))
     with pytest.raises(Rejected, match="not as long as its files"):
-        read_bundle(json.dumps({**values, "content": packed(spoil(content))}).encode())
+        read_bundle(canonical({**values, "content": packed(spoil(content))}))
     doubled = base64.b64encode(base64.b64decode(values["content"]) * 2).decode()
     with pytest.raises(Rejected, match="not as long as its files"):
-        read_bundle(json.dumps({**values, "content": doubled}).encode())
+        read_bundle(canonical({**values, "content": doubled}))
+
+
+@pytest.mark.parametrize("filler", [b"{},", b"1,", b'"",', b'"\\"",', b"[", b" "])
+def test_what_lies_beside_a_bundles_content_is_not_read_at_any_length(three: Members, filler: bytes) -> None:
+    """Read as JSON, 128 MiB took gigabytes and half a minute."""
+    data = bundled(three)
+    assert data.count(b'"files":{') == 1
+    longer = data.replace(b'"files":{', b'"files":[' + filler * (MAX_LISTING // len(filler)) + b'],"files":{')
+    with raises_code(Rejected, "too-large"):
+        read_bundle(longer)
+
+
+def test_a_bundle_begins_with_its_content(three: Members) -> None:
+    """In another order nothing says where it ends before all is read."""
+    values = json.loads(bundled(three))
+    for data in (json.dumps(values).encode(), b'{"content":"' + values["content"].encode(), b"", b"{}"):
+        with pytest.raises(Rejected, match="not a proof bundle"):
+            read_bundle(data)
+    twice = canonical(values)[:-1] + b',"content":"AAAA"}'
+    with raises_code(Rejected, "duplicate-key"):
+        read_bundle(twice)
+
+
+@pytest.mark.parametrize("filler", [b"{},", b"1,", b'\\"', b"[["])
+def test_a_file_of_many_parts_is_refused_before_it_is_read(three: Members, filler: bytes) -> None:
+    """An envelope has few. Thirty such files of 4 MiB, 40 kB in a bundle, kept a verifier busy for 35 s."""
+    name = "rebuild.buyer-1.x.intoto.json"
+    three.write(name, b'{"signatures":[' + filler * 200)
+    (finding,) = three.decide().refused
+    assert (finding.where, finding.code) == (name, "malformed")
+    assert "more parts" in finding.detail

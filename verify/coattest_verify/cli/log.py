@@ -97,7 +97,7 @@ def log_cosign_command(
     if seen is not None:
         with Folder(attestations) as folder:
             chain = follow(folder, pinned, seen=seen, now=WHENEVER, deciding=False)
-        memory.remember(pinned, seen_by_cosigner(chain, log, seen))
+            memory.remember(pinned, seen_by_cosigner(folder, chain, log, seen))
     names = sorted({*log.times, signing.member})
     if as_json:
         emit_json({"size": log.checkpoint.size, "root": log.checkpoint.root.hex(), "cosigned": names})

@@ -25,6 +25,7 @@ def claim_rows(claim: Claimed) -> Rows:
         ("source tree", claim.tree_sha256),
         ("lock", claim.lock_sha256),
         ("kernel profile", claim.kernel_profile),
+        ("network", str(claim.network)),
         *payload_rows(claim.container),
         *_results(claim.profiles),
     ]
@@ -56,6 +57,7 @@ def report_rows(report: RebuildReport) -> Rows:
         ("source tree", report.tree_sha256),
         ("lock", report.lock_sha256),
         ("kernel profile", report.kernel_profile),
+        ("network", str(report.network)),
         *payload_rows(report.built.container),
         *_results(report.profiles),
         ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),

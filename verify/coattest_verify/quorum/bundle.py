@@ -31,14 +31,23 @@ from coattest_verify.quorum.statements.votes import VOTE_NAME
 
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"
-MAX_BUNDLE = 128 * 1024 * 1024
-"""Bytes of a bundle, and of the files in it together; 1,000 statements have about 50 MB."""
+MAX_BUNDLE = 64 * 1024 * 1024
+"""Bytes of a bundle."""
+
+MAX_UNPACKED = 128 * 1024 * 1024
+"""Bytes of the files in it together; 1,000 statements have about 50 MB."""
 
 MAX_XZ_MEMORY = 64 * 1024 * 1024
 """Bytes that unpacking may take; what is written here needs 9 MB (xz -6)."""
 
 MAX_BUNDLED = 16384
 """Files of a bundle."""
+
+MAX_LISTING = 256 * MAX_BUNDLED
+"""Bytes of a bundle without its content: names, of at most 250 bytes, and sizes."""
+
+_CONTENT = b'{"content":"'
+"""How a bundle begins: its names are sorted. What follows is most of it, and no JSON to look through."""
 
 _LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
 _WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.{NAME.pattern}\.[0-9a-f]{{16}}\.dsse\.json")
@@ -121,29 +130,33 @@ def _log_files(evidence: Evidence) -> list[str]:
 
 def read_bundle(data: bytes) -> Bundle:
     """Unpack a bundle; its files are not checked here. Raises Rejected."""
-    fields = Fields(parse(data, max_size=MAX_BUNDLE), "")
+    end = data.find(b'"', len(_CONTENT))
+    if len(data) > MAX_BUNDLE or not data.startswith(_CONTENT) or end < 0:
+        raise Rejected("not a proof bundle")
+    fields = Fields(parse(_CONTENT + data[end : end + MAX_LISTING + 1], max_size=MAX_LISTING), "")
     fields.exactly("format", FORMAT)
+    fields.exactly("content", "")
     made = parse_utc(fields.text("made"))
     sizes = Fields(fields.mapping("files", high=MAX_BUNDLED), "files")
-    packed = fields.text("content", limit=MAX_BUNDLE)
     fields.done()
     for name in sizes.values:
         if not _belongs(name):
             raise Rejected(f"files: {ascii(name)[:80]} does not belong in a bundle", code="bad-name")
     lengths = {name: sizes.integer(name, 0, MAX_PART) for name in sorted(sizes.values)}
+    packed = data[len(_CONTENT) : end]
     content, files = memoryview(_unpacked(packed, sum(lengths.values()))), {}
     for name, length in lengths.items():
         files[name], content = bytes(content[:length]), content[length:]
     return Bundle(Held(files), made)
 
 
-def _unpacked(packed: str, size: int) -> bytes:
+def _unpacked(packed: bytes, size: int) -> bytes:
     """Exactly ``size`` bytes from base64 of an .xz. Raises Rejected."""
-    if size > MAX_BUNDLE:
-        raise Rejected(f"files: larger than {MAX_BUNDLE} bytes together", code="too-large")
+    if size > MAX_UNPACKED:
+        raise Rejected(f"files: larger than {MAX_UNPACKED} bytes together", code="too-large")
     try:
         unpacking = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
-        content = unpacking.decompress(base64.b64decode(packed.encode("ascii"), validate=True), size + 1)
+        content = unpacking.decompress(base64.b64decode(packed, validate=True), size + 1)
     except (ValueError, lzma.LZMAError, EOFError):
         raise Rejected("content: not base64 of an .xz") from None
     if len(content) != size or not unpacking.eof or unpacking.unused_data:

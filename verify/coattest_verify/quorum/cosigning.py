@@ -42,8 +42,15 @@ from coattest_verify.quorum.log.examine import (
     objections,
 )
 from coattest_verify.quorum.log.merkle import log_files
-from coattest_verify.quorum.members.chain import MembersChain, Seen, follow, signature_entries
+from coattest_verify.quorum.members.chain import (
+    MembersChain,
+    Seen,
+    SeenObjection,
+    follow,
+    signature_entries,
+)
 from coattest_verify.quorum.members.file import MembersFile, own_key
+from coattest_verify.quorum.objections import seen_objections, seen_revocations
 from coattest_verify.quorum.releases import ReleaseFiles, every_release, put_file
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
@@ -219,13 +226,29 @@ def _speaking(chain: MembersChain, member: str, signer: Signer) -> MembersFile:
     return next((each for each in reversed(versions) if each.owner(signer.public) == member), chain.current)
 
 
-def seen_by_cosigner(chain: MembersChain, log: Log, seen: Seen | None) -> Seen:
-    """What a cosigner remembers from now on: the log, and the last version that it has in force."""
+def seen_by_cosigner(evidence: Evidence, chain: MembersChain, log: Log, seen: Seen | None) -> Seen:
+    """What a cosigner remembers from now on: the log, the last version that it has in force, and objections.
+
+    It looked at each of them: should the log be lost and its files with it, it knows that they are missing.
+    """
     settled = chain.state.settled[-1]
     last = seen or Seen(1, chain.versions[0].sha256)
     if last.version < settled.version:
         last = Seen(settled.version, settled.sha256, agreed=True)
-    return replace(last, log=chain.known(SeenLog(log.checkpoint.size, log.checkpoint.root.hex())))
+    known = chain.known(SeenLog(log.checkpoint.size, log.checkpoint.root.hex()))
+    return replace(last, log=known, objections=_objections_here(evidence, chain))
+
+
+def _objections_here(evidence: Evidence, chain: MembersChain) -> frozenset[SeenObjection]:
+    """Every authentic dissent on a claim that is here, and every revocation."""
+    root, found = bytes.fromhex(chain.versions[0].sha256), frozenset[SeenObjection]()
+    for files, claim in of_each_release(evidence):
+        votes = read_votes(files, chain.current)[0]
+        found |= seen_revocations(votes, root)
+        if claim is not None:
+            question = DecisionQuestion(claim, chain.current, "", WHENEVER, chain.versions)
+            found |= seen_objections(read_statements(files, chain.current)[0], votes, question, root)
+    return found
 
 
 def sound_log(chain: MembersChain) -> Log | None:

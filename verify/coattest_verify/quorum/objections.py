@@ -204,15 +204,19 @@ def seen_objections(
         and made.quorum_sha256 in question.made_under
         for key in item.keys
     }
-    revocations = {
+    return seen_revocations(votes, root) | dissents
+
+
+def seen_revocations(votes: Iterable[Vote], root: bytes) -> frozenset[SeenObjection]:
+    """The revocations among them, whatever source they are about."""
+    return frozenset(
         SeenObjection(
             REVOKE, vote.member, key.fingerprint, vote.signed_sha256, vote.tree_sha256, vote.lock_sha256
         )
         for vote in votes
         if (vote.kind, vote.root) == (REVOKE, root.hex())
         for key in vote.keys
-    }
-    return frozenset({*dissents, *revocations})
+    )
 
 
 def gone(

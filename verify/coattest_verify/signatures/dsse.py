@@ -17,6 +17,9 @@ from coattest_verify.signatures.keys import PublicKey, Signer
 MAX_SIGNATURES = 16
 """Signatures on one envelope; each costs a verification per key of the member."""
 
+_MAX_PARTS = 8 * MAX_SIGNATURES
+"""Commas, brackets and escapes of an envelope: what has more is not read. Base64 has none of them."""
+
 _KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
 
 
@@ -31,6 +34,8 @@ class DsseEnvelope:
     @classmethod
     def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> DsseEnvelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
+        if sum(map(data.count, (b",", b"[", b"{", b"\\"))) > _MAX_PARTS:
+            raise Rejected("more parts than a signed file has")
         fields = Fields(parse(data, max_size=max_size), "")
         fields.exactly("payloadType", payload_type, code="payload-type")
         payload = _base64(fields.text("payload", limit=max_size), "payload")

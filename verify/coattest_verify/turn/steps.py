@@ -176,7 +176,8 @@ class MemberTurn:
             approve=self.questions.cosignature,
             journal=self.journal,
         )
-        self.memory.remember(self.root, seen_by_cosigner(chain, log, seen))
+        with Folder(attestations) as opened:
+            self.memory.remember(self.root, seen_by_cosigner(opened, chain, log, seen))
         self.logged.append(f"cosigned {log.checkpoint.size} entries of the log")
 
     def _own_key(self, evidence: Evidence) -> Signer:

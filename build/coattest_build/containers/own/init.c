@@ -4,28 +4,16 @@
  * Built against the kernel's own nolibc (tools/include/nolibc), like the auction's init, whose heartbeat it has.
  * The ramdisks leave /rootfs, the image's files, and /run, which says what to start: texts that end with NUL,
  * in the order in which read_plan reads them. What can be decided from the image was decided at the build;
- * anything unexpected here ends the enclave.
+ * anything unexpected here ends the enclave. The build puts forward.c before this file.
  */
 
 /* linux/socket.h, linux/vm_sockets.h, linux/if.h: they want a C library's headers beside them. */
-#define AF_INET 2
-#define AF_VSOCK 40
-#define SOCK_STREAM_TYPE 1
 #define SOCK_DGRAM_TYPE 2
 #define VMADDR_CID_HOST 2
 #define SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD 6
 #define SIOCGIFFLAGS 0x8913
 #define SIOCSIFFLAGS 0x8914
 #define IFF_UP 1
-
-struct sockaddr_vm {
-	unsigned short svm_family;
-	unsigned short svm_reserved1;
-	unsigned int svm_port;
-	unsigned int svm_cid;
-	unsigned char svm_flags;
-	unsigned char svm_zero[3];
-};
 
 struct interface { /* struct ifreq */
 	char name[16];
@@ -107,15 +95,14 @@ static int beat(unsigned int cid)
 
 	if (fd < 0)
 		die("socket", "AF_VSOCK");
-	memset(&address, 0, sizeof(address));
-	address.svm_family = AF_VSOCK;
-	address.svm_cid = cid;
-	address.svm_port = HEARTBEAT_PORT;
+	vsock_address(&address, cid, HEARTBEAT_PORT);
 	syscall(__NR_setsockopt, fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD, &timeout, sizeof(timeout));
 	if (syscall(__NR_connect, fd, &address, sizeof(address)) == 0 && write(fd, &byte, 1) == 1) {
 		byte = 0;
-		if (read(fd, &byte, 1) == 1 && byte == HEARTBEAT_BYTE)
+		if (read(fd, &byte, 1) == 1 && byte == HEARTBEAT_BYTE) {
+			parent_cid = cid;
 			result = 0;
+		}
 	}
 	close(fd);
 	return result;
@@ -174,6 +161,29 @@ static void next_list(char **list)
 	list[count] = 0;
 }
 
+/* Behind the environment, and only where there is a network: ports, and names with their ports. */
+static void read_network(void)
+{
+	listen_count = next_number(LISTENS);
+	for (unsigned int at = 0; at < listen_count; at++) {
+		listens[at].outside = next_number(0xfffffffe);
+		listens[at].inside = next_number(0xffff);
+	}
+	name_count = next_number(NAMES);
+	for (unsigned int at = 0; at < name_count; at++) {
+		names[at] = next_text();
+		if (strlen(names[at]) > NAME_MAX_SIZE) {
+			errno = ERANGE;
+			die("read", "/run");
+		}
+	}
+}
+
+static int has_network(void)
+{
+	return listen_count || name_count;
+}
+
 static void read_plan(void)
 {
 	int fd = open("/run", O_RDONLY, 0);
@@ -201,6 +211,8 @@ static void read_plan(void)
 	folder = next_text();
 	next_list(words);
 	next_list(environment);
+	if (plan_at != plan_end)
+		read_network();
 	if (plan_at != plan_end || !words[0]) {
 		errno = EINVAL;
 		die("read", "/run");
@@ -333,6 +345,26 @@ static void __attribute__((noreturn)) give_up(const char *what, const char *wher
 	exit(code);
 }
 
+/* With a network, the program has no other way out than forward.c: it makes no socket of AF_VSOCK. */
+static void refuse_vsock(void)
+{
+	struct { unsigned short code; unsigned char yes, no; unsigned int value; } filter[] = {
+		{ 0x20, 0, 0, 4 },		/* load the architecture */
+		{ 0x15, 0, 6, 0xc000003e },	/* AUDIT_ARCH_X86_64, or refuse */
+		{ 0x20, 0, 0, 0 },		/* load the call's number */
+		{ 0x35, 4, 0, 0x40000000 },	/* of x32: refuse */
+		{ 0x15, 0, 2, __NR_socket },	/* another one: allow */
+		{ 0x20, 0, 0, 16 },		/* load its first argument */
+		{ 0x15, 1, 0, AF_VSOCK },	/* refuse */
+		{ 0x06, 0, 0, 0x7fff0000 },	/* SECCOMP_RET_ALLOW */
+		{ 0x06, 0, 0, 0x00050000 | 97 }, /* SECCOMP_RET_ERRNO, EAFNOSUPPORT */
+	};
+	struct { unsigned short size; void *filter; } program = { sizeof(filter) / sizeof(*filter), filter };
+
+	if (prctl(22 /* PR_SET_SECCOMP */, 2 /* SECCOMP_MODE_FILTER */, (unsigned long)&program, 0, 0))
+		give_up("filter", "AF_VSOCK", NOT_STARTED);
+}
+
 static void become_user(void)
 {
 	struct { unsigned long soft, hard; } files = { OPEN_FILES, OPEN_FILES };
@@ -406,6 +438,8 @@ static void __attribute__((noreturn)) run_program(int output)
 	close(input);
 	setsid();
 	syscall(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, sizeof(none));
+	if (has_network())
+		refuse_vsock();
 	become_user();
 	execute();
 }
@@ -423,9 +457,10 @@ static int copy_output(int output)
 
 /*
  * The program's status. Its output comes by a pipe of its own, so that /dev/stdout can be opened by its user;
- * every other process that ended is reaped meanwhile.
+ * every other process that ended is reaped meanwhile. The forwarder's end is the enclave's: once it is gone the
+ * program could listen in its place.
  */
-static int wait_for(int program, int output)
+static int wait_for(int program, int forwarder, int output)
 {
 	unsigned long chld = 1ul << (SIGCHLD - 1);
 	int signals = syscall(__NR_signalfd4, -1, &chld, sizeof(chld), O_CLOEXEC | O_NONBLOCK), status, pid;
@@ -440,6 +475,9 @@ static int wait_for(int program, int output)
 		while (read(signals, ignored, sizeof(ignored)) > 0)
 			;
 		while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
+			errno = 0;
+			if (pid == forwarder)
+				die("run", "the forwarder");
 			if (pid != program)
 				continue;
 			/* What is in the pipe now; others may write to it for ever. */
@@ -467,10 +505,29 @@ static void open_standard_files(void)
 	close(fd);
 }
 
+/* Its process, 0 where there is no network. Its ports are open before there is a program. */
+static int start_forwarder(void)
+{
+	int forwarder;
+
+	if (!has_network())
+		return 0;
+	if (open_listeners())
+		die("listen", "for the network");
+	forwarder = fork();
+	if (forwarder < 0)
+		die("fork", "");
+	if (forwarder == 0)
+		run_forwarder();
+	for (unsigned int at = 0; at <= listen_count; at++)
+		close(listeners[at]);
+	return forwarder;
+}
+
 int main(void)
 {
 	unsigned long chld = 1ul << (SIGCHLD - 1);
-	int status, program, output[2];
+	int status, program, forwarder, output[2];
 
 	/* DEVTMPFS_MOUNT does not apply to an initial ramdisk. */
 	mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, 0);
@@ -478,6 +535,7 @@ int main(void)
 	heartbeat();
 	read_plan();
 	prepare_root();
+	forwarder = start_forwarder();
 	if (pipe2(output, O_CLOEXEC | O_NONBLOCK) || syscall(__NR_fchown, output[1], uid, gid))
 		die("make", "a pipe");
 	/* The program waits where the console is slow; only init's end does not. */
@@ -489,7 +547,7 @@ int main(void)
 		die("fork", "");
 	if (program == 0)
 		run_program(output[1]);
-	status = wait_for(program, output[0]);
+	status = wait_for(program, forwarder, output[0]);
 	if (WIFEXITED(status))
 		printf("init: the program ended with exit code %d\n", WEXITSTATUS(status));
 	else

@@ -7,6 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from coattest.errors import UsageError
+from coattest.network import (
+    MAX_CONNECT,
+    MAX_LISTEN,
+    MAX_TCP,
+    MAX_VSOCK,
+    NO_NETWORK,
+    PROXY_URL,
+    Listen,
+    Network,
+    parse_network,
+)
 from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
 from coattest_build.containers.manifests import MAX_WORDS, ContainerConfig
 from coattest_build.containers.own.users import MAX_GROUPS, MAX_ID, ContainerUser
@@ -29,13 +41,14 @@ WRITTEN = {
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """A program's words, environment, user and working folder, and whether it gets /dev/nsm."""
+    """A program's words, environment, user and working folder, whether it gets /dev/nsm, and its network."""
 
     words: tuple[str, ...]
     environment: tuple[str, ...]
     user: ContainerUser
     folder: str
     nsm: bool
+    network: Network = NO_NETWORK
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
@@ -47,14 +60,20 @@ class RunPlan:
             "groups": list(self.user.groups),
             "working_dir": self.folder,
             "nsm": self.nsm,
+            "network": self.network.to_json() if self.network else None,
         }
 
     def encode(self) -> bytes:
-        """The file. Raises ContainerError when it is larger than init or the kernel takes."""
-        groups = self.user.groups
+        """The file; nothing of a network where there is none.
+
+        Raises ContainerError when it is larger than init or the kernel takes.
+        """
+        groups, network = self.user.groups, self.network
+        ports = [port for one in network.listen for port in (one.vsock, one.tcp)]
+        pipes = (len(network.listen), *ports, len(network.connect), *network.connect) if network else ()
         fields = (
             FORMAT, int(self.nsm), self.user.uid, self.user.gid, len(groups), *groups, self.folder,
-            len(self.words), *self.words, len(self.environment), *self.environment,
+            len(self.words), *self.words, len(self.environment), *self.environment, *pipes,
         )  # fmt: skip
         raw = [str(value).encode("utf-8", "surrogateescape") for value in fields]
         if any(b"\0" in text for text in raw):
@@ -89,14 +108,23 @@ def decode_plan(raw: bytes) -> RunPlan:
         nsm, uid, gid = bool(number(1)), number(MAX_ID), number(MAX_ID)
         groups = tuple(number(MAX_ID) for _ in range(number(MAX_GROUPS)))
         folder, words, variables = texts.pop(), several(MAX_WORDS), several(MAX_WORDS)
-    except (ValueError, IndexError):
+        network = NO_NETWORK
+        if len(texts) > 1:
+            ports = [(number(MAX_VSOCK), number(MAX_TCP)) for _ in range(number(MAX_LISTEN))]
+            network = parse_network([str(Listen(*pair)) for pair in ports], several(MAX_CONNECT))
+    except (ValueError, IndexError, UsageError):
         raise malformed from None
     if not known or texts != [""] or not words:
         raise malformed
-    return RunPlan(words, variables, ContainerUser(uid, gid, groups, ""), folder, nsm)
+    plan = RunPlan(words, variables, ContainerUser(uid, gid, groups, ""), folder, nsm, network)
+    if plan.encode() != raw:  # a network without ports and names, a number with zeros
+        raise malformed
+    return plan
 
 
-def run_plan(config: ContainerConfig, user: ContainerUser, *, nsm: bool) -> RunPlan:
+def run_plan(
+    config: ContainerConfig, user: ContainerUser, *, nsm: bool, network: Network = NO_NETWORK
+) -> RunPlan:
     """What Docker would start of a configuration: Entrypoint and Cmd joined, with its default variables.
 
     Raises ContainerError where nothing is started, or the environment has two readings.
@@ -106,7 +134,8 @@ def run_plan(config: ContainerConfig, user: ContainerUser, *, nsm: bool) -> RunP
         raise ContainerError(
             "has neither Entrypoint nor Cmd: nothing would run", code="container-unsupported"
         )
-    return RunPlan(words, environment_of(config.env, user), user, working_folder(config), nsm)
+    environment = environment_of(config.env, user, network)
+    return RunPlan(words, environment, user, working_folder(config), nsm, network)
 
 
 def working_folder(config: ContainerConfig) -> str:
@@ -118,8 +147,10 @@ def working_folder(config: ContainerConfig) -> str:
     return "/" + posixpath.normpath(config.working_dir or "/").lstrip("/")
 
 
-def environment_of(env: Iterable[str], user: ContainerUser) -> tuple[str, ...]:
+def environment_of(env: Iterable[str], user: ContainerUser, network: Network = NO_NETWORK) -> tuple[str, ...]:
     """Variables as NAME=VALUE, with Docker's own behind them where they are not there.
+
+    Where the network leads out, HTTPS_PROXY too, unless the image has it in either spelling.
 
     Raises ContainerError for what is no variable, or has two values.
     """
@@ -132,4 +163,6 @@ def environment_of(env: Iterable[str], user: ContainerUser) -> tuple[str, ...]:
             raise two_readings(f"{name[:80]!a} has two values", where="config: Env")
     for name, value in (("PATH", DEFAULT_PATH), ("HOSTNAME", HOSTNAME), ("HOME", user.home)):
         found.setdefault(name, value)
+    if network.connect and "https_proxy" not in found:
+        found.setdefault("HTTPS_PROXY", PROXY_URL)
     return tuple(f"{name}={value}" for name, value in found.items())

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
 from coattest_build.containers.daemon import implied_mode, place_file
 from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
@@ -117,7 +118,11 @@ def _linked(part: RamdiskPart, number: int, names: int, *, again: bool) -> Ramdi
 
 
 def own_tree(
-    image: OpenedImage, *, nsm: bool = False, added: tuple[tuple[bytes, bytes], ...] = ()
+    image: OpenedImage,
+    *,
+    nsm: bool = False,
+    network: Network = NO_NETWORK,
+    added: tuple[tuple[bytes, bytes], ...] = (),
 ) -> OwnTree:
     """Apply the layers, and decide what runs. Raises ContainerError.
 
@@ -155,7 +160,7 @@ def own_tree(
         image=image,
         config=image.config,
         root=root,
-        plan=run_plan(image.config, user, nsm=nsm),
+        plan=run_plan(image.config, user, nsm=nsm, network=network),
         decided=tuple(path for path, inode in found if inode.cause == IMPLIED),
         hidden=tuple(path for path, inode in found if inode.cause == HIDDEN_LINK),
         attributes=tuple(sorted(counted.attributes)),

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from coattest.errors import CoattestError
+from coattest.errors import CoattestError, UsageError
+from coattest.network import parse_network, parse_target
 from coattest.shell import BUG, from_os_error, needs_extra, utc_now
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
@@ -21,6 +22,7 @@ from coattest_parent.cli.auction.options import check_prefix, way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import Endpoint
 from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, parse_address
+from coattest_parent.link.forward import PortForwarder, parse_forward
 from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
@@ -101,32 +103,61 @@ def serve_command(
     show_default=True,
     help="The address to listen on.",
 )
+@click.option("--region", "regions", multiple=True, help="A region whose KMS the enclave may reach.")
 @click.option(
-    "--region", "regions", multiple=True, required=True, help="A region whose KMS the enclave may reach."
+    "--connect",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="What an enclave with a network may reach: its measured list, as `eif describe` shows it.",
+)
+@click.option(
+    "--forward",
+    multiple=True,
+    metavar="ADDRESS:PORT=ENCLAVE",
+    help="A TCP port of this machine that leads to an enclave's: 0.0.0.0:443=vsock:16:5005.",
 )
 @status_option
 @click.option("--endpoint-url", help="An endpoint on this machine in place of AWS.")
 def proxy_command(
-    *, address: str, regions: tuple[str, ...], status: str | None, endpoint_url: str | None
+    *,
+    address: str,
+    regions: tuple[str, ...],
+    connect: tuple[str, ...],
+    forward: tuple[str, ...],
+    status: str | None,
+    endpoint_url: str | None,
 ) -> None:
-    """Run the proxy to KMS as a service, until SIGTERM.
+    """Run the proxy to KMS, or of an enclave with a network, as a service, until SIGTERM.
 
-    'auction open' and 'auction serve' use it with --proxy none. It connects to KMS in these regions and
-    nothing else. Events go to stderr as JSON lines.
+    'auction open' and 'auction serve' use it with --proxy none. It connects to KMS in these regions, to these
+    names, and nothing else; ports of --forward lead to the enclave. Events go to stderr as JSON lines.
     """
+    if not (regions or connect or forward):
+        raise UsageError("nothing to carry", hint="give --region, --connect or --forward")
     with Stop(last=True) as stop:
         target = Endpoint(endpoint_url or None).target
         allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
+        allow |= {name: parse_target(name) for name in parse_network((), connect).connect}
         listen = parse_address(address)
+        ports = [parse_forward(text) for text in forward]
         asked_at = parse_status_address(status) if status else None
         with (
             _service() as telemetry,
-            ConnectProxy(listen, allow, telemetry) as running,
-            _status(asked_at, running.serving, running.serving, telemetry),
+            contextlib.ExitStack() as stack,
         ):
+            running: list[ConnectProxy | PortForwarder] = [
+                stack.enter_context(PortForwarder(place, enclave, telemetry)) for place, enclave in ports
+            ]
+            if allow:
+                running.append(stack.enter_context(ConnectProxy(listen, allow, telemetry)))
+
+            def serving() -> bool:
+                return all(one.serving() for one in running)
+
+            stack.enter_context(_status(asked_at, serving, serving, telemetry))
             _started(telemetry)
             while not stop.wait(1.0):
-                if not running.serving():
+                if not serving():
                     raise Stopped("the proxy ended by itself", hint="start it again")
             _stopped(telemetry)
 

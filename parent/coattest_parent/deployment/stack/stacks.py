@@ -31,6 +31,9 @@ WAIT_SECONDS = 20 * 60
 POLL_SECONDS = 2.0
 """Seconds between two polls of a stack."""
 
+LAG_POLLS = 5
+"""Polls after which a stack's status shows what was asked of it."""
+
 NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 """CloudFormation's two messages for a change set that would change nothing."""
 
@@ -203,6 +206,15 @@ class Stacks:
             raise self.failure(name, made)
         return made
 
+    def _settled_after(self, name: str, before: StackState | None) -> StackState | None:
+        """The stack once an operation that was just asked for has ended: its status may lag behind."""
+        for _ in range(LAG_POLLS):
+            state = self.find(name)
+            if state is None or before is None or state.status != before.status:
+                break
+            self.sleep(POLL_SECONDS)
+        return self.settled(name)
+
     def begin(
         self, name: str, template: str, parameters: Mapping[str, str]
     ) -> tuple[StackState | None, bool]:
@@ -238,7 +250,7 @@ class Stacks:
             self.settled(name)
         with aws_errors(name):
             self.client.delete_stack(StackName=name)
-        left = self.settled(name)
+        left = self._settled_after(name, state)
         if left is not None and left.status != "DELETE_COMPLETE":
             raise stack_failed(
                 f"not deleted: {left.status}: {self.reason(name)}",
@@ -322,6 +334,11 @@ class Stacks:
             # What a deleted stack retains goes when the creation fails: it was never used.
             self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
             discard.pop_all()
+        for _ in range(LAG_POLLS):
+            state = self.find(name)
+            if state is None or state.status != "REVIEW_IN_PROGRESS":
+                break
+            self.sleep(POLL_SECONDS)
         return True
 
     def _discard(self, name: str, label: str, *, create: bool) -> None:

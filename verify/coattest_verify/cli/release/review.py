@@ -18,7 +18,7 @@ from coattest.files import read_whole
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import confirm_signing, err, expect_option, json_option, judged_folder, out, utc_now
-from coattest_build.image import load_spec
+from coattest_build.image import ContainerRun, load_spec
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs import locker
 from coattest_build.ownwork import OwnWork
@@ -85,7 +85,8 @@ def review_command(
     else:
         need_extra("build")
     lock, digest = locks.load_lock(source)
-    kernel = load_spec(source).kernel.profile
+    spec = load_spec(source)
+    kernel, network = spec.kernel.profile, (spec.container or ContainerRun()).network
     earlier = _earlier(since, root, fresh) if since else None
     moves = locker.moves_between(
         locks.parse_lock(earlier.decode(errors="replace")) if earlier else None, lock
@@ -104,6 +105,7 @@ def review_command(
     if not as_json:
         _show(rows)
         out().print(f"kernel profile: {kernel}", markup=False)
+        out().print(f"network: {network}", markup=False)
         if lock.container:
             out().print(
                 f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
@@ -127,6 +129,7 @@ def review_command(
         {
             "moved": rows,
             "kernel_profile": kernel,
+            "network": network.to_json() if network else None,
             "container": lock.container.identity() if lock.container else None,
             "compared_with": str(since) if since else None,
         },

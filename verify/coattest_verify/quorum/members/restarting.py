@@ -5,9 +5,11 @@ keeps what the folder has of a log, and adds what is here and not in it: signatu
 then everything else as in any append. Nothing that is known gets lost that way, and each signer's program
 looks for that (``check_restart``):
 
-1. The named entries are here, and each is what an authentic file here gives, or its later one.
+1. The named entries are here, each once, and each is what an authentic file here gives, or its later one.
+   All are among them that enough members cosigned here, or this member did, or this machine saw agreed.
 2. Every dissent that is here has its entry, and every objection that this machine has seen has its file.
-3. A release's name belongs to the claim that is here.
+3. A release's name belongs to the claim that is here, unless nobody but the name's owner published or
+   answered that one, or this member or enough others cosigned whose name it is.
 4. A commitment stands before what shows its result only in what this member or enough others cosigned.
 """
 
@@ -42,7 +44,7 @@ from coattest_verify.quorum.members.chain import (
 from coattest_verify.quorum.members.file import MembersFile, RestartPoint
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import COMMIT, read_votes
+from coattest_verify.quorum.statements.votes import COMMIT, PUBLISH, read_votes
 from coattest_verify.signatures.journal import SignatureJournal
 
 
@@ -109,10 +111,14 @@ def check_restart(
     all_recomputed(
         there, signature_entries(evidence, chain.versions), named, chain, root, start=0, archived=archived
     )
-    covered = max(len(state.entries), _own_heads(named, root, member, journal, seen))
+    if len(set(named.entries)) < point.size:  # they are agreed at once, and would stay and fill the log
+        raise _not_so("an entry is in it twice", "bad-log")
+    covered = max(len(state.entries), _own_heads(log, root, member, journal, seen))
+    if point.size < covered:
+        raise _not_so(f"of {covered} entries that were agreed it keeps {point.size}", "removed-entry")
     for finding in (
         *_lost(there, chain, named, root, seen),
-        *_taken(there, chain, root),
+        *_taken(there, chain, root, covered),
         *_late(entries, covered),
     ):
         raise _not_so(str(finding), finding.code)
@@ -165,12 +171,26 @@ def _lost(
             yield Finding("objection-gone", each.member, f"its {each.kind} was here before, and is not now")
 
 
-def _taken(there: Releases, chain: MembersChain, root: bytes) -> Iterator[Finding]:
-    """Names of releases that would belong to another claim than the one that is here."""
+def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> Iterator[Finding]:
+    """Names of releases that would belong to another claim than the one that is here.
+
+    Whoever can put a claim here, and a publication of another one, must not stop everybody for ever.
+    """
     for files, claim in there:
         votes = read_votes(files, chain.current)[0] if claim else []
         problem = publication(claim, votes, chain.state, root).problem if claim else None
-        if problem is not None and problem.code == "name-taken":
+        if claim is None or problem is None or problem.code != "name-taken":
+            continue
+        index, owner = next(
+            (index, entry.member)
+            for index, entry in enumerate(chain.state.entries)
+            if entry.kind == PUBLISH and dict(entry.facts).get("release") == claim.release
+        )
+        speaking = {vote.member for vote in votes if (vote.kind, vote.claim) == (PUBLISH, claim.sha256)}
+        for item in read_statements(files, chain.current)[0]:
+            if item.statement.claim_sha256 == claim.sha256:
+                speaking.add(item.statement.member)
+        if index >= covered and speaking - {owner}:
             yield problem
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coattest.errors import Rejected
+from coattest.errors import Rejected, UsageError
 from coattest.findings import Finding
+from coattest.network import MAX_CONNECT, MAX_LISTEN, NO_NETWORK, Network, parse_network
 from coattest.strictjson import Fields, canonical, parse
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_build.image import KERNEL_PROFILES, MINIMAL
@@ -170,6 +171,22 @@ def _claimed_kernel(fields: Fields) -> str:
     return profile
 
 
+def read_network(fields: Fields) -> Network:
+    """What the image may reach and where it is reached; a claim of no network names none. Raises Rejected."""
+    network = fields.fields("network")
+    listen, connect = network.items("listen", high=MAX_LISTEN), network.items("connect", high=MAX_CONNECT)
+    network.done()
+    if not all(isinstance(text, str) for text in (*listen, *connect)):
+        raise Rejected(f"{fields.at('network')}: not texts")
+    try:
+        found = parse_network(listen, connect)
+    except UsageError as error:
+        raise Rejected(f"{fields.at('network')}: {error.what}") from None
+    if not found:
+        raise Rejected(f"{fields.at('network')}: neither listen nor connect has anything")
+    return found
+
+
 def _claimed_container(fields: Fields) -> str:
     container = fields.fields("container")
     config = container.text("config", SHA256)
@@ -189,6 +206,7 @@ class Claimed:
     kernel_profile: str
     container: str | None
     """SHA-256 of a container image's configuration; None where the payload is none."""
+    network: Network
     sha256: str
     """SHA-256 of the claim in canonical JSON: what a dissenting statement answers."""
 
@@ -207,6 +225,7 @@ class Claimed:
             profiles=read_profiles(fields),
             container=_claimed_container(fields) if fields.has("container") else None,
             kernel_profile=_claimed_kernel(fields) if fields.has("kernel") else MINIMAL,
+            network=read_network(fields) if fields.has("network") else NO_NETWORK,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )
         source.done()

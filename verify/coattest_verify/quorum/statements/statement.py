@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from coattest.errors import Rejected
 from coattest.findings import Finding
+from coattest.network import NO_NETWORK, Network
 from coattest.strictjson import Fields
 from coattest_build.image import KERNEL_PROFILES, MINIMAL
 from coattest_build.report import container_config
@@ -25,6 +26,7 @@ from coattest_verify.quorum.statements.claim import (
     WORD,
     Claimed,
     ProfileResult,
+    read_network,
     read_profiles,
 )
 
@@ -121,6 +123,7 @@ class RebuildReport:
     built: Built
     inputs_confirmed: bool = False
     kernel_profile: str = MINIMAL
+    network: Network = NO_NETWORK
 
     @classmethod
     def read(cls, value: Any) -> RebuildReport:
@@ -139,6 +142,7 @@ class RebuildReport:
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
             kernel_profile=kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL,
+            network=read_network(fields) if fields.optional("network", fields.fields) else NO_NETWORK,
             built=Built(
                 route=fields.text("route", WORD),
                 commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
@@ -170,6 +174,10 @@ class RebuildReport:
             mine, theirs = self.built.container or "none", claim.container or "none"
             detail = f"{mine[:16]} instead of {theirs[:16]}"
             found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
+        if self.network != claim.network:
+            mine, theirs = str(self.network), str(claim.network)
+            detail = "another network than the claim's"
+            found.append(Finding("mismatch", "network", detail, expected=theirs, found=mine))
         return tuple(found)
 
 

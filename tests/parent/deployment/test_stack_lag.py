@@ -1,0 +1,77 @@
+"""CloudFormation's answers lag behind: a status that is not what was asked for yet is waited for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from coattest.errors import EnvironmentFailure
+from coattest_parent.deployment.stack.stacks import LAG_POLLS, Stacks
+from support.raises import raises_code
+
+GONE = ""
+
+
+class Lagging:
+    """CloudFormation that shows these statuses, one at each look, and the last one for ever."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.statuses = list(statuses)
+        self.asked: list[str] = []
+
+    def describe_stacks(self, **_: Any) -> Any:
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if status == GONE:
+            error = {"Error": {"Code": "ValidationError", "Message": "Stack with id s does not exist"}}
+            raise ClientError(error, "DescribeStacks")
+        return {"Stacks": [{"StackName": "s", "StackStatus": status}]}
+
+    def get_template(self, **_: Any) -> Any:
+        return {"TemplateBody": "{}"}
+
+    def describe_change_set(self, **_: Any) -> Any:
+        return {"Status": "CREATE_COMPLETE", "Changes": []}
+
+    def get_paginator(self, _: str) -> Any:
+        return self
+
+    def paginate(self, **_: Any) -> Any:
+        return [{"StackEvents": []}]
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda **_: self.asked.append(name)
+
+
+def stacks_of(*statuses: str) -> tuple[Stacks, Lagging, list[float]]:
+    """Stacks of that CloudFormation, and the seconds that they waited."""
+    waited: list[float] = []
+    client: Any = Lagging(*statuses)
+    return Stacks(client, lambda _: None, waited.append), client, waited
+
+
+def test_a_creation_that_does_not_show_yet_is_waited_for() -> None:
+    """Right after its change set was executed a stack is still only reviewed: it is not removed for that."""
+    review = "REVIEW_IN_PROGRESS"
+    stacks, client, waited = stacks_of(GONE, review, review, "CREATE_IN_PROGRESS", "CREATE_COMPLETE")
+    assert stacks.put("s", "{}", {}).status == "CREATE_COMPLETE"
+    assert client.asked == ["create_change_set", "execute_change_set"]
+    assert waited
+
+
+def test_a_deletion_that_does_not_show_yet_is_waited_for() -> None:
+    """The stack is as it was for a while, then it goes."""
+    done = "CREATE_COMPLETE"
+    stacks, client, _ = stacks_of(done, done, done, done, "DELETE_IN_PROGRESS", GONE)
+    stacks.delete("s")
+    assert client.asked == ["delete_stack"]
+
+
+@pytest.mark.parametrize("status", ["CREATE_COMPLETE", "DELETE_FAILED"])
+def test_what_is_never_deleted_is_an_error(status: str) -> None:
+    """After some looks: nothing waits for ever."""
+    stacks, _, waited = stacks_of(status)
+    with raises_code(EnvironmentFailure, "stack-failed", match=f"not deleted: {status}"):
+        stacks.delete("s")
+    assert len(waited) == LAG_POLLS

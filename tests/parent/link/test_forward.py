@@ -1,0 +1,137 @@
+"""A TCP port of the parent that leads to an enclave, and the proxy's list by name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coattest.errors import UsageError
+from coattest_parent.link import forward
+from coattest_parent.link.channels import Hybrid, Unix, Vsock, connect_to
+from coattest_parent.link.forward import PortForwarder, parse_forward
+from support.parent.network import echo, serving
+
+PROXY = [sys.executable, "-c", "from coattest_parent.cli.auction import main; main()", "proxy"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("0.0.0.0:443=vsock:16:5005", (("0.0.0.0", 443), Vsock(16, 5005))),
+        ("[::1]:8443=unix:/x", (("::1", 8443), Unix(Path("/x")))),
+        ("127.0.0.1:0=hybrid:/x:5", (("127.0.0.1", 0), Hybrid(Path("/x"), 5))),
+    ],
+)
+def test_where_from_and_where_to(text: str, found: object) -> None:
+    """An address and a port of this machine, and an enclave."""
+    assert parse_forward(text) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "443",
+        "443=unix:/x",
+        "a:443=unix:/x",
+        "1.2.3.4:65536=unix:/x",
+        "1.2.3.4:1",
+        "1.2.3.4:1=x",
+        "::=unix:/x",
+    ],
+)
+def test_anything_else_is_no_forward(text: str) -> None:
+    """A name would be resolved."""
+    with pytest.raises(UsageError) as caught:
+        parse_forward(text)
+    assert caught.value.code == "bad-address"
+
+
+@contextlib.contextmanager
+def enclave(path: Path):  # type: ignore[no-untyped-def]
+    """What returns everything, at a Unix socket."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    with serving(listener, echo):
+        yield
+
+
+def answer(port: int, data: bytes) -> bytes:
+    """What comes back of it."""
+    found = b""
+    with socket.create_connection(("127.0.0.1", port), 60) as client, contextlib.suppress(ConnectionError):
+        client.sendall(data)
+        client.shutdown(socket.SHUT_WR)
+        while got := client.recv(65536):
+            found += got
+    return found
+
+
+def test_bytes_go_both_ways_to_their_end(tmp_path: Path) -> None:
+    """And an enclave that is not there closes one connection, not the port."""
+    data = bytes(range(256)) * 1000
+    with PortForwarder(("127.0.0.1", 0), Unix(tmp_path / "in")) as running:
+        assert answer(running.port, b"x") == b""
+        with enclave(tmp_path / "in"):
+            assert answer(running.port, data) == data
+        assert running.serving()
+
+
+def test_connections_beyond_the_limit_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody outside takes the parent's descriptors."""
+    monkeypatch.setattr(forward, "TUNNELS_OF_ONE", 1)
+    with (
+        enclave(tmp_path / "in"),
+        PortForwarder(("127.0.0.1", 0), Unix(tmp_path / "in")) as running,
+        socket.create_connection(("127.0.0.1", running.port), 60) as first,
+    ):
+        first.sendall(b"x")
+        assert first.recv(1) == b"x"
+        assert answer(running.port, b"y") == b""
+
+
+def test_the_command_carries_both_ways(tmp_path: Path) -> None:
+    """A name of --connect, which is not resolved before it is asked for; a port of --forward."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        free = server.getsockname()[1]
+    out = Unix(tmp_path / "out")
+    words = ["--listen", str(out), "--connect", "nobody.invalid:443"]
+    words += [
+        "--forward",
+        f"127.0.0.1:{free}=unix:{tmp_path / 'in'}",
+        "--status",
+        f"unix:{tmp_path / 'status'}",
+    ]
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.settimeout(60)
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with (
+        notify,
+        enclave(tmp_path / "in"),
+        subprocess.Popen([*PROXY, *words], env=environment, stderr=subprocess.DEVNULL) as service,
+    ):
+        try:
+            assert notify.recv(100) == b"READY=1"
+            assert answer(free, b"hello") == b"hello"
+            with connect_to(out, 60) as client:
+                client.sendall(b"CONNECT other.invalid:443 HTTP/1.1\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 403")
+        finally:
+            service.send_signal(signal.SIGTERM)
+        assert service.wait(30) == 0
+
+
+@pytest.mark.parametrize("words", [[], ["--connect", "A.test:443"], ["--connect", "a"], ["--forward", "443"]])
+def test_a_wrong_list_is_exit_2(words: list[str]) -> None:
+    """Before anything listens."""
+    done = subprocess.run([*PROXY, *words], capture_output=True, check=False)
+    assert done.returncode == 2, done.stderr
