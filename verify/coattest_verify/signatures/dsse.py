@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coattest.errors import Rejected
-from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
+from coattest.strictjson import MAX_DEPTH, MAX_SIZE, Fields, canonical, parse, too_deep
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 MAX_SIGNATURES = 16
@@ -19,6 +19,9 @@ MAX_SIGNATURES = 16
 
 _MAX_PARTS = 8 * MAX_SIGNATURES
 """Commas, brackets and escapes of an envelope: what has more is not read. Base64 has none of them."""
+
+_LOOKED_AT = 4096
+"""Bytes of such an envelope that are looked at, to say what is wrong with it."""
 
 _KEYID = re.compile(r"[0-9A-Za-z_.:/+=-]{0,256}")
 
@@ -35,6 +38,8 @@ class DsseEnvelope:
     def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> DsseEnvelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
         if sum(map(data.count, (b",", b"[", b"{", b"\\"))) > _MAX_PARTS:
+            if too_deep(data[:_LOOKED_AT]):
+                raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep")
             raise Rejected("more parts than a signed file has")
         fields = Fields(parse(data, max_size=max_size), "")
         fields.exactly("payloadType", payload_type, code="payload-type")
