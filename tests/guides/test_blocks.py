@@ -107,6 +107,14 @@ NEVER_RUN = {
         )
     },
     **{
+        ("docs/other-images.md", command): "it needs an image of yours, and Nitro"
+        for command in (
+            "eif container build server.tar --style coattest --listen 5005:8080 "
+            "--connect api.example.org:443 --out server.eif",
+            "auction proxy --connect api.example.org:443 --forward 0.0.0.0:443=vsock:16:5005",
+        )
+    },
+    **{
         ("docs/other-images.md", command): "it needs an image of yours"
         for command in (
             "eif init container mine && cd mine",

@@ -110,6 +110,7 @@ def blocks_of(page: str) -> list[Block]:
             blocks.append(Block(last.page, last.who, last.step, last.commands, (found[1], found[2])))
         else:
             assert not MARKER.search(line), (page, line)
+            assert not line.startswith(("*Not run by", "*Run by")), (page, line)
             assert not (line.startswith("    ") and is_command(line)), (page, line)
         after = after and (fence is None) and not line.strip("`")
     assert fence is None
