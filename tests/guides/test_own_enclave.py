@@ -134,8 +134,11 @@ def rows(text: str) -> Iterator[str]:
 
 OTHERS = (
     "container",
+    "container.network",
     "container.nsm",
     "kernel.profile",
+    "run.network.connect",
+    "run.network.listen",
     "run.nsm",
     "run.user",
     "run.workdir",
