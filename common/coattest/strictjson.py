@@ -60,22 +60,22 @@ def parse(data: bytes, *, max_size: int = MAX_SIZE) -> Any:
         raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep") from None
 
 
-def _many_brackets(data: bytes) -> bool:
-    """Whether more are opened than may be nested. Searching passes over long strings faster than counting."""
+def more_than(limit: int, data: bytes, *signs: bytes) -> bool:
+    """Whether ``data`` has more of the signs than ``limit``. Long strings pass faster than with count()."""
     count = 0
-    for bracket in (b"[", b"{"):
-        at = data.find(bracket)
+    for sign in signs:
+        at = data.find(sign)
         while at >= 0:
             count += 1
-            if count > MAX_DEPTH:
+            if count > limit:
                 return True
-            at = data.find(bracket, at + 1)
+            at = data.find(sign, at + 1)
     return False
 
 
 def too_deep(data: bytes) -> bool:
     """Whether the nesting exceeds the limit. Strings are cut out first: a bracket in one closes nothing."""
-    if not _many_brackets(data):
+    if not more_than(MAX_DEPTH, data, b"[", b"{"):
         return False
     # Without escapes every other piece between quotes is a string; cutting them so is several times faster.
     if b"\\" in data:

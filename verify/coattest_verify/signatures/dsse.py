@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coattest.errors import Rejected
-from coattest.strictjson import MAX_DEPTH, MAX_SIZE, Fields, canonical, parse, too_deep
+from coattest.strictjson import MAX_DEPTH, MAX_SIZE, Fields, canonical, more_than, parse, too_deep
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 MAX_SIGNATURES = 16
@@ -37,7 +37,7 @@ class DsseEnvelope:
     @classmethod
     def decode(cls, data: bytes, payload_type: str, *, max_size: int = MAX_SIZE) -> DsseEnvelope:
         """Parse an envelope of the given payload type. Raises Rejected."""
-        if sum(map(data.count, (b",", b"[", b"{", b"\\"))) > _MAX_PARTS:
+        if more_than(_MAX_PARTS, data, b",", b"[", b"{", b"\\"):
             if too_deep(data[:_LOOKED_AT]):
                 raise Rejected(f"nested deeper than {MAX_DEPTH}", code="too-deep")
             raise Rejected("more parts than a signed file has")
