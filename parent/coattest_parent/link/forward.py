@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from types import TracebackType
 
 from coattest.errors import CoattestError, UsageError
 from coattest_parent.link.channels import Address, connect_to, parse_address, parse_number
@@ -41,33 +40,13 @@ def parse_forward(text: str) -> tuple[tuple[str, int], Address]:
     return (host, port), parse_address(enclave)
 
 
-class PortForwarder:
+class PortForwarder(LoopServer):
     """Carries each TCP connection to the enclave; a context manager that listens on entry, stops on exit."""
 
     def __init__(self, place: tuple[str, int], enclave: Address, telemetry: Telemetry | None = None) -> None:
+        super().__init__(place, self._connection, name="forward", head_max=CHUNK, telemetry=telemetry)
         self.enclave = enclave
         self._open = 0
-        self._server = LoopServer(
-            place, self._connection, name="forward", head_max=CHUNK, telemetry=telemetry
-        )
-
-    def __enter__(self) -> PortForwarder:
-        self._server.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.__exit__(kind, error, trace)
-
-    @property
-    def port(self) -> int:
-        """The TCP port that it listens on."""
-        return self._server.port
-
-    def serving(self) -> bool:
-        """Whether its thread runs."""
-        return self._server.serving()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._open >= TUNNELS_OF_ONE:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import TypeVar
 
 from coattest.errors import EnvironmentFailure
 from coattest.shell import from_os_error
@@ -31,6 +32,7 @@ ACCEPTED_AT_ONCE = 16
 ACCEPT_PAUSE = 1.0
 """Seconds without accepting when the system has no file descriptor or no memory for a connection."""
 
+_Server = TypeVar("_Server", bound="LoopServer")
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -70,7 +72,7 @@ class LoopServer:
         self._listener: socket.socket | None = None
         self._tasks: dict[asyncio.Task[None], _Peer] = {}
 
-    def __enter__(self) -> LoopServer:
+    def __enter__(self: _Server) -> _Server:
         self._listener = listen_on(self.address)
         self._listener.setblocking(False)
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -60,36 +60,28 @@ def kms_allow_list(regions: frozenset[str], template: str, target: Target | None
     return {f"{host}:443": target or (host, 443) for host in hosts}
 
 
-class ConnectProxy:
+class ConnectProxy(LoopServer):
     """A CONNECT proxy in a thread of its own; a context manager that listens on entry and stops on exit."""
 
     def __init__(
         self, address: Address, allow: Mapping[str, Target], telemetry: Telemetry | None = None
     ) -> None:
-        self._telemetry = telemetry or Telemetry()
-        self.address = address
+        super().__init__(address, self._connection, name="kms-proxy", head_max=HEAD_MAX, telemetry=telemetry)
         self.allow = dict(allow)
         self.refused: list[str] = []
         self.tunnels_opened = 0
         self._open: Counter[int] = Counter()
-        self._server = LoopServer(
-            address, self._connection, name="kms-proxy", head_max=HEAD_MAX, telemetry=self._telemetry
-        )
 
     def __enter__(self) -> ConnectProxy:
-        self._server.__enter__()
+        super().__enter__()
         self._telemetry.event("proxy-started", address=str(self.address))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
         self._telemetry.event("proxy-stopped", address=str(self.address), tunnels=self.tunnels_opened)
-
-    def serving(self) -> bool:
-        """Whether its thread runs."""
-        return self._server.serving()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = _peer(writer.get_extra_info("socket"))

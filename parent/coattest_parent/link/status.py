@@ -14,7 +14,6 @@ import http
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from coattest.errors import UsageError
 from coattest_parent.link.channels import Unix, is_loopback, parse_address, parse_number
@@ -83,14 +82,13 @@ def parse_status_address(text: str) -> Unix | tuple[str, int]:
     return host, number
 
 
-class StatusServer:
+class StatusServer(LoopServer):
     """Answers as long as the block runs; ``port`` says which one the system gave for port 0."""
 
     def __init__(
         self, address: Unix | tuple[str, int], state: State, telemetry: Telemetry | None = None
     ) -> None:
-        self._state = state
-        self._server = LoopServer(
+        super().__init__(
             address,
             self._connection,
             name="status",
@@ -98,20 +96,7 @@ class StatusServer:
             most=CONNECTIONS_MAX,
             telemetry=telemetry,
         )
-
-    @property
-    def port(self) -> int:
-        """The TCP port; 0 on a Unix socket."""
-        return self._server.port
-
-    def __enter__(self) -> StatusServer:
-        self._server.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.__exit__(kind, error, trace)
+        self._state = state
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), TIMEOUT)
