@@ -56,6 +56,15 @@ def made(folder: Path, **rules: Any) -> Members:
     return quorum
 
 
+def seen_by_a_cosigner(quorum: Members) -> Seen:
+    """What a member remembers that has cosigned the log as it is now, and nothing before."""
+    with Folder(quorum.attestations) as folder:
+        chain = follow(folder, quorum.root, seen=None, now=NOW)
+        sound = sound_log(chain)
+        assert sound is not None
+        return seen_by_cosigner(folder, chain, sound, None)
+
+
 @pytest.fixture
 def quorum(tmp_path: Path) -> Members:
     """That quorum, and a verifier that has decided in it."""
@@ -369,11 +378,7 @@ def test_a_member_that_only_took_turns_knows_the_version_too(tmp_path: Path) -> 
     second = first.successor(round="2")
     quorum.install(second, THREE)
     log(quorum)
-    with Folder(quorum.attestations) as folder:
-        chain = follow(folder, quorum.root, seen=None, now=NOW)
-        sound = sound_log(chain)
-        assert sound is not None
-        seen = seen_by_cosigner(folder, chain, sound, None)
+    seen = seen_by_a_cosigner(quorum)
     assert (seen.version, seen.sha256, seen.agreed) == (2, second.sha256, True)
     for path in quorum.attestations.glob("quorum.2.*"):
         path.unlink()
@@ -529,11 +534,7 @@ def test_what_a_member_cosigned_is_not_signed_away(quorum: Members, kind: str) -
     else:
         path = vote(quorum, REVOKE, "cat")
     log(quorum)
-    with Folder(quorum.attestations) as folder:
-        chain = follow(folder, quorum.root, seen=None, now=NOW)
-        sound = sound_log(chain)
-        assert sound is not None
-        seen = seen_by_cosigner(folder, chain, sound, None)
+    seen = seen_by_a_cosigner(quorum)
     path.unlink()
     shutil.rmtree(quorum.attestations / "log")
     version = proposal(quorum)

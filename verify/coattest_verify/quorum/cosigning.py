@@ -204,15 +204,7 @@ def ready_to_cosign(
     known = seen.log.size if seen and seen.log and seen.log.restart == log.restart else 0
     start = max(earlier.checkpoint.size if earlier else 0, known)
     there = of_each_release(evidence)
-    logged = {entry: index for index, entry in enumerate(log.entries)}
-    archived = {
-        found
-        for files, _ in there
-        for each in chain.versions
-        if (found := archive_of(evidence, files.release, each, root, logged))
-    }
-    signatures = signature_entries(evidence, chain.versions)
-    all_recomputed(there, signatures, log, chain, root, start=start, archived=archived)
+    all_recomputed(evidence, there, log, chain, root, start=start)
     _no_missing_files(there, log, chain.current, root, now)
     return log, earlier, start
 
@@ -330,21 +322,21 @@ def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
 
 
 def all_recomputed(
-    there: Releases,
-    signatures: Sequence[bytes],
-    log: Log,
-    chain: MembersChain,
-    root: bytes,
-    *,
-    start: int,
-    archived: Collection[Archived],
+    evidence: Evidence, there: Releases, log: Log, chain: MembersChain, root: bytes, *, start: int
 ) -> None:
     """Refuse an entry, from ``start`` on, that is not what an authentic file here gives.
 
     Whatever it is about, a release without a claim too: an invented one would stand in that release's way for
     ever. A file may have been signed under any version that was in force.
     """
-    known = set(signatures)
+    known = set(signature_entries(evidence, chain.versions))
+    logged = {entry: index for index, entry in enumerate(log.entries)}
+    archived = {
+        found
+        for files, _ in there
+        for version in chain.versions
+        if (found := archive_of(evidence, files.release, version, root, logged))
+    }
     # In what enough members cosigned already a repeated entry changes nothing, and stops no newcomer.
     fresh = max(start, len(chain.state.entries))
     before = set(log.entries[:fresh])

@@ -28,7 +28,6 @@ from coattest_verify.quorum.cosigning import (
     of_each_release,
     present_in,
 )
-from coattest_verify.quorum.log.archive import archive_of
 from coattest_verify.quorum.log.entries import LogEntry, parse_entry
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, LOG, Log, head, read_quorum_log
 from coattest_verify.quorum.log.fold import LogState
@@ -101,16 +100,7 @@ def check_restart(
     entries = tuple(map(_read, named.entries))
     chain = MembersChain(LogState(state.versions, state.since, entries), ())
     there = of_each_release(evidence)
-    logged = {entry: index for index, entry in enumerate(named.entries)}
-    archived = {
-        found
-        for files, _ in there
-        for version in chain.versions
-        if (found := archive_of(evidence, files.release, version, root, logged))
-    }
-    all_recomputed(
-        there, signature_entries(evidence, chain.versions), named, chain, root, start=0, archived=archived
-    )
+    all_recomputed(evidence, there, named, chain, root, start=0)
     if len(set(named.entries)) < point.size:  # they are agreed at once, and would stay and fill the log
         raise _not_so("an entry is in it twice", "bad-log")
     covered = max(len(state.entries), _own_heads(log, root, member, journal, seen))
