@@ -33,6 +33,7 @@ from coattest_verify.attestation import ChainCache, Root
 from coattest_verify.fleet.file import load_fleet
 from coattest_verify.fleet.judge import DECIDED, ExpectedRelease, FetchedDocument, judge_answer, judge_source
 from coattest_verify.fleet.look import Watcher
+from coattest_verify.fleet.reach import no_aws
 
 if TYPE_CHECKING:
     from support.verify.nitro_ca import TestChain
@@ -78,6 +79,7 @@ def watcher(folder: Path, root: bytes) -> Watcher:
         lambda _: decided,
         Root("bench", root),
         lambda: NOW,
+        no_aws,
         state=folder / "state.json",
         prometheus=folder / "fleet.prom",
     )

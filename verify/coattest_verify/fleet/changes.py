@@ -14,7 +14,16 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.fleet.file import MAX_ENCLAVES, MAX_SOURCES
-from coattest_verify.fleet.judge import ANSWERS, DECIDED, STATUSES, VERIFIED, WAITING, ExpectedRelease, Judged
+from coattest_verify.fleet.judge import (
+    ANSWERS,
+    DECIDED,
+    MISSING,
+    STATUSES,
+    VERIFIED,
+    WAITING,
+    ExpectedRelease,
+    Judged,
+)
 from coattest_verify.quorum.members.file import parse_utc, utc
 
 STATE_FORMAT: Final = "coattest-fleet-state/v1"
@@ -50,9 +59,12 @@ class LastLook:
     sources: Mapping[str, Mapping[str, LastSeen]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[Judged], releases: Iterable[ExpectedRelease]) -> LastLook:
-        """What a look saw."""
-        sources: dict[str, dict[str, LastSeen]] = {}
+    def of(
+        cls, rows: Sequence[Judged], releases: Iterable[ExpectedRelease], last: LastLook | None = None
+    ) -> LastLook:
+        """What a look saw; of a source that could not be looked at, what the ``last`` one saw."""
+        before = last.sources if last else {}
+        sources = {name: dict(before.get(name, {})) for name in _unseen(rows)}
         for row in rows:
             sources.setdefault(row.source, {})[row.key] = LastSeen(
                 row.status, remembered_id(row.module_id), row.since
@@ -63,6 +75,11 @@ class LastLook:
         """Since when an enclave is silent, by the last look."""
         seen = self.sources.get(source, {}).get(key)
         return seen.since if seen else None
+
+
+def _unseen(rows: Sequence[Judged]) -> set[str]:
+    """The sources in which no place was found: their folder, or group, cannot be listed, or is empty."""
+    return {row.source for row in rows} - {row.source for row in rows if row.key != MISSING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +131,7 @@ def changes(
         seen = before.sources.get(row.source, {}).get(row.key)
         if (change := _changed(seen, row, first=last is None)) is not None:
             found.append(change)
-    now = LastLook.of(rows, ())
+    now = LastLook.of(rows, (), last)
     for source, earlier in before.sources.items():
         for key in earlier.keys() - now.sources.get(source, {}).keys():
             if earlier[key].status == VERIFIED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, TypeAlias
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import read_whole
@@ -40,6 +40,9 @@ _URL = re.compile(
 _PATH = re.compile(r"[^\x00-\x1f\x7f]{1,1000}")
 _ROLE = re.compile(r"arn:aws[a-z-]{0,16}:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_-]{1,64}")
 _ID = re.compile(r"i-[0-9a-f]{8,17}(?:-enc[0-9a-f]{8,32})?")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
+_REGION = re.compile(r"[a-z]{2}(?:-[a-z]{1,12}){1,3}-[0-9]")
 _USER_DATA = re.compile(r"null|(?:[0-9a-f]{2})+")
 
 
@@ -47,6 +50,7 @@ _USER_DATA = re.compile(r"null|(?:[0-9a-f]{2})+")
 class InFiles:
     """Documents that somebody puts into a file, or into the files of a folder."""
 
+    kind: ClassVar = "file"
     path: Path
 
 
@@ -54,6 +58,7 @@ class InFiles:
 class OverHttp:
     """Documents that enclaves answer with: ``{nonce}`` in ``url`` is hex, ``{host}`` each of ``hosts``."""
 
+    kind: ClassVar = "http"
     url: str
     hosts: tuple[str, ...]
     nonce_bytes: int
@@ -61,14 +66,28 @@ class OverHttp:
 
 
 @dataclass(frozen=True, slots=True)
+class InBucket:
+    """Documents that the instances of an Auto Scaling group put into S3: ``stack`` is the group's name."""
+
+    kind: ClassVar = "s3-live"
+    bucket: str
+    stack: str
+    region: str
+
+
+Reach: TypeAlias = InFiles | OverHttp | InBucket
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSource:
     """One group of enclaves. ``count`` is how many must answer; ``ids`` which instances or modules, if told.
 
-    ``user_data`` is None where any is accepted, and empty where it must be null. Times are milliseconds.
+    Those of an Auto Scaling group are told at each look. ``user_data`` is None where any is accepted, and
+    empty where it must be null. Times are milliseconds.
     """
 
     name: str
-    reach: InFiles | OverHttp
+    reach: Reach
     releases: tuple[str, ...]
     count: int
     ids: tuple[str, ...]
@@ -109,30 +128,49 @@ def duration_ms(text: str) -> int:
 
 
 def _source(fields: Fields, base: Path) -> FleetSource:
-    kind = fields.choice("kind", ("file", "http"))
-    reach = InFiles(base / fields.text("path", _PATH)) if kind == "file" else _over_http(fields)
-    ids = _texts(fields, "ids", _ID, MAX_ENCLAVES)
-    if isinstance(reach, OverHttp):
-        count = len(reach.hosts)
+    kind = fields.choice("kind", (InFiles.kind, OverHttp.kind, InBucket.kind))
+    reach: Reach
+    ids: tuple[str, ...] = ()
+    least = 0
+    if kind == InFiles.kind:
+        reach = InFiles(base / fields.text("path", _PATH))
+    elif kind == OverHttp.kind:
+        reach = _over_http(fields)
+        least = len(reach.hosts)
     else:
-        count = fields.optional("count", lambda name: fields.integer(name, 1, MAX_ENCLAVES)) or len(ids)
-    if not count:
+        reach = InBucket(
+            fields.text("bucket", _BUCKET), fields.text("stack", _STACK), fields.text("region", _REGION)
+        )
+        least = 1
+    if kind != InBucket.kind:
+        ids = _texts(fields, "ids", _ID, MAX_ENCLAVES)
+    if kind != OverHttp.kind:
+        given = fields.optional("count", lambda name: fields.integer(name, 1, MAX_ENCLAVES))
+        least = given or least or len(ids)
+    if not least:
         raise Rejected(f"{fields.at('count')}: how many there must be is not said, by count or ids")
     skew = _duration(fields, "clock-skew", "60s")
     if skew > SKEW_MAX_MS:
         raise Rejected(f"{fields.at('clock-skew')}: more than {SKEW_MAX_MS // 1000} seconds")
-    given = fields.optional("user-data", lambda name: fields.text(name, _USER_DATA, limit=2 * USER_DATA_MAX))
+    role = fields.optional("role-arn", lambda name: fields.text(name, _ROLE)) or ""
+    if kind == InBucket.kind and not role:
+        raise Rejected(f"{fields.at('role-arn')}: missing, and documents in a bucket prove themselves by it")
+    user_data: str | None = None
+    if kind != InBucket.kind:
+        user_data = fields.optional(
+            "user-data", lambda name: fields.text(name, _USER_DATA, limit=2 * USER_DATA_MAX)
+        )
     source = FleetSource(
         fields.text("name", NAME),
         reach,
         _texts(fields, "releases", RELEASE, MAX_EXPECTED_RELEASES),
-        count,
+        least,
         ids,
         _duration(fields, "max-age", "3m"),
         skew,
         _duration(fields, "boot", "10m"),
-        fields.optional("role-arn", lambda name: fields.text(name, _ROLE)) or "",
-        None if given is None else b"" if given == "null" else bytes.fromhex(given),
+        role,
+        None if user_data is None else b"" if user_data == "null" else bytes.fromhex(user_data),
     )
     fields.done()
     if not source.releases:

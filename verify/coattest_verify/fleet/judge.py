@@ -6,13 +6,15 @@ that it refused is looked for why: whether it is genuine, and of which release.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from coattest.errors import CoattestError, Rejected
 from coattest.findings import Finding
+from coattest.strictjson import shown
 from coattest_verify.attestation import (
     ChainCache,
     Document,
@@ -27,7 +29,8 @@ from coattest_verify.attestation import (
     parse_unverified,
     verify_document,
 )
-from coattest_verify.fleet.file import FleetSource, InFiles
+from coattest_verify.fleet.file import FleetSource, InBucket, InFiles
+from coattest_verify.fleet.live import DOCUMENT, LISTED_MAX, LOG, STALE, alive_expectations
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
 VERIFIED: Final = "verified"
@@ -54,6 +57,12 @@ ANSWERS: Final = {DECIDED: VERIFIED, REVOKED: REVOKED, REFUSED: REFUSED, "pendin
 
 MISSING: Final = "*"
 """The key of all that a source lacks of its count."""
+
+STRANGE: Final = "strange"
+MANY: Final = "many"
+"""The places of objects in a bucket that no instance puts, and of more than are listed."""
+
+_OBJECT = re.compile(rf"(i-[0-9a-f]{{8,17}})/(?:{re.escape(DOCUMENT)}|{re.escape(LOG)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,9 @@ def judge_answer(
     if source.user_data is not None:
         beside.append(ExpectUserData(source.user_data or None))
     bound = {3: binding_pcrs(source.role_arn, "")[3]} if source.role_arn else {}
+    if isinstance(source.reach, InBucket):
+        bound = binding_pcrs(source.role_arn, place)
+        beside += alive_expectations()
     sets = [ExpectPcrs({**each.pcrs, **bound}) for each in releases if each.answer == DECIDED and each.pcrs]
     findings: tuple[Finding, ...] = ()
     if sets:
@@ -153,7 +165,7 @@ def judge_answer(
     if looked.ok:
         return _genuine(source, place, looked.document, releases, findings, accepted=False)
     codes = {finding.code for finding in looked.findings}
-    if "too-old" in codes and codes <= {"too-old", "certificate-dates"}:
+    if "too-old" in codes and codes <= STALE:
         stale = parse_unverified(document)  # all but its age was verified; its certificates' at its own time
         own = verify_document(document, [UnsafeAnyMeasurement()], now=stale.timestamp, root=root, cache=cache)
         if own.ok:
@@ -180,7 +192,7 @@ def _genuine(
     release = release or next(iter(found.values()), None)
     status = ANSWERS.get(release.answer, UNDECIDED) if release else DRIFTED
     if status == VERIFIED and not accepted:
-        status = DRIFTED  # the release's registers, and another role's PCR3
+        status = DRIFTED  # the release's registers, and PCR3 or PCR4 of another role or instance
     if status == VERIFIED:
         findings = ()
     elif status != DRIFTED and release is not None:
@@ -207,7 +219,8 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
                 row = replace(row, status=UNEXPECTED, findings=(finding,))
         rows.append(row)
     verified = {row.module_id for row in rows if row.status == VERIFIED}
-    lacking = set(source.ids) - _names(verified)
+    places = isinstance(source.reach, InBucket)  # each id is one, and has a row
+    lacking = set() if places else set(source.ids) - _names(verified)
     if not lacking and len(verified) >= source.count and isinstance(source.reach, InFiles):
         # Files of enclaves that were replaced: nobody waits for these.
         return [row for row in rows if row.status != SILENT or not row.module_id]
@@ -216,11 +229,43 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
         finding = Finding("fleet-missing", source.name, f"no document of {name}")
         rows.append(Judged(source.name, "", SILENT, name, findings=(finding,)))
     if listed and len(rows) < source.count:  # of ids too: an instance can have more enclaves than one
-        detail = f"{there} of {source.count} enclaves have a document"
+        which = (
+            "instances are in service" if isinstance(source.reach, InBucket) else "enclaves have a document"
+        )
+        detail = f"{there} of {source.count} {which}"
         rows.append(
             Judged(source.name, "", SILENT, findings=(Finding("fleet-missing", source.name, detail),))
         )
     return rows
+
+
+def judge_objects(
+    source: FleetSource, objects: Iterable[tuple[str, datetime]], named: Container[str], *, now: datetime
+) -> list[Judged]:
+    """What lies in an Auto Scaling group's bucket and should not, by each object's name and when it was put.
+
+    That is whatever no instance puts, and what was put lately for an instance that the group does not name:
+    older ones are of instances that were replaced, and nobody waits for these.
+    """
+    rows, strange, odd, count = dict[str, Judged](), "", 0, 0
+    lately = now - timedelta(milliseconds=source.max_age_ms)
+    for name, put in objects:
+        count += 1
+        found = _OBJECT.fullmatch(name)
+        if found is None:
+            strange, odd = strange or shown(name), odd + 1
+        elif found[1] not in named and put > lately:
+            finding = Finding("fleet-unexpected", found[1], "puts documents, and its group does not name it")
+            rows[found[1]] = Judged(source.name, found[1], UNEXPECTED, found[1], findings=(finding,))
+    if odd:
+        finding = Finding(
+            "fleet-unexpected", STRANGE, f"{odd} object(s) that no instance puts, such as {strange}"
+        )
+        rows[STRANGE] = Judged(source.name, STRANGE, UNEXPECTED, findings=(finding,))
+    if count >= LISTED_MAX:
+        finding = Finding("fleet-unexpected", MANY, f"{count} objects or more, which are not all looked at")
+        rows[MANY] = Judged(source.name, MANY, UNEXPECTED, findings=(finding,))
+    return list(rows.values())
 
 
 def _names(module_ids: Iterable[str]) -> set[str]:
@@ -228,13 +273,19 @@ def _names(module_ids: Iterable[str]) -> set[str]:
     return {name for each in module_ids for name in (each, each.partition("-enc")[0])}
 
 
-def settled(row: Judged, silent_since: datetime | None, *, now: datetime, boot_ms: int) -> Judged:
-    """A silent enclave is waited for while it may still boot; ``silent_since`` is what the last look said."""
-    if row.status != SILENT:
+def settled(row: Judged, silent_since: datetime | None, *, now: datetime, source: FleetSource) -> Judged:
+    """A silent enclave is waited for while it may still boot; ``silent_since`` is what the last look said.
+
+    So is an instance that its group no longer names, as long as its last document may still be there.
+    """
+    wait = {SILENT: source.boot_ms}
+    if isinstance(source.reach, InBucket) and row.module_id == row.place:  # a name, and no enclave's
+        wait[UNEXPECTED] = source.max_age_ms
+    if row.status not in wait:
         return row
     since = silent_since or now
-    waiting = now - since < timedelta(milliseconds=boot_ms)
-    return replace(row, status=WAITING if waiting else SILENT, since=since)
+    waiting = now - since < timedelta(milliseconds=wait[row.status])
+    return replace(row, status=WAITING if waiting else row.status, since=since)
 
 
 def exit_code(rows: Iterable[Judged], releases: Iterable[ExpectedRelease]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from coattest.files import write_atomic
 from coattest_verify.attestation import ChainCache, Root
 from coattest_verify.fleet.changes import Change, LastLook, changes, load_state, save_state
-from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, OverHttp
+from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource
 from coattest_verify.fleet.judge import (
     VERIFIED,
     ExpectedRelease,
@@ -22,7 +22,7 @@ from coattest_verify.fleet.judge import (
     settled,
 )
 from coattest_verify.fleet.metrics import metrics
-from coattest_verify.fleet.reach import ask_all
+from coattest_verify.fleet.reach import Clients, ask_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Look:
             "sources": [
                 {
                     "name": source.name,
-                    "kind": "http" if isinstance(source.reach, OverHttp) else "file",
+                    "kind": source.reach.kind,
                     "expected": source.count,
                     "verified": sum(row.status == VERIFIED for row in self.of(source)),
                     "enclaves": [row.to_json() for row in self.of(source)],
@@ -68,7 +68,8 @@ class Look:
 class Watcher:
     """What stays from look to look: the chains that were verified, and what the last look saw.
 
-    ``decide`` says what is decided of each release that a source names. ``again``: there will be another look
+    ``decide`` says what is decided of each release that a source names; ``clients`` makes a boto3 client of a
+    service in a Region. ``again``: there will be another look
     by this value; with it, or with a ``state``, a silent enclave is waited for while it may boot.
     """
 
@@ -76,6 +77,7 @@ class Watcher:
     decide: Callable[[datetime], Mapping[str, ExpectedRelease]]
     root: Root
     clock: Callable[[], datetime]
+    clients: Clients
     state: Path | None = None
     prometheus: Path | None = None
     again: bool = False
@@ -87,31 +89,36 @@ class Watcher:
         if self.state is not None:
             self.last = load_state(self.state)
         decided = self.decide(self.clock())
-        rows = [row for source in self.sources for row in self._of(source, decided)]
+        looked = [self._of(source, decided) for source in self.sources]
+        sources = tuple(source for source, _ in looked)
+        rows = [row for _, found in looked for row in found]
         at, releases = self.clock(), tuple(decided.values())
-        made = Look(at, self.sources, tuple(rows), releases, tuple(changes(self.last, rows, releases)))
+        made = Look(at, sources, tuple(rows), releases, tuple(changes(self.last, rows, releases)))
         if self.prometheus is not None:
-            text = metrics(self.sources, rows, releases, code=made.code, now=at)
+            text = metrics(sources, rows, releases, code=made.code, now=at)
             write_atomic(self.prometheus, text.encode())
-        self.last = LastLook.of(rows, releases)
+        self.last = LastLook.of(rows, releases, self.last)
         if self.state is not None:
             save_state(self.state, self.last)
         return made
 
-    def _of(self, source: FleetSource, decided: Mapping[str, ExpectedRelease]) -> list[Judged]:
+    def _of(
+        self, source: FleetSource, decided: Mapping[str, ExpectedRelease]
+    ) -> tuple[FleetSource, list[Judged]]:
+        """What was found in a source, and the source with what must be there now."""
         expected = [decided[name] for name in source.releases]
-        answers = ask_all(
+        asked = ask_all(
             source,
             lambda place, answer: judge_answer(
                 source, place, answer, releases=expected, root=self.root, cache=self.cache
             ),
             self.clock,
+            self.clients,
         )
-        found, now = judge_source(source, answers), self.clock()
-        if self.state is None and not self.again:
-            return found
-        last = self.last or LastLook()
-        return [
-            settled(row, last.silent_since(row.source, row.key), now=now, boot_ms=source.boot_ms)
-            for row in found
-        ]
+        found, now = [*judge_source(asked.source, asked.answers), *asked.strays], self.clock()
+        if self.state is not None or self.again:
+            last = self.last or LastLook()
+            found = [
+                settled(row, last.silent_since(row.source, row.key), now=now, source=source) for row in found
+            ]
+        return asked.source, found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -10,17 +11,21 @@ from typing import Any, NoReturn
 
 import click
 
+from coattest.aws import aws_settings
 from coattest.errors import CoattestError, Rejected, UsageError
+from coattest.extras import need_extra
 from coattest.files import require_writable
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, option_group, report_error, utc_now
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.fleet.show import show_changes, show_look
 from coattest_verify.cli.options import EXISTING_FILE, FILE, evidence_options
+from coattest_verify.cli.policy.options import aws_client
 from coattest_verify.cli.release.which import Belonging
-from coattest_verify.fleet.file import duration_ms, load_fleet
+from coattest_verify.fleet.file import InBucket, duration_ms, load_fleet
 from coattest_verify.fleet.judge import ExpectedRelease
 from coattest_verify.fleet.look import Watcher
+from coattest_verify.fleet.reach import Clients, no_aws
 from coattest_verify.quorum.authority import evidence_from, outcome_from
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import claims_in
@@ -46,6 +51,26 @@ def decided_releases(
             outcome.reasons,
         )
     return found
+
+
+def aws_clients(endpoint: str | None) -> Clients:
+    """boto3 clients, each made once: a session renews its credentials itself.
+
+    Raises EnvironmentFailure without the extra, AwsFailure (no-credentials) without any, as the clients may.
+    """
+    need_extra("aws")
+    import boto3  # noqa: PLC0415  (an extra)
+    from botocore.exceptions import NoCredentialsError  # noqa: PLC0415
+
+    with aws_settings("credentials"):
+        if boto3.session.Session().get_credentials() is None:
+            raise NoCredentialsError
+
+    @functools.cache
+    def client(service: str, region: str) -> Any:
+        return aws_client(service, {"region": region, "endpoint_url": endpoint})
+
+    return client
 
 
 def watch(watcher: Watcher, every: float, *, sleep: Callable[[float], None] = time.sleep) -> NoReturn:
@@ -91,6 +116,7 @@ def _every(_context: click.Context, _parameter: click.Parameter, value: str | No
     heading="Watching",
 )
 @evidence_options
+@click.option("--endpoint-url", help="Where S3, Auto Scaling, KMS and CloudTrail are, if not at AWS.")
 @json_option
 def fleet_command(
     *,
@@ -98,6 +124,7 @@ def fleet_command(
     every: float | None,
     state: Path | None,
     prometheus: Path | None,
+    endpoint_url: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -114,6 +141,9 @@ def fleet_command(
     for path in (state, prometheus):
         if path is not None:
             require_writable(path)
+    clients: Clients = no_aws
+    if any(isinstance(source.reach, InBucket) for source in sources):
+        clients = aws_clients(endpoint_url)
     options["root"] = Roots().pinned(options["root"])
     names = sorted({name for source in sources for name in source.releases})
     watcher = Watcher(
@@ -121,6 +151,7 @@ def fleet_command(
         lambda now: decided_releases(options, names, now),
         root_for(options["profile"]),
         utc_now,
+        clients,
         state=state,
         prometheus=prometheus,
         again=every is not None,
