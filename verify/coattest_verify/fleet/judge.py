@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -26,9 +26,11 @@ from coattest_verify.attestation import (
     MaxAge,
     Root,
     UnsafeAnyMeasurement,
+    Verdict,
     parse_unverified,
-    verify_document,
 )
+from coattest_verify.attestation.expectations import Demands
+from coattest_verify.attestation.verify import verify_under
 from coattest_verify.fleet.file import FleetSource, InBucket, InFiles
 from coattest_verify.fleet.live import DOCUMENT, LISTED_MAX, LOG, STALE, alive_expectations
 from coattest_verify.rebuild.remeasure import binding_pcrs
@@ -128,79 +130,95 @@ class Judged:
         }
 
 
-def judge_answer(
-    source: FleetSource,
-    place: str,
-    answer: FetchedDocument | CoattestError,
-    *,
-    releases: Sequence[ExpectedRelease],
-    root: Root,
-    cache: ChainCache,
-) -> Judged:
-    """What is at a place, by its answer at its own time, or by the reason why there is none.
+@dataclass(frozen=True, slots=True)
+class SourceJudge:
+    """Says what is at each place of a source. ``releases`` are those that may run there."""
 
-    ``releases`` are those that may run in this source.
-    """
-    if isinstance(answer, CoattestError):
-        status = INVALID if isinstance(answer, Rejected) and answer.code != "absent" else SILENT
-        return Judged(source.name, place, status, findings=(Finding(answer.code, place, answer.what),))
-    document, nonce, now = answer.document, answer.nonce, answer.at
-    beside: list[Expectation] = [MaxAge(source.max_age_ms, skew_ms=source.skew_ms)]
-    if nonce is not None:
-        beside.append(ExpectNonce(nonce))
-    if source.user_data is not None:
-        beside.append(ExpectUserData(source.user_data or None))
-    bound = {3: binding_pcrs(source.role_arn, "")[3]} if source.role_arn else {}
-    if isinstance(source.reach, InBucket):
-        bound = binding_pcrs(source.role_arn, place)
-        beside += alive_expectations()
-    sets = [ExpectPcrs({**each.pcrs, **bound}) for each in releases if each.answer == DECIDED and each.pcrs]
-    findings: tuple[Finding, ...] = ()
-    if sets:
-        verdict = verify_document(document, [ExpectAnyPcrs(sets), *beside], now=now, root=root, cache=cache)
-        if verdict.ok:
-            return _genuine(source, place, verdict.document, releases, ())
-        findings = verdict.findings
-    looked = verify_document(document, [UnsafeAnyMeasurement(), *beside], now=now, root=root, cache=cache)
-    if looked.ok:
-        return _genuine(source, place, looked.document, releases, findings, accepted=False)
-    codes = {finding.code for finding in looked.findings}
-    if "too-old" in codes and codes <= STALE:
-        stale = parse_unverified(document)  # all but its age was verified; its certificates' at its own time
-        own = verify_document(document, [UnsafeAnyMeasurement()], now=stale.timestamp, root=root, cache=cache)
-        if own.ok:
-            return Judged(source.name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
-    return Judged(source.name, place, INVALID, findings=looked.findings)
+    source: FleetSource
+    releases: Sequence[ExpectedRelease]
+    root: Root
+    cache: ChainCache
+    usual: Demands | None = field(init=False)
+    """What is asked of a document without a nonce; made once, as it is the same for a thousand files."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "usual", self._demands("", None))
 
-def _genuine(
-    source: FleetSource,
-    place: str,
-    document: Document,
-    releases: Sequence[ExpectedRelease],
-    findings: tuple[Finding, ...],
-    *,
-    accepted: bool = True,
-) -> Judged:
-    """A genuine document by its release. A revocation goes first: it says that these bytes are bad."""
-    found = {
-        each.answer: each
-        for each in reversed(releases)
-        if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
-    }
-    release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
-    release = release or next(iter(found.values()), None)
-    status = ANSWERS.get(release.answer, UNDECIDED) if release else DRIFTED
-    if status == VERIFIED and not accepted:
-        status = DRIFTED  # the release's registers, and PCR3 or PCR4 of another role or instance
-    if status == VERIFIED:
-        findings = ()
-    elif status != DRIFTED and release is not None:
-        findings = release.reasons
-    elif not findings:
-        findings = (Finding("measurement", place, "PCR0 to PCR2 are of no release that is expected here"),)
-    name = release.name if release else ""
-    return Judged(source.name, place, status, document.module_id, name, document.timestamp, findings)
+    def __call__(self, place: str, answer: FetchedDocument | CoattestError) -> Judged:
+        """What is at a place, by its answer at its own time, or by the reason why there is none."""
+        name = self.source.name
+        if isinstance(answer, CoattestError):
+            status = INVALID if isinstance(answer, Rejected) and answer.code != "absent" else SILENT
+            return Judged(name, place, status, findings=(Finding(answer.code, place, answer.what),))
+        own = answer.nonce is not None or isinstance(self.source.reach, InBucket)
+        demands = self._demands(place, answer.nonce) if own else self.usual
+        findings: tuple[Finding, ...] = ()
+        if demands is not None:
+            verdict = self._verdict(demands, answer.document, answer.at)
+            if verdict.ok:
+                return self._genuine(place, verdict.document, ())
+            findings = verdict.findings
+        beside = Demands.of([UnsafeAnyMeasurement(), *self._beside(answer.nonce)])
+        looked = self._verdict(beside, answer.document, answer.at)
+        if looked.ok:
+            return self._genuine(place, looked.document, findings, accepted=False)
+        codes = {finding.code for finding in looked.findings}
+        if "too-old" in codes and codes <= STALE:
+            # All but its age was verified; its certificates' at its own time.
+            stale = parse_unverified(answer.document)
+            if self._verdict(Demands.of([UnsafeAnyMeasurement()]), answer.document, stale.timestamp).ok:
+                return Judged(name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
+        return Judged(name, place, INVALID, findings=looked.findings)
+
+    def _verdict(self, demands: Demands, document: bytes, now: datetime) -> Verdict:
+        return verify_under(demands, document, now=now, root=self.root, cache=self.cache, strict=False)
+
+    def _demands(self, place: str, nonce: bytes | None) -> Demands | None:
+        """A decided release's registers and all else; None where no release is decided."""
+        role = self.source.role_arn
+        bound = {3: binding_pcrs(role, "")[3]} if role else {}
+        if isinstance(self.source.reach, InBucket):
+            bound = binding_pcrs(role, place)
+        decided = [each.pcrs for each in self.releases if each.answer == DECIDED and each.pcrs]
+        sets = [ExpectPcrs({**pcrs, **bound}) for pcrs in decided]
+        return Demands.of([ExpectAnyPcrs(sets), *self._beside(nonce)]) if sets else None
+
+    def _beside(self, nonce: bytes | None) -> list[Expectation]:
+        """What is asked of a document beside its registers."""
+        source = self.source
+        beside: list[Expectation] = [MaxAge(source.max_age_ms, skew_ms=source.skew_ms)]
+        if nonce is not None:
+            beside.append(ExpectNonce(nonce))
+        if source.user_data is not None:
+            beside.append(ExpectUserData(source.user_data or None))
+        if isinstance(source.reach, InBucket):
+            beside += alive_expectations()
+        return beside
+
+    def _genuine(
+        self, place: str, document: Document, findings: tuple[Finding, ...], *, accepted: bool = True
+    ) -> Judged:
+        """A genuine document by its release. A revocation goes first: it says that these bytes are bad."""
+        found = {
+            each.answer: each
+            for each in reversed(self.releases)
+            if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
+        }
+        release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
+        release = release or next(iter(found.values()), None)
+        status = ANSWERS.get(release.answer, UNDECIDED) if release else DRIFTED
+        if status == VERIFIED and not accepted:
+            status = DRIFTED  # the release's registers, and PCR3 or PCR4 of another role or instance
+        if status == VERIFIED:
+            findings = ()
+        elif status != DRIFTED and release is not None:
+            findings = release.reasons
+        elif not findings:
+            findings = (
+                Finding("measurement", place, "PCR0 to PCR2 are of no release that is expected here"),
+            )
+        name = release.name if release else ""
+        return Judged(self.source.name, place, status, document.module_id, name, document.timestamp, findings)
 
 
 def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]:

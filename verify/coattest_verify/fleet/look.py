@@ -16,8 +16,8 @@ from coattest_verify.fleet.judge import (
     VERIFIED,
     ExpectedRelease,
     Judged,
+    SourceJudge,
     exit_code,
-    judge_answer,
     judge_source,
     settled,
 )
@@ -109,9 +109,7 @@ class Watcher:
         expected = [decided[name] for name in source.releases]
         asked = ask_all(
             source,
-            lambda place, answer: judge_answer(
-                source, place, answer, releases=expected, root=self.root, cache=self.cache
-            ),
+            SourceJudge(source, expected, self.root, self.cache),
             self.clock,
             self.clients,
         )
