@@ -5,8 +5,8 @@ python bench/bench_fleet.py [--json] [--rounds N] [--enclaves N] [--many N]
 Enclaves are on an instance each, in one zone: they share the root, the region's and the zone's certificate. A
 first sight is held against a third of the raw rate (instance, enclave, document), a second look against the
 raw rate. Seconds are processor time, so that other programs show less; candidates alternate, four enclaves at
-a time, and of each four the best round counts. Two processes are two of this script at once, each with its own
-cache. The peak is VmHWM of a process that looks twice at files of ``--many`` enclaves, as `verify fleet
+a time, and of each four the best round counts. Two processes are two of this script at once, each with its
+own cache. The peak is VmHWM of a process that looks twice at files of ``--many`` enclaves, as `verify fleet
 --every` does.
 """
 
@@ -106,7 +106,7 @@ Look = Callable[[SourceJudge], None]
 def looks_at(folder: Path, root: bytes) -> tuple[list[Look], Callable[[], SourceJudge]]:
     """A look at the documents, which are in memory: a slice of them at each call; and who judges, anew."""
     made = watcher(folder, root)
-    (source,) = made.sources
+    (source,) = made.fleet.sources
     at = made.clock()
     answers = [
         (path.name, FetchedDocument(path.read_bytes(), None, at)) for path in (folder / "documents").iterdir()

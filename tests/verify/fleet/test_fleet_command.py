@@ -142,9 +142,10 @@ def test_the_page_has_every_field_and_no_other() -> None:
     rows = re.findall(
         r"^\| (`[^|]*) \| ", PAGE.split("## FLEET.toml")[1].split("## Watching")[0], re.MULTILINE
     )
-    on_page = set(re.findall(r"`([a-z][a-z-]*)`", " ".join(rows)))
-    text = (ROOT / "verify/coattest_verify/fleet/file.py").read_text()
-    reading = r'(?:fields\.[a-z]+\(|optional\(\s*|_duration\(fields, |_texts\(fields, )"([a-z-]+)"'
+    on_page = set(re.findall(r"`(?:\[\[[a-z]+\]\]` `)?([a-z][a-z-]*)`", " ".join(rows)))
+    files = ("file.py", "keys.py", "grammar.py")
+    text = "".join((ROOT / "verify/coattest_verify/fleet" / name).read_text() for name in files)
+    reading = r'(?:fields\.[a-z]+\(|optional\(\s*|(?:duration_of|texts_of|_path)\(fields, )"([a-z-]+)"'
     read = set(re.findall(reading, text))
     assert on_page == read - {"source"}
 

@@ -135,17 +135,20 @@ def changes(
     for source, earlier in before.sources.items():
         for key in earlier.keys() - now.sources.get(source, {}).keys():
             if earlier[key].status == VERIFIED:
-                found.append(Change(NEWS, source, "gone", key, f"is gone: {earlier[key].module_id}"))
+                found.append(
+                    Change(NEWS, source, "gone", key, f"is gone: {earlier[key].module_id}".removesuffix(": "))
+                )
     return found
 
 
 def _changed(seen: LastSeen | None, row: Judged, *, first: bool) -> Change | None:
     was, module_id = seen.status if seen else "", remembered_id(row.module_id)
+    now = f": {module_id}, release {row.release}" if module_id else ""
     if row.status == VERIFIED:
         if seen is None:
-            text = None if first else ("new", f"is new: {module_id}, release {row.release}")
+            text = None if first else ("new", f"is new{now}")
         elif was != VERIFIED:
-            text = ("verified", f"is verified again: {module_id}, release {row.release}")
+            text = ("verified", f"is verified again{now}")
         elif seen.module_id != module_id:
             text = ("replaced", f"{seen.module_id} was replaced by {module_id}")
         else:
@@ -196,7 +199,7 @@ def _decode(data: bytes) -> LastLook:
     releases = fields.fields("releases")
     answers = {name: releases.choice(name, tuple(ANSWERS)) for name in releases.values}
     sources = {}
-    for source, entries in fields.mapping("sources", low=0, high=MAX_SOURCES).items():
+    for source, entries in fields.mapping("sources", low=0, high=3 * MAX_SOURCES).items():
         below = Fields(entries, source[:80])
         if len(below.values) > 2 * MAX_ENCLAVES:
             raise Rejected(f"{below.path}: more than {2 * MAX_ENCLAVES} enclaves")

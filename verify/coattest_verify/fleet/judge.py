@@ -291,17 +291,14 @@ def _names(module_ids: Iterable[str]) -> set[str]:
     return {name for each in module_ids for name in (each, each.partition("-enc")[0])}
 
 
-def settled(row: Judged, silent_since: datetime | None, *, now: datetime, source: FleetSource) -> Judged:
-    """A silent enclave is waited for while it may still boot; ``silent_since`` is what the last look said.
+def settled(row: Judged, since: datetime | None, *, now: datetime, wait: Mapping[str, int]) -> Judged:
+    """What is silent is waited for while it may still boot: ``wait`` is milliseconds, by status.
 
-    So is an instance that its group no longer names, as long as its last document may still be there.
+    ``since`` is when the last look began to wait.
     """
-    wait = {SILENT: source.boot_ms}
-    if isinstance(source.reach, InBucket) and row.module_id == row.place:  # a name, and no enclave's
-        wait[UNEXPECTED] = source.max_age_ms
     if row.status not in wait:
         return row
-    since = silent_since or now
+    since = since or now
     waiting = now - since < timedelta(milliseconds=wait[row.status])
     return replace(row, status=WAITING if waiting else row.status, since=since)
 

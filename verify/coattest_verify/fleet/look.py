@@ -11,8 +11,10 @@ from typing import Any
 from coattest.files import write_atomic
 from coattest_verify.attestation import ChainCache, Root
 from coattest_verify.fleet.changes import Change, LastLook, changes, load_state, save_state
-from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource
+from coattest_verify.fleet.file import MAX_ENCLAVES, FleetFile, FleetSource
 from coattest_verify.fleet.judge import (
+    SILENT,
+    UNEXPECTED,
     VERIFIED,
     ExpectedRelease,
     Judged,
@@ -34,11 +36,13 @@ class Look:
     rows: tuple[Judged, ...]
     releases: tuple[ExpectedRelease, ...]
     changes: tuple[Change, ...]
+    policies: tuple[Judged, ...] = ()
+    audits: tuple[Judged, ...] = ()
 
     @property
     def code(self) -> int:
         """The exit code: 0 all verified; 1 something found false; 3 something silent or undecided."""
-        return exit_code(self.rows, self.releases)
+        return exit_code((*self.rows, *self.policies, *self.audits), self.releases)
 
     def to_json(self) -> dict[str, Any]:
         """Releases, sources with their enclaves, and changes."""
@@ -56,6 +60,8 @@ class Look:
                 }
                 for source in self.sources
             ],
+            "policies": [_key_json(row) for row in self.policies],
+            "audits": [{**_key_json(row), "covered_until": _iso(row.time)} for row in self.audits],
             "changes": [change.to_json() for change in self.changes],
         }
 
@@ -64,16 +70,33 @@ class Look:
         return [row for row in self.rows if row.source == source.name]
 
 
+def _key_json(row: Judged) -> dict[str, Any]:
+    """A policy or an audit: its name, the key or the file, and what was found."""
+    shown = row.to_json()
+    name = row.source.partition(":")[2]
+    return {"name": name, "key": row.place, **{part: shown[part] for part in ("status", "since", "findings")}}
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat(timespec="seconds") if time else None
+
+
+def no_keys(now: datetime, decided: Mapping[str, ExpectedRelease]) -> tuple[list[Judged], list[Judged]]:
+    """The policies and audits of a fleet whose keys are not watched."""
+    del now, decided
+    return [], []
+
+
 @dataclass(slots=True)
 class Watcher:
     """What stays from look to look: the chains that were verified, and what the last look saw.
 
     ``decide`` says what is decided of each release that a source names; ``clients`` makes a boto3 client of a
-    service in a Region. ``again``: there will be another look
+    service in a Region; ``keys`` looks at policies and audits. ``again``: there will be another look
     by this value; with it, or with a ``state``, a silent enclave is waited for while it may boot.
     """
 
-    sources: tuple[FleetSource, ...]
+    fleet: FleetFile
     decide: Callable[[datetime], Mapping[str, ExpectedRelease]]
     root: Root
     clock: Callable[[], datetime]
@@ -81,6 +104,7 @@ class Watcher:
     state: Path | None = None
     prometheus: Path | None = None
     again: bool = False
+    keys: Callable[[datetime, Mapping[str, ExpectedRelease]], tuple[list[Judged], list[Judged]]] = no_keys
     last: LastLook | None = None
     cache: ChainCache = field(default_factory=lambda: ChainCache(MAX_ENCLAVES))
 
@@ -89,18 +113,40 @@ class Watcher:
         if self.state is not None:
             self.last = load_state(self.state)
         decided = self.decide(self.clock())
-        looked = [self._of(source, decided) for source in self.sources]
-        sources = tuple(source for source, _ in looked)
+        looked = [self._of(source, decided) for source in self.fleet.sources]
         rows = [row for _, found in looked for row in found]
-        at, releases = self.clock(), tuple(decided.values())
-        made = Look(at, sources, tuple(rows), releases, tuple(changes(self.last, rows, releases)))
+        policies, audits = (self._waited(found) for found in self.keys(self.clock(), decided))
+        every, at, releases = [*rows, *policies, *audits], self.clock(), tuple(decided.values())
+        made = Look(
+            at,
+            tuple(source for source, _ in looked),
+            tuple(rows),
+            releases,
+            tuple(changes(self.last, every, releases)),
+            tuple(policies),
+            tuple(audits),
+        )
         if self.prometheus is not None:
-            text = metrics(sources, rows, releases, code=made.code, now=at)
-            write_atomic(self.prometheus, text.encode())
-        self.last = LastLook.of(rows, releases, self.last)
+            write_atomic(self.prometheus, metrics(made).encode())
+        self.last = LastLook.of(every, releases, self.last)
         if self.state is not None:
             save_state(self.state, self.last)
         return made
+
+    def _waited(self, rows: list[Judged]) -> list[Judged]:
+        """Policies or audits, waited for while nothing can be read."""
+        waits = {
+            f"{kind}:{each.name}": each.boot_ms
+            for kind, watched in (("policy", self.fleet.policies), ("audit", self.fleet.audits))
+            for each in watched
+        }
+        return [self._settled(row, {SILENT: waits[row.source]}) for row in rows]
+
+    def _settled(self, row: Judged, wait: Mapping[str, int]) -> Judged:
+        if self.state is None and not self.again:
+            return row
+        last = self.last or LastLook()
+        return settled(row, last.silent_since(row.source, row.key), now=self.clock(), wait=wait)
 
     def _of(
         self, source: FleetSource, decided: Mapping[str, ExpectedRelease]
@@ -113,10 +159,9 @@ class Watcher:
             self.clock,
             self.clients,
         )
-        found, now = [*judge_source(asked.source, asked.answers), *asked.strays], self.clock()
-        if self.state is not None or self.again:
-            last = self.last or LastLook()
-            found = [
-                settled(row, last.silent_since(row.source, row.key), now=now, source=source) for row in found
-            ]
+        wait = {SILENT: source.boot_ms}
+        found = [self._settled(row, wait) for row in judge_source(asked.source, asked.answers)]
+        # An instance that its group no longer names: as long as its last document may be there.
+        wait = {UNEXPECTED: source.max_age_ms}
+        found += [self._settled(row, wait) if row.module_id else row for row in asked.strays]
         return asked.source, found

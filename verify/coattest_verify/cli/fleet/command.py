@@ -18,11 +18,13 @@ from coattest.files import require_writable
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, option_group, report_error, utc_now
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.cli.fleet.keys import KeyChecks
 from coattest_verify.cli.fleet.show import show_changes, show_look
 from coattest_verify.cli.options import EXISTING_FILE, FILE, evidence_options
 from coattest_verify.cli.policy.options import aws_client
 from coattest_verify.cli.release.which import Belonging
-from coattest_verify.fleet.file import InBucket, duration_ms, load_fleet
+from coattest_verify.fleet.file import FleetFile, InBucket, load_fleet
+from coattest_verify.fleet.grammar import duration_ms
 from coattest_verify.fleet.judge import ExpectedRelease
 from coattest_verify.fleet.look import Watcher
 from coattest_verify.fleet.reach import Clients, no_aws
@@ -51,6 +53,15 @@ def decided_releases(
             outcome.reasons,
         )
     return found
+
+
+def needs_aws(fleet: FleetFile) -> bool:
+    """Whether anything of a fleet lies in AWS."""
+    return (
+        any(isinstance(source.reach, InBucket) for source in fleet.sources)
+        or any(policy.key for policy in fleet.policies)
+        or any(audit.logs.startswith("s3://") or not audit.public_keys for audit in fleet.audits)
+    )
 
 
 def aws_clients(endpoint: str | None) -> Clients:
@@ -137,24 +148,24 @@ def fleet_command(
     """
     if every is not None and as_json:
         raise UsageError("--json prints one document, and --every looks again and again")
-    sources = load_fleet(fleet)
+    watched = load_fleet(fleet)
     for path in (state, prometheus):
         if path is not None:
             require_writable(path)
     clients: Clients = no_aws
-    if any(isinstance(source.reach, InBucket) for source in sources):
+    if needs_aws(watched):
         clients = aws_clients(endpoint_url)
     options["root"] = Roots().pinned(options["root"])
-    names = sorted({name for source in sources for name in source.releases})
     watcher = Watcher(
-        sources,
-        lambda now: decided_releases(options, names, now),
+        watched,
+        lambda now: decided_releases(options, watched.releases, now),
         root_for(options["profile"]),
         utc_now,
         clients,
         state=state,
         prometheus=prometheus,
         again=every is not None,
+        keys=KeyChecks(watched, {**options, "endpoint_url": endpoint_url}, clients),
     )
     if every is not None:
         watch(watcher, every)
