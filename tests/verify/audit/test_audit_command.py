@@ -22,7 +22,7 @@ from coattest_verify.audit.digests import DigestFile, check_digests
 from coattest_verify.cli import main
 from support.local import kms_world as world
 from support.loopback import Handler, Loopback
-from support.verify.digest_chain import KEYS, LOGS, PKCS1, START, chain
+from support.verify.audit.digest_chain import KEYS, LOGS, PKCS1, START, chain
 from support.verify.members import NOW, Members, report_json
 from support.verify.trail_records import ENCLAVE, KEY, record
 

@@ -25,8 +25,8 @@ from coattest_verify.keypolicy.generate import policy_text
 from coattest_verify.keypolicy.live import create_key
 from coattest_verify.quorum.bundle import make_bundle
 from support.local.kms_world import make_role, may
+from support.verify.audit.digest_chain import LOGS, PKCS1, START, chain
 from support.verify.decisions import PARENT
-from support.verify.digest_chain import LOGS, PKCS1, START, chain
 from support.verify.fleet.worlds import fleet_toml, told
 from support.verify.members import NOW, Members, report_json
 from support.verify.trail_records import KEY, record

@@ -41,7 +41,7 @@ def no_aws(service: str, region: str) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedSource:
     """The answers of a source in the places' order, and ``strays``: what is there and of no place.
 
     ``source`` has the ids and the count of what must be there now.
@@ -52,7 +52,9 @@ class Asked:
     strays: list[Judged] = field(default_factory=list)
 
 
-def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime], clients: Clients) -> Asked:
+def ask_all(
+    source: FleetSource, judging: Judging, clock: Callable[[], datetime], clients: Clients
+) -> AskedSource:
     """Ask for each document of a source, and judge it while others are asked for.
 
     ``judging`` gets a place (host, file name, or instance id) and its answer, or why there is none. A folder
@@ -67,9 +69,9 @@ def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]
             else:
                 places, ask = _reached(source.reach, clock, stack)
         except CoattestError as error:
-            return Asked(source, [judging("", error)])
+            return AskedSource(source, [judging("", error)])
         except OSError as error:
-            return Asked(source, [judging("", from_os_error(error))])
+            return AskedSource(source, [judging("", from_os_error(error))])
 
         def one(place: str) -> Judged:
             try:
@@ -82,7 +84,7 @@ def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]
 
         workers = (os.cpu_count() or 1) if isinstance(source.reach, InFiles) else AT_A_TIME
         pool = stack.enter_context(ThreadPoolExecutor(min(workers, len(places) or 1)))
-        return Asked(source, list(pool.map(one, places)), strays)
+        return AskedSource(source, list(pool.map(one, places)), strays)
 
 
 def _bucket(
