@@ -141,10 +141,11 @@ def fleet_command(
 ) -> int:
     """Verify every enclave of a fleet, and say what changed since the last look.
 
-    FLEET.toml names the sources of documents (files, or addresses that are asked over a fresh nonce), and for
-    each the releases that may run there. What is decided is decided anew at each look. Exit code 0: every
-    enclave is verified. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent
-    or its release is not decided yet.
+    FLEET.toml names the sources of documents (files, addresses that are asked over a fresh nonce, or the
+    bucket of a deployment), for each the releases that may run there, and buyers' keys with their policies
+    and trails. What is decided is decided anew at each look. Exit code 0: every enclave is verified, every key
+    as decided. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent or its
+    release is not decided yet.
     """
     if every is not None and as_json:
         raise UsageError("--json prints one document, and --every looks again and again")
