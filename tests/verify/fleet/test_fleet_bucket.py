@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coattest_verify.fleet.judge import MANY, STRANGE
+from coattest_verify.fleet.judge import MANY, STRANGE, STRAYS_MAX
 from coattest_verify.fleet.live import LISTED_MAX
 from support.verify.fleet.bucket import (
     LATER,
@@ -216,6 +216,17 @@ def test_a_hundred_thousand_keys_are_not_all_listed(cloud: Cloud) -> None:
     look = cloud.world.look()
     assert (look.code, statuses(look)) == (1, {ONE: "verified", TWO: "verified", MANY: "unexpected"})
     assert cloud.asked.count("list") == LISTED_MAX // 1000
+
+
+def test_fresh_objects_of_many_instances_fill_no_state(cloud: Cloud) -> None:
+    """More than a state may remember: the next look still reads what this one wrote."""
+    for number in range(10, 40_010):
+        cloud.put(placed(number), b"")
+    look = cloud.world.look()
+    assert (look.code, len(look.rows)) == (1, 2 + STRAYS_MAX + 1)
+    assert (statuses(look)[ONE], statuses(look)[MANY]) == ("verified", "unexpected")
+    assert told(look)[-1] == ("alarm", "unexpected", MANY)
+    assert told(cloud.world.look()) == []
 
 
 @pytest.mark.parametrize("refused", ["group", "list", "get"])

@@ -64,6 +64,9 @@ STRANGE: Final = "strange"
 MANY: Final = "many"
 """The places of objects in a bucket that no instance puts, and of more than are listed."""
 
+STRAYS_MAX: Final = 1000
+"""Rows of instances that a group does not name: a writer to the bucket makes no state too large to read."""
+
 _OBJECT = re.compile(rf"(i-[0-9a-f]{{8,17}})/(?:{re.escape(DOCUMENT)}|{re.escape(LOG)})")
 
 
@@ -265,7 +268,7 @@ def judge_objects(
     That is whatever no instance puts, and what was put lately for an instance that the group does not name:
     older ones are of instances that were replaced, and nobody waits for these.
     """
-    rows, strange, odd, count = dict[str, Judged](), "", 0, 0
+    strays, strange, odd, count = dict[str, None](), "", 0, 0
     lately = now - timedelta(milliseconds=source.max_age_ms)
     for name, put in objects:
         count += 1
@@ -273,17 +276,26 @@ def judge_objects(
         if found is None:
             strange, odd = strange or shown(name), odd + 1
         elif found[1] not in named and put > lately:
-            finding = Finding("fleet-unexpected", found[1], "puts documents, and its group does not name it")
-            rows[found[1]] = Judged(source.name, found[1], UNEXPECTED, found[1], findings=(finding,))
+            strays[found[1]] = None
+    rows = [
+        _unexpected(source, each, each, "puts documents, and its group does not name it")
+        for each in list(strays)[:STRAYS_MAX]
+    ]
     if odd:
-        finding = Finding(
-            "fleet-unexpected", STRANGE, f"{odd} object(s) that no instance puts, such as {strange}"
+        rows.append(
+            _unexpected(source, STRANGE, "", f"{odd} object(s) that no instance puts, like {strange}")
         )
-        rows[STRANGE] = Judged(source.name, STRANGE, UNEXPECTED, findings=(finding,))
-    if count >= LISTED_MAX:
-        finding = Finding("fleet-unexpected", MANY, f"{count} objects or more, which are not all looked at")
-        rows[MANY] = Judged(source.name, MANY, UNEXPECTED, findings=(finding,))
-    return list(rows.values())
+    if len(strays) > STRAYS_MAX or count >= LISTED_MAX:
+        detail = (
+            f"{count} objects, of {len(strays)} instances that the group does not name: not all are shown"
+        )
+        rows.append(_unexpected(source, MANY, "", detail))
+    return rows
+
+
+def _unexpected(source: FleetSource, place: str, instance: str, detail: str) -> Judged:
+    finding = Finding("fleet-unexpected", place, detail)
+    return Judged(source.name, place, UNEXPECTED, instance, findings=(finding,))
 
 
 def _names(module_ids: Iterable[str]) -> set[str]:

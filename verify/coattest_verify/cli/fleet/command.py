@@ -21,16 +21,21 @@ from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.fleet.keys import KeyChecks
 from coattest_verify.cli.fleet.show import show_changes, show_look
 from coattest_verify.cli.options import EXISTING_FILE, FILE, evidence_options
-from coattest_verify.cli.policy.options import aws_client
 from coattest_verify.cli.release.which import Belonging
 from coattest_verify.fleet.file import FleetFile, InBucket, load_fleet
 from coattest_verify.fleet.grammar import duration_ms
 from coattest_verify.fleet.judge import ExpectedRelease
 from coattest_verify.fleet.look import Watcher
-from coattest_verify.fleet.reach import Clients, no_aws
+from coattest_verify.fleet.reach import AT_A_TIME, Clients, no_aws
 from coattest_verify.quorum.authority import evidence_from, outcome_from
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import claims_in
+
+AWS_TIMEOUT = 20
+"""Seconds to connect to AWS, and to wait for bytes: a look has thousands of requests."""
+
+AWS_ATTEMPTS = 3
+"""Attempts per request in all, with botocore's standard back-off and jitter; the next look is one more."""
 
 
 def decided_releases(
@@ -71,15 +76,24 @@ def aws_clients(endpoint: str | None) -> Clients:
     """
     need_extra("aws")
     import boto3  # noqa: PLC0415  (an extra)
+    from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import NoCredentialsError  # noqa: PLC0415
 
+    config = Config(
+        connect_timeout=AWS_TIMEOUT,
+        read_timeout=AWS_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": AWS_ATTEMPTS},
+        max_pool_connections=AT_A_TIME,
+    )
     with aws_settings("credentials"):
-        if boto3.session.Session().get_credentials() is None:
+        session: Any = boto3.session.Session()
+        if session.get_credentials() is None:
             raise NoCredentialsError
 
     @functools.cache
     def client(service: str, region: str) -> Any:
-        return aws_client(service, {"region": region, "endpoint_url": endpoint})
+        with aws_settings(service):
+            return session.client(service, region_name=region, endpoint_url=endpoint, config=config)
 
     return client
 
@@ -143,9 +157,9 @@ def fleet_command(
 
     FLEET.toml names the sources of documents (files, addresses that are asked over a fresh nonce, or the
     bucket of a deployment), for each the releases that may run there, and buyers' keys with their policies
-    and trails. What is decided is decided anew at each look. Exit code 0: every enclave is verified, every key
-    as decided. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent or its
-    release is not decided yet.
+    and trails. What is decided is decided anew at each look. Exit code 0: every enclave is verified, every
+    key as decided. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent or
+    its release is not decided yet.
     """
     if every is not None and as_json:
         raise UsageError("--json prints one document, and --every looks again and again")

@@ -98,9 +98,8 @@ def aws_client(service: str, given: Mapping[str, Any]) -> Any:
     """A boto3 client where ``aws_options`` say. Raises AwsFailure."""
     import boto3  # noqa: PLC0415  (half a second that printing a policy does not need)
 
-    region = given["region"]
-    if not region and given["key"].startswith("arn:"):
-        region = given["key"].split(":")[3]
+    key = given["key"]
+    region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
     with aws_settings(service):
         session: Any = boto3.session.Session(region_name=region)
         return session.client(service, endpoint_url=given["endpoint_url"])
