@@ -85,11 +85,9 @@ def opened_tree(
         yield container_tree(opened)
 
 
+STYLES = click.Choice(["coattest", "nitro-cli"])
 style_option: Decorator = click.option(
-    "--style",
-    type=click.Choice(["coattest", "nitro-cli"]),
-    required=True,
-    help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0.",
+    "--style", type=STYLES, required=True, help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0."
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
