@@ -21,6 +21,7 @@ from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.own.tree import OwnTree, own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats import cpio, eif, measure
 from coattest_build.image import ContainerRun, ImageSpec
 from coattest_build.inputs import apt, fetch, pinned_image, wheels
@@ -55,7 +56,7 @@ def build(
     mirror: str | None = None,
     jobs: int | None = None,
     fresh_kernel: bool = False,
-    container: Path | None = None,
+    container: ImagePlace | None = None,
     progress: Reporter | None = None,
 ) -> BuildReport:
     """Build the images of ``source`` into ``out`` and return what was built from what.
@@ -92,7 +93,7 @@ def build(
 
 @contextmanager
 def open_payload(
-    inputs: Inputs, store: Cache, given: Path | None, reporter: Reporter
+    inputs: Inputs, store: Cache, given: ImagePlace | None, reporter: Reporter
 ) -> Iterator[OpenedImage | None]:
     """The container image of the lock, from ``given`` or the cache; None where it has none.
 

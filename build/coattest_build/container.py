@@ -19,6 +19,7 @@ from coattest.errors import EnvironmentFailure
 from coattest.files import Folder
 from coattest.progress import Quiet, Reporter
 from coattest_build import builder, kernel, rootfs
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.report import BuildReport
@@ -181,7 +182,7 @@ def prepare_stage(
     cache: Path | None = None,
     mirror: str | None = None,
     jobs: int | None = None,
-    container: Path | None = None,
+    container: ImagePlace | None = None,
     progress: Reporter | None = None,
 ) -> None:
     """Write the root of the compile stage to the new directory ``stage``.

@@ -38,6 +38,7 @@ from coattest_build.containers.own.checking import check_own_file, check_own_reg
 from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats.eif import ImageError, Layout
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.registers import EMPTY_PCR2
@@ -93,7 +94,7 @@ def read_expected(path: Path) -> Mapping[str, str]:
 @json_option
 def check_command(
     *,
-    image: Path,
+    image: ImagePlace,
     eif: Path | None,
     expect: Path | None,
     blobs: Path | None,
@@ -168,7 +169,7 @@ def _against(eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck]) -> 
     return replace(verdict, findings=(*found.findings, *verdict.findings))
 
 
-def _tell(image: Path, verdict: ContainerCheck, *, as_json: bool) -> None:
+def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
     """Print what is the same. Raises FoundFalse for differences, Undecidable or EnvironmentFailure else."""
     if not as_json:
         console = out()

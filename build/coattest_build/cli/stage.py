@@ -14,6 +14,7 @@ from coattest.progress import Terminal
 from coattest.shell import json_option, out
 from coattest_build.cli.options import FOLDER, container_option, jobs_option, mirror_option, source_option
 from coattest_build.container import DRIVER, assemble_stage, prepare_stage
+from coattest_build.containers.registry.reference import ImagePlace
 
 
 @click.group("stage")
@@ -39,7 +40,7 @@ def prepare_command(
     folder: Path,
     mirror: str | None,
     jobs: int | None,
-    container: Path | None,
+    container: ImagePlace | None,
     as_json: bool,
 ) -> None:
     """Write the root of the compile stage.
