@@ -394,13 +394,15 @@ def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_atte
 
 def test_more_buyers_than_iam_takes_are_no_plan(release: Release) -> None:
     """The role's inline policies have a limit, and so has the template."""
-    one = reports_of(release)[0]
-    many = [
+    plan = planning.make_stack_plan(release.authority, release.image, SETTINGS, both(release))
+    one = plan.reports[0]
+    many = tuple(
         dataclasses.replace(one, kms=f"{one.kms}{index}", bids=f"s3://bids-{index}/x/")
-        for index in range(200)
-    ]
-    assert templates.inline_size(SETTINGS, many[:40]) < planning.ROLE_MAX
-    assert templates.inline_size(SETTINGS, many) > planning.ROLE_MAX
+        for index in range(150)
+    )
+    planning.require_room(dataclasses.replace(plan, reports=many[:40]))
+    with raises_code(UsageError, "too-large", match="150 buyers"):
+        planning.require_room(dataclasses.replace(plan, reports=many))
 
 
 def test_one_plan_has_one_text(release: Release) -> None:
