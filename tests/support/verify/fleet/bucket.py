@@ -6,6 +6,7 @@ Auto Scaling it has DescribeAutoScalingGroups.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -63,6 +64,8 @@ class Cloud:
     owner: str = ACCOUNT
     refuses: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    ordered: list[str] = field(default_factory=list)
+    """The objects' keys, as they were when their number last changed."""
     huge: ClassVar[int] = 5 * 1024**3
 
     def put(self, name: str, data: bytes | Callable[[], bytes], at: datetime | None = None) -> None:
@@ -94,7 +97,10 @@ class Cloud:
 
     def page(self, prefix: str, after: str) -> str:
         """One page of ListObjectsV2, of what comes after a key."""
-        keys = [key for key in sorted(self.objects) if key.startswith(prefix) and key > after]
+        if len(self.ordered) != len(self.objects):
+            self.ordered = sorted(self.objects)
+        start = bisect.bisect_right(self.ordered, max(prefix, after))
+        keys = [key for key in self.ordered[start : start + PAGE + 1] if key.startswith(prefix)]
         items = "".join(
             f"<Contents><Key>{quote(key)}</Key><Size>1</Size><LastModified>"
             f"{self.objects[key][1]:%Y-%m-%dT%H:%M:%S.000Z}</LastModified></Contents>"
