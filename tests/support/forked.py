@@ -42,6 +42,7 @@ _SET: dict[str, str] = {}
 
 PROGRAMS = {
     "auction": "coattest_parent.cli.auction:main",
+    "deploy-from-attestation": "coattest_parent.cli.deploy:main",
     "eif": "coattest_build.entry:main",
     "verify": "coattest_verify.cli:main",
 }
