@@ -193,13 +193,21 @@ class S3Service:
             # Several objects in one request: allowed only where every object of the bucket is.
             target = replace(target, key="*")
         self._authorize(caller, target, owner, context)
+        if "if-match" in request.headers and target.action in ("s3:PutObject", "s3:DeleteObject"):
+            # S3 User Guide, "Enforce conditional deletes": who asks about an ETag may read the object.
+            self._authorize(caller, replace(target, action="s3:GetObject"), owner, context)
         source = request.headers.get("x-amz-copy-source")
         if source is not None:
             self._authorize_copy(caller, source, context)
         if target.action == "s3:PutBucketPolicy":
             _check_bucket_policy(request.body)
         _check_digest(request)
-        return self._forward("s3", _naming_checksum(request), owner)
+        answer = self._forward("s3", _naming_checksum(request), owner)
+        if answer.status == 404 and target.action == "s3:GetObject" and owner_of(target.bucket):
+            # S3 API, GetObject: whether an object is missing is told to those who may list the bucket, and no
+            # prefix is asked for here.
+            self._authorize(caller, Target(target.bucket, None, "s3:ListBucket"), owner, context)
+        return answer
 
     def _authorize(
         self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
@@ -235,8 +243,9 @@ class S3Service:
 def _request_keys(request: HttpRequest, action: str) -> dict[str, tuple[str, ...]]:
     """The condition keys that a request itself gives (Service Authorization Reference, "Amazon S3")."""
     found: dict[str, tuple[str, ...]] = {}
-    if action == "s3:PutObject" and "if-none-match" in request.headers:
-        found["s3:if-none-match"] = (request.headers["if-none-match"],)
+    for name in ("if-none-match", "if-match"):
+        if action in ("s3:PutObject", "s3:DeleteObject") and name in request.headers:
+            found[f"s3:{name}"] = (request.headers[name],)
     if action == "s3:ListBucket":
         found["s3:prefix"] = (parse_qs(request.query).get("prefix", [""])[0],)
     return found

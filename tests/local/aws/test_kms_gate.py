@@ -214,6 +214,49 @@ def test_another_account_reads_nothing_unless_the_bucket_policy_says_so(
     )
 
 
+def test_conditional_writes_are_as_s3_documents_them(running: Services, bucket: str) -> None:
+    """If-None-Match and If-Match of puts, If-Match of a delete, in a versioned bucket: an object under a
+    delete marker is not there. Who asks about an ETag must be allowed to read.
+    """
+    s3, name = running.client("s3", "service"), "conditional"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    it = {"Bucket": name, "Key": "claim"}
+    assert world.code_of(s3.put_object, **it, Body=b"x", IfMatch='"none"') == "NoSuchKey"
+    first = s3.put_object(**it, Body=b"1", IfNoneMatch="*")["ETag"]
+    assert world.code_of(s3.put_object, **it, Body=b"2", IfNoneMatch="*") == "PreconditionFailed"
+    second = s3.put_object(**it, Body=b"2", IfMatch=first)["ETag"]
+    assert world.code_of(s3.put_object, **it, Body=b"3", IfMatch=first) == "PreconditionFailed"
+    assert world.code_of(s3.delete_object, **it, IfMatch=first) == "PreconditionFailed"
+    assert s3.get_object(**it)["Body"].read() == b"2"
+    s3.delete_object(**it, IfMatch=second)
+    assert world.code_of(s3.put_object, **it, Body=b"4", IfMatch=second) == "NoSuchKey"
+    third = s3.put_object(**it, Body=b"4", IfNoneMatch="*")["ETag"]
+    other = running.client("s3", "buyer-1")
+    writing = world.allow("arn:aws:iam::222233334444:user/admin", ["s3:PutObject", "s3:DeleteObject"])
+    s3.put_bucket_policy(Bucket=name, Policy=world.policy({**writing, "Resource": f"arn:aws:s3:::{name}/*"}))
+    assert world.code_of(other.put_object, **it, Body=b"5", IfMatch=third) == "AccessDenied"
+    assert world.code_of(other.delete_object, **it, IfMatch=third) == "AccessDenied"
+    assert world.code_of(other.put_object, **it, Body=b"5") == "none"
+
+
+def test_a_missing_object_is_told_of_only_to_who_may_list(running: Services, bucket: str) -> None:
+    """A right to list with a condition on the prefix is none where no prefix is asked for."""
+    s3, other = running.client("s3", "service"), running.client("s3", "buyer-2")
+    reading = world.allow("arn:aws:iam::333344445555:user/admin", ["s3:GetObject"])
+    listing = world.allow("arn:aws:iam::333344445555:user/admin", ["s3:ListBucket"])
+    listing["Resource"], reading["Resource"] = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
+    prefixed = {**listing, "Condition": {"StringLike": {"s3:prefix": "jobs/*"}}}
+    for statements, code in (
+        ((reading,), "AccessDenied"),
+        ((reading, prefixed), "AccessDenied"),
+        ((reading, listing), "NoSuchKey"),
+    ):
+        s3.put_bucket_policy(Bucket=bucket, Policy=world.policy(*statements))
+        assert world.code_of(other.get_object, Bucket=bucket, Key="jobs/none") == code
+    assert world.code_of(other.list_objects_v2, Bucket=bucket, Prefix="jobs/") == "none"
+
+
 def test_bucket_in_the_host_name_is_the_same_bucket(running: Services, bucket: str) -> None:
     """Virtual-host addressing is read here, so the authorisation sees the bucket that is meant."""
     account = running.accounts["buyer-2"]
