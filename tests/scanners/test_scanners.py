@@ -215,7 +215,7 @@ def test_checkov_finds_nothing_in_the_services_templates(tmp_path: Path) -> None
     """The base with the buyers' rights, and parents; what is left out has its reason above."""
     base = base_template(SETTINGS, [REPORT])
     (tmp_path / "base.json").write_text(template_text(base))
-    (tmp_path / "parents.json").write_text(template_text(parents_template(SETTINGS, "ab" * 32)))
+    (tmp_path / "parents.json").write_text(template_text(parents_template(SETTINGS, "ab" * 32, "0.1.0")))
     assert passed_by_checkov(tmp_path, "cloudformation", BUCKET_LOGS, LOG_KEYS, AGENT) >= 30
 
 

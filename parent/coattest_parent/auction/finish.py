@@ -1,7 +1,7 @@
-"""Opens an auction from wherever an earlier call stopped: to a result file, and an object in S3 if asked.
+"""Opens an auction from wherever an earlier call stopped: to a result at its place, and published if asked.
 
-Each step leaves something durable or nothing: the file is written under a temporary name and linked into its
-place, the object is put, each only where there is none. So the next call finishes what a killed one began,
+Each step leaves something durable or nothing: a file is linked into its place whole, an object is put, each
+only where there is none. So the next call finishes what a killed one began,
 and an auction that has a result is not opened again.
 """
 
@@ -12,11 +12,17 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from coattest.errors import CoattestError
 from coattest.shell import from_os_error
-from coattest_parent.auction.publish import Sealed, check_opened, publish, store_result, stored_result
+from coattest_parent.auction.publish import (
+    ResultPlace,
+    Sealed,
+    check_opened,
+    publish,
+    store_result,
+    stored_result,
+)
 from coattest_parent.auction.steps import open_sealed, time_left
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address
@@ -56,7 +62,7 @@ Check = Callable[[Sealed, messages.ResultFile, Root, datetime], None]
 
 def finish(
     sealed: Sealed,
-    out: Path,
+    out: ResultPlace,
     way: Way,
     *,
     now: datetime,
@@ -66,10 +72,10 @@ def finish(
     opener: Opener = open_sealed,
     check: Check = check_opened,
 ) -> Finished:
-    """Open ``sealed`` into the file ``out`` and an object under ``uri`` (``s3://bucket/prefix/``), as far as
+    """Open ``sealed`` into ``out`` and an object under ``uri`` (``s3://bucket/prefix/``), as far as
     that is not done yet.
 
-    Whoever wrote the file, its receipt is verified before the result counts and before it is published.
+    Whoever wrote what is there, its receipt is verified before the result counts and before it is published.
     Raises CoattestError; file and object are then whole or absent. After the publication deadline nothing is
     opened (``too-late``), but a file from before it is still published. ``now`` is the time of the call
     (aware).

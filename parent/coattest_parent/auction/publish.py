@@ -1,5 +1,5 @@
-"""Stores a result, in a file here and as an object in S3. Each is verified first, then written whole, once,
-and never replaced.
+"""Stores a result at its place, and publishes it as an object in S3. Each is verified first, then written
+whole, once, and never replaced.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import read_bounded, write_new
@@ -47,39 +48,78 @@ class Sealed:
         )
 
 
-def stored_result(sealed: Sealed, path: Path) -> messages.ResultFile | None:
-    """The result that an earlier call left at ``path``; None when there is no file.
+class ResultPlace(Protocol):
+    """Where a result file is kept: whole or not at all, and the first that is put there stays."""
 
-    Raises UsageError when the file is not a result of this auction.
+    @property
+    def where(self) -> str:
+        """Its address, for people."""
+        ...
+
+    def read(self) -> bytes | None:
+        """What is there; None for nothing. More than RESULT_FILE_MAX bytes are cut or refused."""
+        ...
+
+    def put(self, content: bytes) -> bool:
+        """Put it there whole; False when something is there, which stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ResultFileAt:
+    """A ``ResultPlace`` that is a file."""
+
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def read(self) -> bytes | None:
+        """A plain file's content, cut after RESULT_FILE_MAX + 1 bytes."""
+        try:
+            return read_bounded(self.path, RESULT_FILE_MAX)
+        except FileNotFoundError:
+            return None
+
+    def put(self, content: bytes) -> bool:
+        """Link it into its place."""
+        return write_new(self.path, content)
+
+
+def stored_result(sealed: Sealed, place: ResultPlace) -> messages.ResultFile | None:
+    """The result that an earlier call left at its place; None when nothing is there.
+
+    Raises UsageError when what is there is not a result of this auction.
     """
-    try:
-        content = read_bounded(path, RESULT_FILE_MAX)
-    except FileNotFoundError:
+    content = place.read()
+    if content is None:
         return None
     found = sealed.parse_result(content)
     if found is None:
         raise UsageError(
             "this file is not a result of this auction",
-            where=str(path),
+            where=place.where,
             hint="move it away, or give another --out",
             code="wrong-result",
         )
     return found
 
 
-def store_result(sealed: Sealed, file: messages.ResultFile, path: Path) -> messages.ResultFile:
-    """Write the file to ``path`` if nothing is there, and return what is there then: another process may have
+def store_result(sealed: Sealed, file: messages.ResultFile, place: ResultPlace) -> messages.ResultFile:
+    """Put the file at its place if nothing is there, and return what is there then: another process may have
     opened the same auction meanwhile, and its result stays.
 
     Raises UsageError when something else is there, EnvironmentFailure (``absent``) when it was, and is gone.
     """
-    if write_new(path, file.encode()):
+    if place.put(file.encode()):
         return file
-    there = stored_result(sealed, path)
+    there = stored_result(sealed, place)
     if there is None:
         raise EnvironmentFailure(
             "a file was there and is gone: somebody removed it meanwhile",
-            where=str(path),
+            where=place.where,
             hint="run it again",
             code="absent",
         )

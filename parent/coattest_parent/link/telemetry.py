@@ -40,6 +40,8 @@ EVENTS = frozenset(
         "service-failed",
         "service-started",
         "service-stopped",
+        "spool-seen",
+        "spool-unread",
     }
 )
 """Every event; docs/operations.md says what each means."""
@@ -47,6 +49,7 @@ EVENTS = frozenset(
 FIELDS = frozenset(
     {
         "address",
+        "age",
         "attempt",
         "auction",
         "buyers",
@@ -55,6 +58,7 @@ FIELDS = frozenset(
         "exit",
         "lots",
         "job",
+        "jobs",
         "level",
         "request",
         "result",
@@ -92,6 +96,7 @@ GAUGES = {
     "coattest_enclave_up": "Whether the enclave answered when it was last asked.",
     "coattest_proxy_tunnels_open": "Tunnels to KMS that are open.",
     "coattest_jobs_waiting": "Auctions in the spool that are not opened yet.",
+    "coattest_jobs_oldest_seconds": "How long ago the first of them closed; 0 if none has.",
     "coattest_jobs_failed": "Auctions in the spool that need somebody to look at them.",
 }
 OUTCOMES = ("result", "resumed", "failed")

@@ -13,7 +13,7 @@ import pytest
 from coattest import files as atomic
 from coattest.errors import FoundFalse, UsageError
 from coattest_parent.auction.finish import Way, finish
-from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.publish import ResultFileAt, Sealed
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.enclave import EnclaveFailed
 from coattest_parent.link.retry import Backoff
@@ -68,14 +68,16 @@ def test_nothing_is_opened_after_the_publication_deadline(
 
     deadline, out = auction.manifest.publish_by, tmp_path / "result"
     with pytest.raises(FoundFalse, match="2027-01-16T08:00:00Z") as late:
-        finish(sealed, out, way(120), now=at(deadline + 0.001), opener=opener, check=unchecked)
+        finish(sealed, ResultFileAt(out), way(120), now=at(deadline + 0.001), opener=opener, check=unchecked)
     assert (late.value.exit_code, late.value.code) == (1, "too-late")
     assert not out.exists()
     for left, retries in ((0, 0), (50, 50), (500, 120)):
         out.unlink(missing_ok=True)
-        finish(sealed, out, way(120), now=at(deadline - left), opener=opener, check=unchecked)
+        finish(sealed, ResultFileAt(out), way(120), now=at(deadline - left), opener=opener, check=unchecked)
         assert given.pop() == retries
-    assert finish(sealed, out, way(), now=at(deadline + 1e6), opener=opener, check=unchecked).resumed
+    assert finish(
+        sealed, ResultFileAt(out), way(), now=at(deadline + 1e6), opener=opener, check=unchecked
+    ).resumed
     assert not given
 
 
@@ -98,7 +100,9 @@ def test_of_two_openings_at_once_the_first_result_stays(
         return result_file(auction, sealed, b"our receipt")
 
     assert (
-        finish(sealed, out, way(), now=at(auction.manifest.closes), opener=opener, check=unchecked).file
+        finish(
+            sealed, ResultFileAt(out), way(), now=at(auction.manifest.closes), opener=opener, check=unchecked
+        ).file
         == theirs
     )
     assert out.read_bytes() == theirs.encode()
@@ -108,7 +112,9 @@ def test_of_two_openings_at_once_the_first_result_stays(
         return theirs
 
     assert (
-        finish(sealed, out, way(), now=at(auction.manifest.closes), opener=alone, check=unchecked).file
+        finish(
+            sealed, ResultFileAt(out), way(), now=at(auction.manifest.closes), opener=alone, check=unchecked
+        ).file
         == theirs
     )
     assert out.read_bytes() == theirs.encode()
@@ -128,7 +134,9 @@ def test_a_link_at_the_results_place_is_not_written_through(
         return result_file(auction, sealed, b"receipt")
 
     with pytest.raises(UsageError, match="is a symbolic link"):
-        finish(sealed, out, way(), now=at(auction.manifest.closes), opener=opener, check=unchecked)
+        finish(
+            sealed, ResultFileAt(out), way(), now=at(auction.manifest.closes), opener=opener, check=unchecked
+        )
     assert not target.exists()
     assert out.readlink() == target
 
@@ -142,7 +150,7 @@ def test_what_fails_leaves_nothing(auction: Auction, sealed: Sealed, tmp_path: P
     with pytest.raises(EnclaveFailed):
         finish(
             sealed,
-            tmp_path / "result",
+            ResultFileAt(tmp_path / "result"),
             way(),
             now=at(auction.manifest.closes),
             opener=opener,

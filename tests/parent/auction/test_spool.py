@@ -7,9 +7,10 @@ import dataclasses
 import itertools
 import json
 import os
-import resource
 import tempfile
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,14 +18,20 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 
 from coattest.aws import AwsFailure
-from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_enclave.protocol import cose, wire
+from coattest_local.aws import services
+from coattest_local.aws.services import Services
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
+from coattest_parent.auction.folder_spool import FolderSpool
+from coattest_parent.auction.jobs import JobSpool
 from coattest_parent.auction.publish import check_opened
-from coattest_parent.auction.spool import PAUSE, Courier, only_courier
+from coattest_parent.auction.spool import PAUSE, Courier
+from coattest_parent.link import job_listing
 from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
@@ -32,6 +39,8 @@ from coattest_parent.link.telemetry import Telemetry
 from coattest_verify.auction import messages
 from support.auction import deciding
 from support.enclave.running_enclave import Auction
+from support.parent.spools import BUCKET, InBucket, InFolder, Place, job_files, no_room, prepare
+from support.raises import raises_code
 
 NOBODY = 65534
 
@@ -44,19 +53,46 @@ def auction() -> Auction:
     return made
 
 
+@pytest.fixture(scope="module")
+def services_of_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """The local services, with a bucket for spools."""
+    with services.start(tmp_path_factory.mktemp("services"), quiet=True) as running:
+        prepare(running)
+        yield running
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A spool of either kind, empty."""
+    if request.param == "folder":
+        (tmp_path / "spool").mkdir()
+        return InFolder(tmp_path / "spool")
+    return InBucket(request.getfixturevalue("services_of_s3"), f"{zlib.crc32(request.node.name.encode())}")
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, services_of_s3: Services) -> InBucket:
+    """A spool in S3, empty."""
+    return InBucket(services_of_s3, f"{zlib.crc32(request.node.name.encode())}")
+
+
 def job(auction: Auction, directory: Path) -> Path:
     directory.mkdir()
-    (directory / "manifest.cbor").write_bytes(auction.manifest.encode())
-    for number, seal in enumerate(auction.seals()):
-        (directory / f"{number}.seal").write_bytes(seal)
+    for name, content in job_files(auction).items():
+        (directory / name).write_bytes(content)
     return directory
 
 
-def courier(spool: Path, **options: Any) -> Courier:
+def courier(spool: JobSpool, **options: Any) -> Courier:
     """A courier whose enclave is not there."""
     aws = Aws(boto3.Session("AKIDEXAMPLE", "secret", region_name="eu-central-1"), Endpoint())
     options.setdefault("check", lambda *_: None)  # the results here have no receipt
-    return Courier(spool, Way(f"unix:{spool}/none.sock", None, aws), Telemetry(), **options)
+    return Courier(spool, Way("unix:/nowhere/none.sock", None, aws), Telemetry(), **options)
+
+
+def reason(place: Place, name: str) -> str:
+    """The code for which a job was set aside."""
+    return str(json.loads(place.files(name)["failed.json"])["code"])
 
 
 def at(seconds: float) -> Callable[[], datetime]:
@@ -102,68 +138,66 @@ class Openings:
         return [name for name, _ in self.attempts]
 
 
-def test_an_auction_after_its_publication_deadline_is_set_aside(auction: Auction, tmp_path: Path) -> None:
+def test_an_auction_after_its_publication_deadline_is_set_aside(auction: Auction, place: Place) -> None:
     """Its receipt could not verify any more, so it is not tried round after round."""
-    late = job(auction, tmp_path / "late")
-    assert courier(tmp_path).round(at(auction.manifest.closes - 1)) == 1
-    assert not (late / "failed.json").exists()
-    assert courier(tmp_path).round(at(auction.manifest.publish_by + 1)) == 0
-    assert json.loads((late / "failed.json").read_text())["code"] == "too-late"
+    place.put("late", job_files(auction))
+    assert courier(place.spool()).round(at(auction.manifest.closes - 1)) == 1
+    assert "failed.json" not in place.files("late")
+    assert courier(place.spool()).round(at(auction.manifest.publish_by + 1)) == 0
+    assert reason(place, "late") == "too-late"
 
 
-def test_a_job_that_cannot_be_set_aside_does_not_stop_the_others(auction: Auction, tmp_path: Path) -> None:
+def test_a_job_that_cannot_be_set_aside_does_not_stop_the_others(auction: Auction, place: Place) -> None:
     """With no room for its failed.json the round goes on, and counts it as waiting."""
-    bad = job(auction, tmp_path / "bad")
-    (bad / "1.seal").unlink()
-    job(auction, tmp_path / "good")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        waiting = courier(tmp_path).round(at(auction.manifest.closes - 1))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    files = job_files(auction)
+    place.put("bad", {**files, "manifest.cbor": b"no manifest"})
+    place.put("good", files)
+    with no_room(place):
+        waiting = courier(place.spool()).round(at(auction.manifest.closes - 1))
     assert waiting == 2
-    assert sorted(path.name for path in bad.iterdir()) == ["0.seal", "manifest.cbor"]
+    assert sorted(place.files("bad")) == ["0.seal", "1.seal", "manifest.cbor"]
 
 
-def test_no_job_waits_for_another(auction: Auction, tmp_path: Path) -> None:
+def test_no_job_waits_for_another(auction: Auction, place: Place) -> None:
     """While one fails again and again, the others are opened at once, also the one that comes later; its own
     attempts are spaced by its own waits, which double up to a cap.
     """
     first, good, late = (named(auction, name) for name in ("a", "b", "c"))
-    job(first, tmp_path / "a")
-    job(good, tmp_path / "b")
+    place.put("a", job_files(first))
+    place.put("b", job_files(good))
     opening = Openings(first, good, late, failing={"a": EnclaveFailed("no", code="kms-failed")})
-    service = courier(tmp_path, opener=opening, dice=lambda _, most: most)
+    service = courier(place.spool(), opener=opening, dice=lambda _, most: most)
     assert service.round(opening.now) == 1
-    assert opening.names() == ["a", "b"]
-    assert (tmp_path / "b" / "result.cbor").exists()
+    # Those of a bucket are taken in an order of the courier's own.
+    between = 10 if opening.names() == ["a", "b"] else 0
+    assert sorted(opening.names()) == ["a", "b"]
+    assert "result.cbor" in place.files("b")
     while len(opening.attempts) < 9:
         opening.time += service.rest(opening.now())
         service.round(opening.now)
-    job(late, tmp_path / "c")
+    place.put("c", job_files(late))
     service.round(opening.now)
-    assert opening.names() == ["a", "b", *["a"] * 7, "c"]
+    assert opening.names()[2:] == [*["a"] * 7, "c"]
     starts = [time for name, time in opening.attempts if name == "a"]
     # The first wait began before b's turn; each attempt takes ten seconds.
     waits = [following - this - 10 for this, following in itertools.pairwise(starts)]
-    assert waits == [max(PAUSE.bound(1), 10), *(PAUSE.bound(failures) for failures in range(2, 8))]
+    assert waits == [max(PAUSE.bound(1), between), *(PAUSE.bound(failures) for failures in range(2, 8))]
     assert waits[-1] == PAUSE.cap
     del opening.failing["a"]
     opening.time += service.rest(opening.now())
     assert service.round(opening.now) == 0
-    assert (tmp_path / "a" / "result.cbor").exists()
+    assert "result.cbor" in place.files("a")
     assert service.rest(opening.now()) == float("inf")
 
 
-def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path) -> None:
+def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, place: Place) -> None:
     """However short the waits, between two attempts at one job every other due one has had its own."""
     auctions = [named(auction, name) for name in "abcd"]
     for each in auctions:
-        job(each, tmp_path / each.manifest.auction)
+        place.put(each.manifest.auction, job_files(each))
     failure = EnclaveFailed("no", code="kms-failed")
     opening = Openings(*auctions, failing=dict.fromkeys("abcd", failure))
-    service = courier(tmp_path, opener=opening, dice=lambda *_: 0.0)
+    service = courier(place.spool(), opener=opening, dice=lambda *_: 0.0)
     for _ in range(5):
         assert service.round(opening.now) == 4
     names = opening.names()
@@ -181,44 +215,49 @@ def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, tmp_path: Path
     ],
 )
 def test_a_job_is_set_aside_only_when_trying_again_cannot_help(
-    auction: Auction, tmp_path: Path, error: Any, again: bool
+    auction: Auction, place: Place, error: Any, again: bool
 ) -> None:
     """Expired credentials pass, and a fault of our own neither ends the service nor loses the auction."""
-    job(auction, tmp_path / "job")
+    place.put("job", job_files(auction))
     opening = Openings(auction, failing={auction.manifest.auction: error})
-    service = courier(tmp_path, opener=opening, dice=lambda *_: 1.0)
+    service = courier(place.spool(), opener=opening, dice=lambda *_: 1.0)
     assert service.round(opening.now) == again
-    assert (tmp_path / "job" / "failed.json").exists() is not again
+    assert ("failed.json" in place.files("job")) is not again
+    opening.failing.clear()
+    if not again:
+        place.remove("job", "failed.json")
+    opening.time += 60
+    assert service.round(opening.now) == 0
+    assert "result.cbor" in place.files("job")
 
 
-def test_a_closing_time_is_waited_for_without_reading_the_job_again(auction: Auction, tmp_path: Path) -> None:
+def test_a_closing_time_is_waited_for_without_reading_the_job_again(auction: Auction, place: Place) -> None:
     """Its turn is the closing time; another manifest under the same name is another job."""
-    there = job(auction, tmp_path / "job")
+    place.put("job", job_files(auction))
     closes = auction.manifest.closes
     opening = Openings(auction, failing={})
-    service = courier(tmp_path, opener=opening)
+    service = courier(place.spool(), opener=opening)
     assert service.round(at(closes - 100)) == 1
     assert service.rest(at(closes - 100)()) == 100
-    (there / "0.seal").rename(tmp_path / "kept")
+    place.remove("job", "0.seal")
     assert service.round(at(closes - 1)) == 1
-    assert not (there / "failed.json").exists()
-    (tmp_path / "kept").rename(there / "0.seal")
+    assert "failed.json" not in place.files("job")
     sooner = dataclasses.replace(auction, manifest=dataclasses.replace(auction.manifest, closes=closes - 50))
     opening.auctions[sooner.manifest.auction] = sooner
-    there.rename(tmp_path / ".gone")
-    job(sooner, tmp_path / "job")
+    place.remove("job")
+    place.put("job", job_files(sooner))
     assert service.round(at(closes - 40)) == 0
-    assert (tmp_path / "job" / "result.cbor").exists()
+    assert "result.cbor" in place.files("job")
     assert service.round(at(closes - 40)) == 0
     assert len(opening.attempts) == 1
 
 
-def test_a_clock_that_is_set_back_does_not_put_off_a_retry(auction: Auction, tmp_path: Path) -> None:
+def test_a_clock_that_is_set_back_does_not_put_off_a_retry(auction: Auction, place: Place) -> None:
     """A turn that is further off than any wait is taken now."""
-    job(auction, tmp_path / "job")
+    place.put("job", job_files(auction))
     opening = Openings(auction, failing={auction.manifest.auction: EnclaveFailed("no")})
     opening.time += 7200
-    service = courier(tmp_path, opener=opening, dice=lambda _, most: most)
+    service = courier(place.spool(), opener=opening, dice=lambda _, most: most)
     service.round(opening.now)
     opening.failing.clear()
     assert service.round(at(opening.time - 1)) == 1
@@ -226,13 +265,49 @@ def test_a_clock_that_is_set_back_does_not_put_off_a_retry(auction: Auction, tmp
     assert len(opening.attempts) == 2
 
 
-def test_a_spool_is_served_once(tmp_path: Path) -> None:
+def test_what_was_opened_before_is_used(auction: Auction, place: Place) -> None:
+    """A start after a result was stored asks no enclave and changes nothing."""
+    files = {**job_files(auction), "result.cbor": opened(auction).encode()}
+    place.put("job", files)
+    opening = Openings(auction, failing={auction.manifest.auction: EnclaveFailed("no")})
+    service = courier(place.spool(), opener=opening)
+    assert service.round(opening.now) == 0
+    assert opening.names() == []
+    assert place.files("job") == files
+
+
+def test_the_age_of_the_oldest_closed_job_is_told(
+    auction: Auction, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a metric each round, as an event at most once a minute; a job that waits for its time has no age."""
+    later = dataclasses.replace(auction.manifest, auction="later", closes=auction.manifest.closes + 3600)
+    place.put("now", job_files(auction))
+    place.put("later", job_files(dataclasses.replace(auction, manifest=later)))
+    opening = Openings(auction, failing={auction.manifest.auction: EnclaveFailed("no")})
+    service = courier(place.spool(), opener=opening, dice=lambda *_: 1.0)
+    service.telemetry = Telemetry(2)
+    for seconds in (5, 20, 70, 500):
+        opening.time = auction.manifest.closes + seconds
+        assert service.round(opening.now) == 2
+        age = service.telemetry.metrics.render().split("coattest_jobs_oldest_seconds ")[-1].split()[0]
+        assert float(age) == seconds + 10  # the attempt's own
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [(each["jobs"], each["age"]) for each in events if each["event"] == "spool-seen"]
+    assert told == [(2, 0), (2, 70), (2, 500)]
+    opening.failing.clear()
+    opening.time += 60
+    assert service.round(opening.now) == 1
+    assert "coattest_jobs_oldest_seconds 0" in service.telemetry.metrics.render()
+
+
+def test_a_folder_is_served_once(tmp_path: Path) -> None:
     """A second courier is refused as long as the first one runs, and no longer."""
-    with only_courier(tmp_path):
-        with pytest.raises(EnvironmentFailure, match="another courier") as refused, only_courier(tmp_path):
+    spool = FolderSpool(tmp_path)
+    with spool.only():
+        with pytest.raises(EnvironmentFailure, match="another courier") as refused, spool.only():
             pass
         assert refused.value.code == "spool-in-use"
-    with only_courier(tmp_path):
+    with spool.only():
         assert not list(tmp_path.iterdir())
 
 
@@ -250,9 +325,198 @@ def test_what_is_no_job_is_left_alone_or_set_aside(auction: Auction, tmp_path: P
     (tmp_path / "nothing").mkdir()
     (tmp_path / "manifest").mkdir()
     os.mkfifo(tmp_path / "manifest" / "manifest.cbor")
-    assert courier(tmp_path).round(at(auction.manifest.closes - 1)) == 0
+    opening = Openings(auction, failing={})
+    assert courier(FolderSpool(tmp_path), opener=opening).round(opening.now) == 0
     reasons = {each: json.loads((each / "failed.json").read_text())["code"] for each in (fifo, odd, huge)}
     assert reasons == {fifo: "not-a-file", odd: "bad-name", huge: "too-large"}
+    assert not opening.attempts
+
+
+def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
+    auction: Auction, bucket: InBucket, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Sizes are looked at before anything is fetched; an odd name is told of once, and nothing is written
+    under it; keys that are no job's files are not touched.
+    """
+    files = job_files(auction)
+    bucket.put("huge", {**files, "0.seal": bytes(cose.SIGN1_MAX + 1)})
+    bucket.put("caf\xe9 [red]", files)
+    bucket.put("", files)
+    bucket.put("a/b", files)
+    bucket.put("seals-only", {"0.seal": files["0.seal"]})
+    bucket.put("more", {**files, "0.seal": b"", "other.txt": b"", "x/y.seal": b"", " .seal": b""})
+    before = {*bucket.listed()}
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening)
+    service.telemetry = Telemetry(2)
+    assert service.round(opening.now) == 0
+    assert service.round(opening.now) == 0
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    failed = sorted(each["code"] for each in events if each["event"] == "job-failed")
+    assert failed == ["bad-name", "bad-name", "bad-seal", "too-large"]
+    added = {*bucket.listed()} - before
+    assert added == {f"{name}/{file}" for name in ("huge", "more") for file in ("failed.json", "claim")}
+    assert not opening.attempts
+
+
+def test_the_size_of_an_object_is_looked_at_before_it_is_fetched(auction: Auction, bucket: InBucket) -> None:
+    """What the listing has is refused though nothing is there; another version is not taken for it."""
+    bucket.put("job", job_files(auction))
+    spool = bucket.spool()
+    (found,) = spool.look().jobs
+    bucket.remove("job", "0.seal")
+    with pytest.raises(UsageError, match="larger than 10 bytes"):
+        spool.read(found, "0.seal", 10)
+    bucket.put("job", {"manifest.cbor": b"another"})
+    with pytest.raises(AwsFailure) as changed:
+        spool.read(found, "manifest.cbor", 1 << 20)
+    assert changed.value.service_code == "PreconditionFailed"
+
+
+def test_a_listing_has_an_end(auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are read one by one; more objects than any service has are refused, not read in part."""
+    for name in "abc":
+        bucket.put(name, job_files(auction))
+    pages: list[int] = []
+
+    def paged(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        answer = call(self, operation, {**arguments, **({"MaxKeys": 2} if "Prefix" in arguments else {})})
+        pages.extend([len(answer["Contents"])] if operation == "ListObjectsV2" else [])
+        return answer
+
+    call = BaseClient._make_api_call
+    monkeypatch.setattr(BaseClient, "_make_api_call", paged)
+    assert sorted(job.name for job in bucket.spool().look().jobs) == ["a", "b", "c"]
+    assert pages == [2, 2, 2, 2, 1]
+    monkeypatch.setattr(job_listing, "KEYS_MAX", 9)
+    assert len(bucket.spool().look().jobs) == 3
+    monkeypatch.setattr(job_listing, "KEYS_MAX", 8)
+    with raises_code(AwsFailure, "too-many-files"):
+        bucket.spool().look()
+
+
+def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) -> None:
+    """The other leaves it alone while the claim is held, and takes it once it is over by S3's clock; what it
+    does with an end of its own is not touched by the first. This machine's clock plays no part.
+    """
+    bucket.put("job", job_files(auction))
+    first, second, late = bucket.spool(), bucket.spool(), bucket.spool(lease=-2.0)
+    for spool in (first, second):
+        spool.look()
+    (job,) = first.look().jobs
+    with first.claim(job) as ours:
+        assert ours
+        with second.claim(job) as theirs:
+            assert not theirs
+        (seen,) = second.look().jobs
+        assert seen.taken
+        opening = Openings(auction, failing={})
+        assert courier(second, opener=opening).round(opening.now) == 1
+        assert opening.attempts == []
+        (seen,) = late.look().jobs
+        assert not seen.taken
+        with late.claim(seen) as over:
+            assert over
+        held = bucket.read("job/claim")
+    assert bucket.read("job/claim") == held  # freed by the one who took it, and not by the first
+    assert held.startswith(b"freed")
+    (seen,) = second.look().jobs
+    assert not seen.taken
+    with first.claim(job) as ours:
+        assert not ours  # what it had seen has changed since
+    assert courier(second, opener=opening).round(opening.now) == 0
+    assert len(opening.attempts) == 1
+
+
+def test_a_claim_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
+    """So a lease can be shorter than an attempt; one that was lost is not taken back."""
+    bucket.put("job", job_files(auction))
+    spool, other = bucket.spool(renew=0.1), bucket.spool(lease=-2.0)
+    (job,) = spool.look().jobs
+    with spool.claim(job) as ours:
+        assert ours
+        first = bucket.read("job/claim")
+        while (again := bucket.read("job/claim")) == first:
+            time.sleep(0.02)
+        assert again.startswith(b"held")
+        (seen,) = other.look().jobs
+        taking = other.claim(seen)
+        while not taking.__enter__():
+            (seen,) = other.look().jobs
+            taking = other.claim(seen)
+        mine = bucket.read("job/claim")
+        time.sleep(0.3)
+        assert bucket.read("job/claim") == mine
+        taking.__exit__(None, None, None)
+
+
+def test_a_put_whose_answer_was_lost_is_recognised(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore makes it again and meets its own claim, or its own result: both count as put."""
+    bucket.put("job", job_files(auction))
+    call = BaseClient._make_api_call
+
+    def twice(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation == "PutObject":
+            call(self, operation, dict(arguments))
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", twice)
+    ours = opened(auction)
+    service = courier(bucket.spool(), opener=lambda *_, **__: ours)
+    assert service.round(at(auction.manifest.closes)) == 0
+    assert bucket.files("job")["result.cbor"] == ours.encode()
+    assert bucket.read("job/claim").startswith(b"freed")
+
+
+def test_a_result_that_another_courier_put_first_stays(auction: Auction, bucket: InBucket) -> None:
+    """Whose lease was over meanwhile uses what is there, with its receipt."""
+    bucket.put("job", job_files(auction))
+    theirs = dataclasses.replace(opened(auction), receipt=b"their receipt").encode()
+    checked: list[bytes] = []
+
+    def opener(*_: Any, **__: Any) -> messages.ResultFile:
+        bucket.put("job", {"result.cbor": theirs})
+        return opened(auction)
+
+    service = courier(bucket.spool(), opener=opener, check=lambda _, file, *__: checked.append(file.receipt))
+    assert service.round(at(auction.manifest.closes)) == 0
+    assert bucket.files("job")["result.cbor"] == theirs
+    assert checked == [b"receipt", b"their receipt"]
+
+
+def test_what_was_not_published_is_published_by_another(auction: Auction, bucket: InBucket) -> None:
+    """A result beside a held claim is not finished: its courier died before it published, or before it freed
+    the claim. Another takes it over and opens nothing.
+    """
+    bucket.put("job", {**job_files(auction), "result.cbor": opened(auction).encode()})
+    opening = Openings(auction, failing={})
+    assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
+    assert "job/claim" not in bucket.listed()  # it was finished
+    bucket.put("job", {"claim": b"held" + b"a" * 32})
+    assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
+    assert courier(bucket.spool(lease=-2.0), opener=opening).round(opening.now) == 0
+    assert bucket.read("job/claim").startswith(b"freed")
+    assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
+    assert opening.attempts == []
+
+
+def test_a_spool_that_cannot_be_listed_is_a_failure(auction: Auction, bucket: InBucket) -> None:
+    """A round that could not look at anything does not pass for one that found nothing; the next one may."""
+    bucket.put("job", job_files(auction))
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening)
+    deny = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "s3:ListBucket"}
+    policy = {"Version": "2012-10-17", "Statement": [{**deny, "Resource": f"arn:aws:s3:::{BUCKET}"}]}
+    bucket.client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+    try:
+        with pytest.raises(AwsFailure) as denied:
+            service.round(opening.now)
+    finally:
+        bucket.client.delete_bucket_policy(Bucket=BUCKET)
+    assert denied.value.service_code == "AccessDenied"
+    assert service.round(opening.now) == 0
 
 
 @contextlib.contextmanager
@@ -278,7 +542,7 @@ def test_a_directory_that_may_not_be_read_does_not_stop_the_others(auction: Auct
         closed.chmod(0)
         try:
             with unprivileged():
-                waiting = courier(spool).round(at(auction.manifest.closes - 1))
+                waiting = courier(FolderSpool(spool)).round(at(auction.manifest.closes - 1))
         finally:
             closed.chmod(0o755)
     assert waiting == 2
@@ -375,7 +639,7 @@ def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Pat
     os.mkfifo(job(hostile, tmp_path / "a") / "result.cbor")
     job(honest, tmp_path / "b")
     opening = Openings(hostile, honest, failing={})
-    service = courier(tmp_path, opener=opening)
+    service = courier(FolderSpool(tmp_path), opener=opening)
     rounds = threading.Thread(target=service.round, args=(opening.now,), daemon=True)
     rounds.start()
     rounds.join(60)
@@ -385,12 +649,19 @@ def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Pat
     assert json.loads((tmp_path / "a" / "failed.json").read_text())["exit"] == 2
 
 
-def test_a_planted_result_is_not_published(auction: Auction, tmp_path: Path) -> None:
-    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside."""
-    there = job(auction, tmp_path / "planted")
-    (there / "result.cbor").write_bytes(opened(auction).encode())
+def test_a_planted_result_is_not_published(auction: Auction, place: Place) -> None:
+    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside. In a
+    bucket one without a claim counts as finished, and nothing is done with it either.
+    """
+    files = {**job_files(auction), "result.cbor": opened(auction).encode()}
+    place.put("planted", files)
     opening = Openings(auction, failing={})
-    service = courier(tmp_path, opener=opening, publish="s3://results/", check=check_opened)
+    service = courier(place.spool(), opener=opening, publish="s3://results/", check=check_opened)
     assert service.round(opening.now) == 0
+    if isinstance(place, InBucket):
+        assert place.files("planted") == files
+        place.put("planted", {"claim": b"held" + b"a" * 32})
+        service = courier(place.spool(-2.0), opener=opening, publish="s3://results/", check=check_opened)
+        assert service.round(opening.now) == 0
     assert opening.names() == []
-    assert json.loads((there / "failed.json").read_text())["code"] == "unverified-result"
+    assert reason(place, "planted") == "unverified-result"

@@ -9,12 +9,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_local import records
+from coattest_parent.auction.bucket_spool import BucketSpool
+from coattest_parent.auction.finish import Way
+from coattest_parent.auction.spool import Courier
+from coattest_parent.auction.steps import Sessions
 from coattest_parent.deployment.live import judge_live
 from coattest_parent.deployment.stack.rollout import Applied
+from coattest_parent.link.aws import Aws
+from coattest_parent.link.telemetry import Telemetry
 from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
 from support.raises import raises_code
@@ -189,3 +196,31 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
             max_age_ms=60_000,
         )
         assert {finding.code for finding in verdict.findings} == codes
+
+
+def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
+    """Both serve until the old release's courier, with the rights of the parents' role, has ended its jobs;
+    what has ended, and what waits for the new release, keeps nothing.
+    """
+    bench.apply()
+    following, old = bench.following(), bench.plan.parents_stack
+    first, second = bench.plan.decision.release, following.decision.release
+    base = bench.stack(bench.plan.settings.base_stack)
+    assert base
+    bucket = base.output("ResultBucket")
+    s3 = client_of(bench.world.services, "s3", "service")
+    places = (f"{first}/open/manifest.cbor", f"{first}/over/manifest.cbor", f"{first}/over/failed.json")
+    for place in (*places, f"{first}/[odd]/manifest.cbor", f"{second}/later/manifest.cbor"):
+        s3.put_object(Bucket=bucket, Key=f"jobs/{place}", Body=b"no manifest")
+    with raises_code(FoundFalse, "open-jobs", match=f"s3://{bucket}/jobs/{first}/open/") as refused:
+        bench.apply(following, retire=True)
+    assert len(refused.value.findings) == 1
+    assert set(bench.instances(old) + bench.instances(following.parents_stack)) <= set(bench.enclaves())
+    given, cloud = bench.session(), bench.cloud()
+    session = boto3.Session(
+        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], region_name="eu-central-1"
+    )
+    aws = Aws(session, cloud.aws.endpoint)
+    spool = BucketSpool(f"s3://{bucket}/jobs/{first}", Sessions(aws, None, "eu-central-1", Telemetry()))
+    assert Courier(spool, Way("unix:/nowhere", None, aws), Telemetry()).round(now) == 0
+    assert bench.apply(following, retire=True).retired == (old,)

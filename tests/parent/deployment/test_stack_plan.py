@@ -92,7 +92,7 @@ def test_cfn_lint_finds_nothing_in_any_template(release: Release, tmp_path: Path
     texts = {
         "base.json": templates.template_text(templates.base_template(settings)),
         "full.json": templates.template_text(templates.base_template(settings, reports_of(release))),
-        "parents.json": templates.template_text(templates.parents_template(settings, DIGEST)),
+        "parents.json": templates.template_text(templates.parents_template(settings, DIGEST, "0.1.0")),
         "buyer.json": buyers_stack(release),
     }
     for name, text in texts.items():
@@ -135,12 +135,12 @@ def test_no_right_is_a_wildcard(release: Release) -> None:
     del buyer["Resources"]["CoattestKey"]
     everything = [templates.base_template(SETTINGS, reports_of(release)), buyer]
     allowed = [item for item in statements(everything) if item["Effect"] == "Allow"]
-    assert len(allowed) == 11
+    assert len(allowed) == 14
     assert not [item for item in allowed if "*" in json.dumps(item["Action"])]
     open_ones = [item for item in allowed if item.get("Resource") == "*"]
     assert [item["Sid"] for item in open_ones] == ["Agent", "AgentOfOurs"]
     # Nothing of a release has rights of its own, and none has any on CloudFormation.
-    assert not list(statements(templates.parents_template(SETTINGS, DIGEST)))
+    assert not list(statements(templates.parents_template(SETTINGS, DIGEST, "0.1.0")))
     assert "cloudformation" not in json.dumps(everything)
     # In a key policy "*" is the key itself (KMS Developer Guide, "Resource element").
     in_key = [item for item in statements(key) if item["Effect"] == "Allow"]
@@ -151,7 +151,7 @@ def test_no_right_is_a_wildcard(release: Release) -> None:
 
 def test_the_parents_are_closed() -> None:
     """Enclaves on, IMDSv2 only with one hop, an encrypted disk, nothing inbound, 443 outbound, no key."""
-    launch = templates.parents_template(SETTINGS, DIGEST)["Resources"]["Launch"]["Properties"]
+    launch = templates.parents_template(SETTINGS, DIGEST, "0.1.0")["Resources"]["Launch"]["Properties"]
     instance = launch["LaunchTemplateData"]
     assert instance["EnclaveOptions"] == {"Enabled": True}
     assert instance["MetadataOptions"]["HttpTokens"] == "required"
@@ -167,7 +167,7 @@ def test_the_parents_are_closed() -> None:
 
 def test_a_stack_of_parents_waits_for_every_instance_and_only_its_capacity_changes() -> None:
     """One signal for each; another release, machine image or size is another stack."""
-    found = templates.parents_template(SETTINGS, DIGEST)
+    found = templates.parents_template(SETTINGS, DIGEST, "0.1.0")
     group = found["Resources"][templates.GROUP]
     capacity = {"Ref": "Capacity"}
     assert group["CreationPolicy"] == {"ResourceSignal": {"Count": capacity, "Timeout": "PT20M"}}
@@ -179,7 +179,7 @@ def test_a_stack_of_parents_waits_for_every_instance_and_only_its_capacity_chang
 
     def named(digest: str = DIGEST, **changes: Any) -> str:
         settings = dataclasses.replace(SETTINGS, **changes)
-        text = templates.template_text(templates.parents_template(settings, digest))
+        text = templates.template_text(templates.parents_template(settings, digest, "0.1.0"))
         return templates.parents_name(settings, text)
 
     assert named(capacity=3) == name
@@ -276,7 +276,11 @@ def test_every_alarm_hears_what_the_scripts_say_and_tells_the_topic() -> None:
             assert phrase in said[watched.group] or phrase in telemetry.EVENTS
     before, after = (alarms.alarm_resources(SETTINGS, serving=serving) for serving in (False, True))
     assert set(after) - set(before) == {"SilentAlarm"}
-    assert after["SilentAlarm"]["Properties"]["TreatMissingData"] == "breaching"
+    silent = {name: each["Properties"].get("TreatMissingData") for name, each in after.items()}
+    assert {name for name in silent if silent[name] == "breaching"} == {"SilentAlarm", "JobsWaitAlarm"}
+    assert before["JobsWaitAlarm"]["Properties"]["TreatMissingData"] == "notBreaching"
+    (wait,) = (each for each in alarms.LOGS if each.value != "1")
+    assert wait.value.removeprefix("$.") in telemetry.FIELDS
     found = [each["Properties"] for each in after.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
     assert len(found) == len(alarms.LOGS) + 1
     assert all(each["AlarmActions"] == [{"Ref": alarms.TOPIC}] for each in found)
@@ -286,7 +290,7 @@ def test_every_alarm_hears_what_the_scripts_say_and_tells_the_topic() -> None:
 
 def test_user_data_fetches_one_archive_by_its_digest(release: Release) -> None:
     """It has the place and the digest, and nothing of a release; what it fetches has the rest."""
-    data = templates.parents_template(SETTINGS, DIGEST)["Resources"]["Launch"]["Properties"]
+    data = templates.parents_template(SETTINGS, DIGEST, "0.1.0")["Resources"]["Launch"]["Properties"]
     text = data["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"]
     assert text == configuration.boot_script(DIGEST)
     head, rest = text.split("set -Eeuo pipefail", 1)
@@ -375,6 +379,24 @@ def test_the_role_may_compare_what_it_finds_at_a_results_place() -> None:
     ]
     assert store["Action"] == ["s3:GetObject", "s3:PutObject"]
     assert store["Resource"] == {"Fn::Sub": "${Results.Arn}/results/*"}
+
+
+def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
+    """What the role may write in the spools are claims, results and failures; it lists and reads nothing else
+    of that bucket, and its courier is told of the release's own spool.
+    """
+    found = {item.get("Sid", ""): item for item in statements(templates.base_template(SETTINGS))}
+    assert found["ListJobs"]["Condition"] == {"StringLike": {"s3:prefix": "jobs/*"}}
+    assert found["ReadJobs"]["Resource"] == {"Fn::Sub": "${Results.Arn}/jobs/*"}
+    files = [each["Fn::Sub"].rpartition("/") for each in found["EndJobs"]["Resource"]]
+    assert [place for place, _, _ in files] == ["${Results.Arn}/jobs/*"] * 3
+    assert {name for _, _, name in files} == {"claim", "failed.json", "result.cbor"}
+    assert not any("Delete" in action for item in found.values() for action in item.get("Action", ()))
+    install = configuration.instance_files()["install.sh"]
+    assert f"COATTEST_SPOOL=s3://$COATTEST_RESULTS/{templates.JOBS}/$(sed -n" in install
+    unit = configuration.instance_files()["coattest-courier.service"]
+    assert unit.index("Environment=COATTEST_SPOOL") < unit.index("EnvironmentFile=")
+    assert "--spool ${COATTEST_SPOOL} " in unit
 
 
 def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_attestation(

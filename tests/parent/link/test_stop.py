@@ -27,7 +27,7 @@ from support.parent.stop_sweep import signal_at
 
 SWEEP = Path(stop_sweep.__file__)
 EVENTS = {
-    "serve": ("enclave-down", "service-started", "service-stopped"),
+    "serve": ("enclave-down", "service-started", "spool-seen", "service-stopped"),
     "proxy": ("proxy-started", "service-started", "service-stopped", "proxy-stopped"),
 }
 AUCTION = (sys.executable, "-c", "from coattest_parent.cli.auction import main; main()")

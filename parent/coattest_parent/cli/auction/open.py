@@ -19,7 +19,7 @@ from coattest.shell import byte_progress, err, json_option, needs_extra, out, ut
 from coattest.text import printable
 from coattest_enclave.protocol import cose
 from coattest_parent.auction.finish import Finished, Way, finish
-from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.publish import ResultFileAt, Sealed
 from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
 from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_parent.link.enclave import Progress
@@ -91,7 +91,7 @@ def open_command(
             with _progress(manifest, quiet=as_json) as progress:
                 return finish(
                     sealed,
-                    out_path,
+                    ResultFileAt(out_path),
                     way,
                     now=utc_now(),
                     uri=publish,

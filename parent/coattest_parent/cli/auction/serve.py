@@ -12,12 +12,17 @@ from pathlib import Path
 
 import click
 
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, UsageError
 from coattest.network import parse_network, parse_target
 from coattest.shell import BUG, from_os_error, needs_extra, utc_now
+from coattest_parent.auction.bucket_spool import BucketSpool
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
 from coattest_parent.auction.finish import Way
-from coattest_parent.auction.spool import Courier, only_courier
+from coattest_parent.auction.folder_spool import FolderSpool
+from coattest_parent.auction.jobs import JobSpool
+from coattest_parent.auction.spool import Courier
+from coattest_parent.auction.steps import Sessions
 from coattest_parent.cli.auction.options import check_prefix, way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import Endpoint
@@ -35,13 +40,20 @@ status_option = click.option(
 )
 
 
+def _place(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Option callback: an address in S3, or a folder that is there."""
+    return value if value.startswith("s3://") else str(FOLDER.convert(value, param, ctx))
+
+
 @needs_extra("aws")
 @click.command("serve")
 @click.option(
     "--spool",
-    type=FOLDER,
+    "place",
+    metavar="DIRECTORY|s3://BUCKET/PREFIX",
+    callback=_place,
     required=True,
-    help="Folder with a directory per auction: manifest.cbor and the seals.",
+    help="Where each auction's manifest.cbor and seals are, under a name of its own.",
 )
 @way_options
 @click.option("--publish", help="Also put each result under s3://bucket/prefix/NAME/, by its digest.")
@@ -57,7 +69,7 @@ status_option = click.option(
 @aws_options
 def serve_command(
     *,
-    spool: Path,
+    place: str,
     enclave: str,
     proxy: str | None,
     role_arn: str | None,
@@ -71,7 +83,8 @@ def serve_command(
     """Open auctions after their closing times, until SIGTERM.
 
     A failure that may pass is tried again, each auction at its own times, so that none holds up the others.
-    Events go to stderr as JSON lines. It can be killed and started again at any time.
+    Events go to stderr as JSON lines. It can be killed and started again at any time. A folder has one
+    courier; a place in S3 any number.
     """
     with Stop("start it again: it continues where it stopped", last=True) as stop:
         parse_address(enclave)
@@ -80,20 +93,39 @@ def serve_command(
         way = Way(enclave, proxy, aws_from(endpoint_url, ca_bundle), role_arn)
         asked_at = parse_status_address(status) if status else None
         with _service() as telemetry:
+            spool = _spool(place, way, telemetry)
             courier = Courier(spool, way, telemetry, publish)
-            with only_courier(spool), _status(asked_at, courier.healthy, courier.ready, telemetry):
+            with spool.only(), _status(asked_at, courier.healthy, courier.ready, telemetry):
                 courier.watch(threading.Event())
                 _started(telemetry)
                 try:
                     while not stop.told:
-                        # A signal interrupts a running attempt; the next start finishes it.
-                        stop.cut(courier.round, utc_now)
-                        if once or stop.wait(min(every, courier.rest(utc_now()))):
+                        rest = every
+                        try:
+                            # A signal interrupts a running attempt; the next start finishes it.
+                            stop.cut(courier.round, utc_now)
+                            rest = min(every, courier.rest(utc_now()))
+                        except AwsFailure as error:
+                            if once:
+                                raise
+                            telemetry.event("spool-unread", **codes_of(error))
+                        if once or stop.wait(rest):
                             break
                 except Stopped:
                     pass
                 courier.unwatch()
                 _stopped(telemetry)
+
+
+def _spool(place: str, way: Way, telemetry: Telemetry) -> JobSpool:
+    """The spool at a place; raises UsageError."""
+    if not place.startswith("s3://"):
+        return FolderSpool(Path(place))
+    check_prefix(f"{place.rstrip('/')}/")
+    region = way.aws.session.region_name
+    if not region:
+        raise UsageError("no region", where=place, hint="set AWS_DEFAULT_REGION to the bucket's")
+    return BucketSpool(place, Sessions(way.aws, way.role_arn, region, telemetry))
 
 
 @click.command("proxy")

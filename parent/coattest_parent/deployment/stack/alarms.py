@@ -21,11 +21,15 @@ LIVE = "live/"
 
 PERIOD_SECONDS = 300
 
+OLDEST_SECONDS = 900
+"""For how long the oldest closed job may wait: three leases."""
+
 
 @dataclass(frozen=True, slots=True)
 class WatchedLog:
     """Lines of a log group (``parent`` or ``boot``) that match ``pattern``: an alarm where ``statistic`` of
-    ``value`` (one for each line, or a JSON field of it) reaches ``threshold`` within five minutes.
+    ``value`` (one for each line, or a JSON field of it) reaches ``threshold`` within five minutes; where
+    ``silence`` counts, also where parents say nothing.
     """
 
     name: str
@@ -35,11 +39,12 @@ class WatchedLog:
     value: str = "1"
     statistic: str = "Sum"
     threshold: int = 1
-    missing: str = "notBreaching"
+    silence: bool = False
 
-    def resources(self, settings: Settings) -> dict[str, Any]:
+    def resources(self, settings: Settings, *, serving: bool) -> dict[str, Any]:
         """The metric filter and its alarm, by logical name."""
         metric = {"Namespace": f"coattest/{settings.name}", "MetricName": self.name}
+        missing = "breaching" if self.silence and serving else "notBreaching"
         transformation = {"MetricNamespace": metric["Namespace"], "MetricName": self.name}
         return {
             f"{self.name}Lines": {
@@ -53,7 +58,7 @@ class WatchedLog:
             f"{self.name}Alarm": _alarm(
                 settings,
                 self.says,
-                {**metric, "Statistic": self.statistic, "TreatMissingData": self.missing},
+                {**metric, "Statistic": self.statistic, "TreatMissingData": missing},
                 ("GreaterThanOrEqualToThreshold", self.threshold),
             ),
         }
@@ -69,6 +74,16 @@ LOGS = (
     ),
     WatchedLog("BootFailed", "boot", '"coattest: the boot failed"', "an instance's first boot failed"),
     WatchedLog("JobFailed", "parent", '{ $.event = "job-failed" }', "an auction needs somebody to look"),
+    WatchedLog(
+        "JobsWait",
+        "parent",
+        '{ $.event = "spool-seen" }',
+        "a closed auction waits for its result, or no courier says so",
+        value="$.age",
+        statistic="Maximum",
+        threshold=OLDEST_SECONDS,
+        silence=True,
+    ),
 )
 """dead.sh, enclave.sh, fetch-image.sh and first-boot.sh write these lines, and the courier its events."""
 
@@ -82,7 +97,7 @@ def alarm_resources(settings: Settings, *, serving: bool) -> dict[str, Any]:
         TOPIC: {"Type": "AWS::SNS::Topic", "Properties": {"TopicName": f"coattest-{settings.name}"}}
     }
     for watched in LOGS:
-        found |= watched.resources(settings)
+        found |= watched.resources(settings, serving=serving)
     if serving:
         dimensions = {"BucketName": {"Ref": "Results"}, "FilterId": LIVE.rstrip("/")}
         metric = {

@@ -41,6 +41,7 @@ def configuration(settings: Settings, decision: Decision, regions: Iterable[str]
     release = {
         "IMAGE": image_key(decision),
         "IMAGE_SHA384": decision.image_sha384,
+        "RELEASE": decision.release,
         "CPUS": settings.cpus,
         "MEMORY": settings.memory,
         **{f"PCR{index}": decision.pcrs[index] for index in range(3)},

@@ -72,7 +72,9 @@ class StackPlan:
     def parents_text(self) -> str:
         """The template of the parents."""
         digest = configuration.configuration_digest(self.configuration)
-        return templates.template_text(templates.parents_template(self.settings, digest))
+        return templates.template_text(
+            templates.parents_template(self.settings, digest, self.decision.release)
+        )
 
     @property
     def parents_stack(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,8 +26,9 @@ from coattest_parent.deployment.stack.parents import Parent, Parents, Progress, 
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
-from coattest_parent.deployment.stack.templates import CAPACITY, FROM_BASE
+from coattest_parent.deployment.stack.templates import CAPACITY, FROM_BASE, JOBS
 from coattest_parent.link.aws import Aws
+from coattest_parent.link.job_listing import NAME, is_open, list_jobs
 from coattest_verify.fleet.live import IN_SERVICE
 
 if TYPE_CHECKING:
@@ -85,8 +86,9 @@ def apply_stacks(
     """Bring the base to the plan, make its parents beside what serves, and verify each of them.
 
     ``programs`` is the archive that the plan's settings name, where they name one; ``retire`` deletes the
-    stacks of other releases and settings in the end. Nothing of theirs is touched before. The next call
-    finishes one that was killed anywhere: what exists is read from the cloud each time.
+    stacks of other releases and settings in the end, once no job of theirs is open (FoundFalse, open-jobs).
+    Nothing of theirs is touched before. The next call finishes one that was killed anywhere: what exists is
+    read from the cloud each time.
     """
     settings, since = plan.settings, cloud.clock()
     require_in_force(plan.decision, since)
@@ -102,11 +104,35 @@ def apply_stacks(
     _make(plan, parents, base, told, since)
     verified = parents.await_verified(settings.capacity, told, since=since)
     others = tuple(name for name in stacks.named(settings.parents_stacks) if name != parents.name)
+    if retire:
+        _require_no_jobs(plan, cloud, others, base.output("ResultBucket"))
     for name in others if retire else ():
         cloud.say(f"{name}: retired")
         stacks.delete(name)
     beside, retired = ((), others) if retire else (others, ())
     return Applied(settings.role_arn, parents.name, verified, beside, retired)
+
+
+def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucket: str) -> None:
+    """Raise FoundFalse (open-jobs) with every job that nobody would take without these stacks."""
+    found = [state for name in stacks if (state := cloud.stacks(plan.settings).find(name)) is not None]
+    # One that was never made has no outputs, and takes no jobs.
+    made = [state for state in found if state.outputs or next_step(state.status) != "remove"]
+    findings = []
+    for release in sorted({state.output("Release") for state in made} - {plan.decision.release}):
+        place = f"s3://{bucket}/{JOBS}/{release}"
+        findings += [
+            Finding("open-jobs", f"{place}/{name}/", "not finished")
+            for name, files in sorted(list_jobs(cloud.aws.s3(plan.settings.region), place).items())
+            if NAME.fullmatch(name) and is_open(files)
+        ]
+    if findings:
+        raise FoundFalse(
+            f"{len(findings)} of its jobs are not finished, nothing was retired: {findings[0].where}",
+            hint="the old parents go on with them; retire when they are done (docs/deployment.md)",
+            code="open-jobs",
+            findings=findings,
+        )
 
 
 def _make(plan: StackPlan, parents: Parents, base: StackState, told: Progress, since: datetime) -> None:

@@ -18,6 +18,7 @@ from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest.findings import Finding
 from coattest_parent.deployment.stack import events
+from coattest_verify.quorum.statements.claim import RELEASE
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudformation import CloudFormationClient
@@ -42,6 +43,7 @@ OUTPUTS = {
     "ResultBucket": r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
     "Profile": r"arn:aws[a-z-]*:iam::\d{12}:instance-profile/[\w+=,.@/-]+",
     "SecurityGroup": r"sg-[0-9a-f]{8,17}",
+    "Release": RELEASE.pattern,
 }
 """Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers;
 IAM's ARNs).

@@ -16,6 +16,7 @@ from typing import Any
 from coattest_parent.deployment.stack.alarms import TOPIC, alarm_resources, request_metrics
 from coattest_parent.deployment.stack.configuration import user_data
 from coattest_parent.deployment.stack.settings import Settings
+from coattest_parent.link.job_listing import CLAIM, FAILED, RESULT
 from coattest_verify.keypolicy.report import BuyerReport
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
 
@@ -42,6 +43,9 @@ FROM_BASE = {
 _INSTANCES = "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:instance/*"
 ROOT_VOLUME_GIB = 30
 RETENTION_DAYS = 365
+JOBS = "jobs"
+"""Below it the bucket of results has a spool for each release."""
+
 LIVE_DAYS = 7
 """Days that the last document of an instance that is gone stays; older versions go after one."""
 
@@ -93,8 +97,9 @@ def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> di
     }
 
 
-def parents_template(settings: Settings, configuration: str) -> dict[str, Any]:
-    """A launch template and a group over the subnets; ``configuration`` is the archive's digest.
+def parents_template(settings: Settings, configuration: str, release: str) -> dict[str, Any]:
+    """A launch template and a group over the subnets; ``configuration`` is the archive's digest, and the
+    release an output: whose jobs these parents take.
 
     Its creation waits until as many instances as the capacity were signalled for, one by one, by ``apply``.
     """
@@ -106,6 +111,7 @@ def parents_template(settings: Settings, configuration: str) -> dict[str, Any]:
             CAPACITY: {"Type": "Number", "MinValue": 0, "MaxValue": 100},
         },
         "Resources": {"Launch": _launch_template(settings, configuration), GROUP: _group(settings)},
+        "Outputs": {"Release": {"Value": release}},
     }
 
 
@@ -153,6 +159,19 @@ def _role(settings: Settings) -> dict[str, Any]:
         ),
         # An object that is there already is read and compared, never replaced (ADR 150).
         _allow("StoreResults", ["s3:GetObject", "s3:PutObject"], _sub("${Results.Arn}/results/*")),
+        # What couriers do in their spool; they delete nothing. A job is put there by the service.
+        _allow(
+            "ListJobs",
+            ["s3:ListBucket"],
+            _attribute("Results", "Arn"),
+            {"StringLike": {"s3:prefix": f"{JOBS}/*"}},
+        ),
+        _allow("ReadJobs", ["s3:GetObject"], _sub(f"${{Results.Arn}}/{JOBS}/*")),
+        _allow(
+            "EndJobs",
+            ["s3:PutObject"],
+            [_sub(f"${{Results.Arn}}/{JOBS}/*/{file}") for file in (CLAIM, FAILED, RESULT)],
+        ),
         # Documents prove themselves: who may write here can cause silence, never acceptance.
         _allow("PutDocuments", ["s3:PutObject"], _sub("${Results.Arn}/live/*")),
         _allow(

@@ -4,8 +4,10 @@
 dnf install -y aws-nitro-enclaves-cli amazon-cloudwatch-agent python3.11
 id coattest || useradd --system --shell /sbin/nologin coattest
 install -m 0644 release.env proxy.env /etc/coattest/
-echo "COATTEST_COURIER_ARGUMENTS=--enclave vsock:16:5005 --publish s3://$COATTEST_RESULTS/results/" \
-  > /etc/coattest/courier.env
+cat > /etc/coattest/courier.env <<COURIER
+COATTEST_SPOOL=s3://$COATTEST_RESULTS/jobs/$(sed -n 's/^COATTEST_RELEASE=//p' release.env)
+COATTEST_COURIER_ARGUMENTS=--enclave vsock:16:5005 --publish s3://$COATTEST_RESULTS/results/
+COURIER
 install -m 0644 allocator.yaml /etc/nitro_enclaves/allocator.yaml
 install -m 0755 fetch-image.sh enclave.sh dead.sh /opt/coattest/
 for unit in *.service *.target; do install -m 0644 "$unit" "/etc/systemd/system/$unit"; done

@@ -1,0 +1,227 @@
+"""A spool that is a place in S3: any number of couriers, on any number of machines, serve it together.
+
+Put a job's seals first and its manifest last. Sizes are looked at before anything is read.
+
+A claim (``link.job_listing``) is put where there is none, or in place of the very one that was seen
+(If-None-Match, If-Match), and is never deleted. One that was not put again for LEASE seconds is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from coattest.aws import AwsFailure, aws_errors
+from coattest.errors import UsageError
+from coattest_parent.auction.jobs import SEAL, Job, JobsSeen
+from coattest_parent.auction.objects import LOST, get_whole, put_new, too_large
+from coattest_parent.auction.publish import RESULT_FILE_MAX
+from coattest_parent.auction.steps import Sessions
+from coattest_parent.link.aws import parse_s3_uri
+from coattest_parent.link.job_listing import (
+    CLAIM,
+    FAILED,
+    FREE,
+    HELD,
+    HELD_SIZE,
+    KEYS_MAX,
+    MANIFEST,
+    NAME,
+    RESULT,
+    TOKEN,
+    ListedObject,
+    is_held,
+    is_open,
+    job_prefix,
+    list_jobs,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+LEASE = 300.0
+"""Seconds, by S3's clock, for which a claim counts after it was put."""
+
+RENEW = LEASE / 4
+"""Seconds after which it is put again by the courier that works."""
+
+
+@dataclass(slots=True)
+class BucketSpool:
+    """A ``JobSpool`` (``jobs``) at ``s3://bucket/prefix``."""
+
+    uri: str
+    sessions: Sessions
+    lease: float = LEASE
+    renew: float = RENEW
+    _me: str = field(default_factory=lambda: secrets.token_hex(TOKEN))
+    _found: Mapping[str, Mapping[str, ListedObject]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
+    _client: tuple[Any, Any] = (None, None)
+
+    @contextlib.contextmanager
+    def only(self) -> Iterator[None]:
+        """Others may serve it too."""
+        yield
+
+    def look(self) -> JobsSeen:
+        """Jobs in an order of this courier's own, so that several do not run for the same one.
+
+        Raises AwsFailure.
+        """
+        with self._s3() as client:
+            self._found = found = list_jobs(client, self.uri)
+        names = sorted(found, key=lambda name: hashlib.sha256(f"{self._me}{name}".encode()).digest())
+        jobs = [job for name in names if (job := self._job(name, found[name])) is not None]
+        return JobsSeen(jobs, sum(FAILED in files and RESULT not in files for files in found.values()))
+
+    def _job(self, name: str, files: Mapping[str, ListedObject]) -> Job | None:
+        """The job, if there is anything to do for it."""
+        if not is_open(files):
+            return None
+        if not NAME.fullmatch(name):
+            # Nothing is written under such a name, so it is given out once, to be told of.
+            if name in self._told or len(self._told) >= KEYS_MAX:
+                return None
+            self._told.add(name)
+        taken = is_held(files) and files[CLAIM].age <= self.lease
+        return Job(name, (files[MANIFEST].etag,), opened=RESULT in files, taken=taken)
+
+    def where(self, job: Job, file: str = "") -> str:
+        """An address in S3."""
+        bucket, prefix = job_prefix(self.uri)
+        return f"s3://{bucket}/{prefix}{job.name}/{file}"
+
+    def seals(self, job: Job) -> Sequence[str]:
+        """By the listing."""
+        return sorted(name for name in self._found[job.name] if name.endswith(SEAL))
+
+    def read(self, job: Job, file: str, most: int) -> bytes:
+        """The object that was listed, if it is no larger; raises UsageError (``too-large``), AwsFailure."""
+        listed, where = self._found[job.name].get(file), self.where(job, file)
+        if listed is not None and listed.size > most:
+            raise too_large(where, most)
+        same = {"IfMatch": listed.etag} if listed is not None else {}
+        with self._s3() as client:
+            content, _ = get_whole(client, where, most, **same)
+        return content
+
+    @contextlib.contextmanager
+    def claim(self, job: Job) -> Iterator[bool]:
+        """Hold the claim and put it again while the block runs; it is free afterwards. Raises AwsFailure."""
+        listed = self._found[job.name].get(CLAIM)
+        condition = {"IfMatch": listed.etag} if listed else {"IfNoneMatch": "*"}
+        with self._s3() as client:
+            claim = _Claim(client, self.where(job, CLAIM))
+            ours = claim.put(HELD, **condition)
+        if not ours:
+            yield False
+            return
+        ended = threading.Event()
+        renewing = threading.Thread(target=claim.renew, args=(ended, self.renew), daemon=True)
+        renewing.start()
+        try:
+            yield True
+        except BaseException:
+            with contextlib.suppress(AwsFailure):  # what ended the attempt is the reason; the lease ends too
+                _free(claim, renewing, ended)
+            raise
+        _free(claim, renewing, ended)
+
+    def result(self, job: Job) -> ObjectPlace:
+        """An object beside the manifest."""
+        return ObjectPlace(self, job)
+
+    def put_new(self, job: Job, file: str, content: bytes) -> bool:
+        """Put a file of the job where there is none; False where one is."""
+        with self._s3() as client:
+            return put_new(client, self.where(job, file), content)
+
+    def fail(self, job: Job, content: bytes) -> None:
+        """Put why, where no other courier has."""
+        if NAME.fullmatch(job.name):
+            self.put_new(job, FAILED, content)
+
+    def exists(self) -> bool:
+        """A look tells."""
+        return True
+
+    @contextlib.contextmanager
+    def _s3(self) -> Iterator[S3Client]:
+        """A client with credentials that were good when last used."""
+        with self.sessions.one() as session:
+            if session is not self._client[0]:
+                self._client = session, session.s3(self.sessions.region)
+            yield self._client[1]
+
+
+@dataclass(slots=True)
+class ObjectPlace:
+    """A ``ResultPlace`` (``publish``): the job's result as an object."""
+
+    spool: BucketSpool
+    job: Job
+    _met: bool = False
+
+    @property
+    def where(self) -> str:
+        """Its address in S3."""
+        return self.spool.where(self.job, RESULT)
+
+    def read(self) -> bytes | None:
+        """What the last look or a put has met there."""
+        if not self.job.opened and not self._met:
+            return None
+        return self.spool.read(self.job, RESULT, RESULT_FILE_MAX)
+
+    def put(self, content: bytes) -> bool:
+        """Put it where there is none."""
+        self._met = not self.spool.put_new(self.job, RESULT, content)
+        return not self._met
+
+
+@dataclass(slots=True)
+class _Claim:
+    """The claim object of a job, as this courier put it last."""
+
+    client: S3Client
+    uri: str
+    etag: str = ""
+
+    def put(self, word: str, **condition: Any) -> bool:
+        """Put it on a condition; False when another courier has it."""
+        bucket, key = parse_s3_uri(self.uri)
+        # Never the same twice: an ETag stands for one put.
+        body = f"{word}{secrets.token_hex(TOKEN)}".encode()
+        try:
+            with aws_errors(self.uri):
+                self.etag = self.client.put_object(Bucket=bucket, Key=key, Body=body, **condition)["ETag"]
+        except AwsFailure as error:
+            if error.service_code not in LOST:
+                raise
+            # A put whose answer was lost is made again by botocore, and then meets itself.
+            with contextlib.suppress(AwsFailure, UsageError):
+                there, self.etag = get_whole(self.client, self.uri, HELD_SIZE + 1)
+                return there == body
+            return False
+        return True
+
+    def renew(self, ended: threading.Event, every: float) -> None:
+        """Put it again and again until ``ended``, or until another courier has it: then both go on, and the
+        first result stays.
+        """
+        while not ended.wait(every):
+            with contextlib.suppress(AwsFailure):
+                if not self.put(HELD, IfMatch=self.etag):
+                    return
+
+
+def _free(claim: _Claim, renewing: threading.Thread, ended: threading.Event) -> None:
+    ended.set()
+    renewing.join()
+    claim.put(FREE, IfMatch=claim.etag)
