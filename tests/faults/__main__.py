@@ -1,6 +1,7 @@
 """``python -m faults``: many runs, each under the faults that its seed gives; ``--seed N`` replays one.
 
-With ``--host`` on the software host: real processes, real services, a real image.
+With ``--spool`` several couriers on one spool in S3. With ``--host`` on the software host: real processes,
+real services, a real image.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from coattest_build import builder
-from faults import harness, host, host_run
+from faults import harness, host, host_run, spool_run
 from support.enclave.running_enclave import ROOT
 
 
@@ -27,6 +29,8 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--seed", type=int, help="replay this one and say what happened")
+    parser.add_argument("--spool", action="store_true", help="several couriers on one spool")
+    parser.add_argument("--spool-runs", type=int, default=0, help="after these, so many of those")
     parser.add_argument("--host", action="store_true", help="on the software host")
     parser.add_argument("--host-runs", type=int, default=0, help="after these, so many on the software host")
     parser.add_argument("--image", type=Path, help="the image for it; by default this checkout's is built")
@@ -34,6 +38,10 @@ def main() -> int:
     if chosen.seed is None and (chosen.runs < 1 or chosen.jobs < 1):
         parser.error("--runs and --jobs are at least 1: no run shows nothing")
     code = _one_kind(chosen)
+    if chosen.spool_runs and chosen.seed is None:
+        runs, chosen.spool, chosen.runs = chosen.runs, True, chosen.spool_runs
+        code = max(code, _one_kind(chosen))
+        chosen.spool, chosen.runs = False, runs
     if chosen.host_runs and chosen.seed is None:
         chosen.host, chosen.runs = True, chosen.host_runs
         # Runs with the doubles wait most of the time, these work.
@@ -43,7 +51,7 @@ def main() -> int:
 
 
 def _one_kind(chosen: argparse.Namespace) -> int:
-    """Runs with the doubles, or on the software host."""
+    """Runs with the doubles, of one opening or of a spool, or on the software host."""
     with contextlib.ExitStack() as stack:
         if chosen.host and not chosen.image:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-image-")))
@@ -60,9 +68,10 @@ def _run(chosen: argparse.Namespace) -> int:
     started, failed = time.monotonic(), []
     endings: collections.Counter[str] = collections.Counter()
     kills: collections.Counter[str] = collections.Counter()
-    with host.world(chosen.image) if chosen.host else harness.world() as here:
+    kind: Any = host_run if chosen.host else spool_run if chosen.spool else harness
+    with host.world(chosen.image) if chosen.host else kind.world() as here:
         for seed in seeds:
-            run, broken = (host_run if chosen.host else harness).attempt(here, seed)
+            run, broken = kind.attempt(here, seed)
             if run.outcomes:
                 endings[run.outcomes[0].kind] += 1
             if chosen.host:
@@ -71,9 +80,9 @@ def _run(chosen: argparse.Namespace) -> int:
                 failed.append(seed)
                 print(f"seed {seed}: {broken}", flush=True)
             if broken or chosen.seed is not None:
-                print((host_run if chosen.host else harness).describe(run), flush=True)
+                print(kind.describe(run), flush=True)
     ended = ", ".join(f"{count} {kind}" for kind, count in endings.most_common())
-    print(f"{len(seeds)} runs in {time.monotonic() - started:.0f} s; the openings under faults: {ended}")
+    print(f"{len(seeds)} runs in {time.monotonic() - started:.0f} s; the first under faults: {ended}")
     if kills:
         print("killed: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items())))
     if failed:
@@ -86,6 +95,7 @@ def _side_by_side(chosen: argparse.Namespace) -> int:
     each = -(-chosen.runs // chosen.jobs)
     command = [sys.executable, "-m", "faults"]
     command += ["--host", "--image", str(chosen.image)] if chosen.host else []
+    command += ["--spool"] if chosen.spool else []
     running = [
         subprocess.Popen(
             [*command, "--first", str(start), "--runs", str(min(each, chosen.first + chosen.runs - start))]

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,12 +20,17 @@ from typing import Any
 
 import boto3
 import botocore.session
+from botocore.client import BaseClient
 from botocore.loaders import create_loader
 
 from coattest import files, shell
+from coattest.aws import AwsFailure
 from coattest.errors import CoattestError
-from coattest_parent.auction import finish, objects, publish
+from coattest.shell import utc_now
+from coattest_parent.auction import finish, objects, publish, spool
+from coattest_parent.auction.bucket_spool import BucketSpool
 from coattest_parent.auction.publish import Sealed
+from coattest_parent.auction.steps import Sessions
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
@@ -36,6 +42,7 @@ from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction import messages
 
 REPLY_SECONDS = 6.0
+REGION = "eu-central-1"
 NO_LIMIT = resource.RLIM_INFINITY
 CRASH = 70
 
@@ -87,10 +94,7 @@ def open_once(job: dict[str, Any]) -> int:
         messages.Manifest.decode(bytes.fromhex(job["manifest"])),
         tuple(bytes.fromhex(seal) for seal in job["seals"]),
     )
-    session = boto3.Session("AKIAFAULTFAULTFAULT0", job["secret"], region_name="eu-central-1")
-    cloud = Aws(session, Endpoint(job["url"], Path(job["ca"])))
-    backoff = Backoff(job["seconds"], base=0.02, cap=0.2)
-    way = finish.Way(job["enclave"], job["proxy"], cloud, "arn:aws:iam::111122223333:role/p", backoff)
+    way = _way(job, Backoff(job["seconds"], base=0.02, cap=0.2))
     if job.get("disk"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["disk"], NO_LIMIT))
     with Path(job["log"]).open("ab", buffering=0) as log:
@@ -101,7 +105,7 @@ def open_once(job: dict[str, Any]) -> int:
                 done = stop.cut(
                     lambda: finish.finish(
                         sealed,
-                        Path(job["out"]),
+                        publish.ResultFileAt(Path(job["out"])),
                         way,
                         now=datetime.fromtimestamp(sealed.manifest.closes, timezone.utc),
                         uri=job["uri"],
@@ -120,6 +124,37 @@ def open_once(job: dict[str, Any]) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (NO_LIMIT, NO_LIMIT))
     Path(job["answer"]).write_text(json.dumps(answer))
     return int(answer["exit"])
+
+
+def _way(job: dict[str, Any], backoff: Backoff) -> finish.Way:
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", job["secret"], region_name=REGION)
+    cloud = Aws(session, Endpoint(job["url"], Path(job["ca"])))
+    return finish.Way(job["enclave"], job["proxy"], cloud, "arn:aws:iam::111122223333:role/p", backoff)
+
+
+def serve(job: dict[str, Any]) -> int:
+    """Serve a spool in S3 as ``auction serve`` does, until no job is left or the time is up."""
+    aws.ATTEMPTS = job["attempts"]
+    points = Points(job)
+    BaseClient._make_api_call = watched(points, BaseClient._make_api_call)  # type: ignore[attr-defined]
+    # What waits for a minute in earnest waits for a moment here.
+    spool.PAUSE = Backoff(base=0.05, cap=0.2)
+    way, until = _way(job, Backoff()), time.monotonic() + job["seconds"]
+    with Path(job["log"]).open("ab", buffering=0) as log:
+        telemetry = Telemetry(log.fileno())
+        sessions = Sessions(way.aws, way.role_arn, REGION, telemetry)
+        bucket = BucketSpool(job["spool"], sessions, job["lease"], job["lease"] / 4)
+        courier = spool.Courier(bucket, way, telemetry, job["uri"])
+        left = 1
+        while left and time.monotonic() < until:
+            try:
+                left = courier.round(utc_now)
+            except AwsFailure as error:
+                telemetry.event("spool-unread", **codes_of(error))
+            if left:
+                time.sleep(min(0.1, courier.rest(utc_now())))
+    Path(job["answer"]).write_text(json.dumps({"exit": 0, "left": left}))
+    return 0
 
 
 def run_proxy(job: dict[str, Any]) -> int:
@@ -161,7 +196,7 @@ def main() -> None:
         if not pid:
             code = CRASH
             try:
-                code = open_once(job) if job["op"] == "open" else run_proxy(job)
+                code = {"open": open_once, "serve": serve, "proxy": run_proxy}[job["op"]](job)
             except BaseException:
                 traceback.print_exc()
             finally:

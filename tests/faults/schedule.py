@@ -156,3 +156,62 @@ class HostSchedule:
             throttled=tuple(dice.randint(1, 2) for _ in range(3)) if other == "throttled" else (0, 0, 0),
             seconds=dice.choice((0.0, 2.0, 20.0) if at_once else (0.0, 2.0)),
         )
+
+
+SPOOL_S3 = ("500", "503", "missing", "denied", "expire", "cut", "lost", "slow", "garbage", "half")
+"""Of puts, ``cut`` is carried out and ``lost`` is not, and neither is answered."""
+
+
+@dataclass(frozen=True)
+class SpoolSchedule:
+    """What goes wrong with several couriers on one spool in S3.
+
+    ``kills``: for each courier what is killed (itself, its enclave, nothing) and at which of its places.
+    ``jumps``: requests to S3 before which its clock goes on by more than a lease. ``attempts``: botocore's
+    for each call. ``seconds``: until couriers end by themselves.
+    """
+
+    seed: int
+    couriers: int
+    auctions: int
+    lots: int
+    rule: str
+    s3: tuple[str, ...]
+    kms: tuple[str, ...]
+    sts: tuple[str, ...]
+    kills: tuple[tuple[str, int], ...]
+    jumps: tuple[int, ...]
+    attempts: int
+    seconds: float
+    publish: bool
+
+    @classmethod
+    def of(cls, seed: int) -> SpoolSchedule:
+        """The schedule of a seed: always the same."""
+        dice = random.Random(f"coattest spool faults {seed}")
+
+        def some(names: tuple[str, ...], chance: float, most: int) -> tuple[str, ...]:
+            if dice.random() > chance:
+                return ()
+            return tuple(dice.choice((*names, "", "", "", "")) for _ in range(dice.randint(1, most)))
+
+        couriers = dice.randint(2, 4)
+        auctions = dice.randint(1, 4)
+        kinds = ("courier", "courier", "enclave", "")
+        kills = tuple((dice.choice(kinds), dice.randint(1, 40 * auctions)) for _ in range(couriers))
+        jumps = tuple(sorted(dice.sample(range(1, 40 * auctions), dice.randint(0, 3))))
+        return cls(
+            seed=seed,
+            couriers=couriers,
+            auctions=auctions,
+            lots=dice.choice((1, 3, 3, 40, 1000)),
+            rule=dice.choice(("first-price", "second-price")),
+            s3=some(SPOOL_S3, 0.7, 20 * auctions),
+            kms=some(KMS, 0.3, 6),
+            sts=some(STS, 0.2, 2),
+            kills=kills,
+            jumps=jumps,
+            attempts=dice.choice((1, 2)),
+            seconds=dice.choice((0.5, 1.0, 2.0)),
+            publish=dice.random() < 0.7,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -9,8 +10,10 @@ import pytest
 
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient
+from faults import spool_run
 from faults.harness import Run, World, attempt, describe, flood, world
-from faults.schedule import KMS, LINK, OTHER, PLACES, S3, STS, Schedule
+from faults.invariants import Broken
+from faults.schedule import KMS, LINK, OTHER, PLACES, S3, SPOOL_S3, STS, Schedule, SpoolSchedule
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,57 @@ def test_nothing_is_lost_and_nothing_is_decided_twice(here: World, seed: int) ->
     """Whatever the seed's faults are: a result or one clear line, and a retry that finishes the job."""
     run, broken = attempt(here, seed)
     assert not broken, describe(run)
+
+
+@pytest.fixture(scope="module")
+def together() -> Iterator[spool_run.SpoolWorld]:
+    """Several parents, and what is theirs together."""
+    with spool_run.world() as made:
+        yield made
+
+
+@pytest.mark.parametrize("seed", [1000, 1001])
+def test_several_couriers_end_as_one_would(together: spool_run.SpoolWorld, seed: int) -> None:
+    """Whoever dies when, and whatever S3 does: every job of the spool has its one result in the end."""
+    run, broken = spool_run.attempt(together, seed)
+    assert not broken, spool_run.describe(run)
+
+
+def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
+    """A job that was lost, one that was put twice, and one that was let go before it was published."""
+    calm = dataclasses.replace(
+        SpoolSchedule.of(2000), auctions=1, lots=1, couriers=2, s3=(), kms=(), sts=(), kills=(), jumps=()
+    )
+    run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=5.0, publish=True))
+    run.go()
+    stored = together.world.cloud.objects
+    ((place, content),) = (each for each in stored.items() if each[0].startswith("/results/"))
+    del stored[place]
+    with pytest.raises(Broken, match="a put is gone"):
+        run._check()
+    together.world.cloud.stored.remove((place, content))
+    with pytest.raises(Broken, match="let go and not published"):
+        run._check()
+    stored[place] = content + b"x"
+    with pytest.raises(Broken, match="another result was published"):
+        run._check()
+    stored[place] = content
+    together.world.cloud.stored += [(place, content)] * 2
+    with pytest.raises(Broken, match="put twice"):
+        run._check()
+    del stored[next(iter(run.given))]
+    with pytest.raises(Broken, match="lost or changed"):
+        run._check()
+
+
+def test_a_spools_schedule_is_its_seeds_alone_and_together_they_have_every_fault() -> None:
+    """The same seed gives the same schedule; 500 kill couriers and enclaves, and have every fault of S3."""
+    schedules = [SpoolSchedule.of(seed) for seed in range(500)]
+    assert schedules == [SpoolSchedule.of(seed) for seed in range(500)]
+    assert {fault for schedule in schedules for fault in schedule.s3} >= {*SPOOL_S3}
+    assert {what for schedule in schedules for what, _ in schedule.kills} == {"courier", "enclave", ""}
+    assert {schedule.couriers for schedule in schedules} == {2, 3, 4}
+    assert any(schedule.jumps for schedule in schedules)
 
 
 def test_a_schedule_is_its_seeds_alone_and_together_they_have_every_fault() -> None:

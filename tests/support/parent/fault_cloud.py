@@ -1,6 +1,7 @@
 """S3, STS and KMS on one loopback port, over TLS, failing as told: what a schedule of faults needs of AWS.
 
-KMS's answers are FakeKms's (unsigned documents); S3 has PUT (also If-None-Match), HEAD and GET. Session
+KMS's answers are FakeKms's (unsigned documents); S3 has PUT (also If-None-Match and If-Match), HEAD, GET and
+listings of one page, and a clock of its own, which is ``ahead`` of this machine's by some seconds. Session
 tokens are counted, and one can be declared expired. Its faults are taken one by one, in the order in which
 requests come; objects in ``refused`` (by path) are denied until they are taken out, and a key in
 ``throttled`` is refused so many Decrypts.
@@ -10,14 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import html
 import http.server
 import io
 import json
 import os
 import socket
 import ssl
+import threading
 import time
+import urllib.parse
 from collections import Counter, deque
+from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,7 +46,9 @@ TOKEN = "fault-TOKEN-{number}-fault-TOKEN"
 
 
 class FaultCloud(Loopback):
-    """A context manager; ``objects`` is what S3 holds, by path."""
+    """A context manager; ``objects`` is what S3 holds, by path, and ``stored`` every put that it has carried
+    out. ``asked`` is called before each of its requests.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.authority = make_ca()
@@ -48,6 +56,11 @@ class FaultCloud(Loopback):
         self.kms = FakeKms(leaf)
         self.kms.server.server_close()
         self.objects: dict[str, bytes] = {}
+        self.modified: dict[str, float] = {}
+        self.stored: list[tuple[str, bytes]] = []
+        self.ahead = 0.0
+        self.asked: Callable[[], object] = lambda: None
+        self.lock = threading.Lock()
         self.faults: dict[str, deque[str]] = {"s3": deque(), "kms": deque(), "sts": deque()}
         self.throttled: Counter[str] = Counter()
         self.tokens = 0
@@ -149,6 +162,7 @@ class _Handler(Handler):
     def _s3(self, method: str) -> bool:
         """Take the next fault; True when the request is answered with it already."""
         self.owner.calls.append(f"s3 {method}")
+        self.owner.asked()
         if self.headers.get("X-Amz-Security-Token") in self.owner.expired:
             self._error(400, "ExpiredToken")
             return True
@@ -181,6 +195,11 @@ class _Handler(Handler):
         self.do_GET()
 
     def do_GET(self) -> None:
+        if "list-type=2" in self.path:
+            return self._list()
+        return self._get()
+
+    def _get(self) -> None:
         if self._s3(self.command):
             return None
         if self._fault == "bare":  # neither a length nor an ETag
@@ -190,7 +209,7 @@ class _Handler(Handler):
         content = self.owner.objects.get(self.path)
         if content is None:
             return self._error(404, "NoSuchKey")
-        etag = f'"{hashlib.md5(content).hexdigest()}"'
+        etag = _etag(content)
         if self.headers.get("If-Match", etag) != etag:
             return self._error(412, "PreconditionFailed")
         if self.command == "GET" and self._fault == "garbage":
@@ -216,12 +235,51 @@ class _Handler(Handler):
             content = _dechunk(io.BytesIO(content))
         if self._s3("PUT"):
             return None
-        if self.headers.get("If-None-Match") == "*" and self.path in self.owner.objects:
-            return self._error(412, "PreconditionFailed")
-        self.owner.objects[self.path] = content
+        if self._fault == "lost":  # not stored, and nobody hears of it
+            return self._drop()
+        with self.owner.lock:
+            there, match = self.owner.objects.get(self.path), self.headers.get("If-Match")
+            if match is not None and there is None:
+                return self._error(404, "NoSuchKey")
+            if (there is not None and self.headers.get("If-None-Match") == "*") or (
+                there is not None and match is not None and match != _etag(there)
+            ):
+                return self._error(412, "PreconditionFailed")
+            self.owner.objects[self.path] = content
+            self.owner.modified[self.path] = self._time()
+            self.owner.stored.append((self.path, content))
         if self._fault == "cut":  # stored, and nobody hears of it
             return self._drop()
-        return self._answer(200, b"", "text/plain", ("ETag", f'"{hashlib.md5(content).hexdigest()}"'))
+        return self._answer(200, b"", "text/plain", ("ETag", _etag(content)))
+
+    def _list(self) -> None:
+        """ListObjectsV2 of a bucket in the path, with a prefix."""
+        if self._s3("LIST"):
+            return None
+        bucket, _, query = self.path.partition("?")
+        (prefix,) = urllib.parse.parse_qs(query)["prefix"]
+        start = f"{bucket.rstrip('/')}/"
+        with self.owner.lock:
+            found = {path.removeprefix(start): each for path, each in self.owner.objects.items()}
+            times = {path.removeprefix(start): each for path, each in self.owner.modified.items()}
+        when = {key: datetime.fromtimestamp(times.get(key, 0), timezone.utc).isoformat() for key in found}
+        items = "".join(
+            f"<Contents><Key>{html.escape(key)}</Key><Size>{len(content)}</Size>"
+            f"<ETag>{html.escape(_etag(content))}</ETag>"
+            f"<LastModified>{when[key]}</LastModified>"
+            "</Contents>"
+            for key, content in sorted(found.items())
+            if key.startswith(prefix)
+        )
+        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
+        return self._answer(200, body.encode(), "application/xml")
+
+    def _time(self) -> float:
+        return time.time() + self.owner.ahead
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The Date of an answer: by S3's clock."""
+        return super().date_time_string(self._time() if timestamp is None else timestamp)
 
     def _drop(self) -> None:
         self.close_connection = True
@@ -239,6 +297,10 @@ class _Handler(Handler):
 
     def _answer(self, status: int, content: bytes, kind: str, *headers: tuple[str, str]) -> None:
         self.answer(status, content, ("Content-Type", kind), *headers)
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'
 
 
 def _dechunk(stream: IO[bytes]) -> bytes:
