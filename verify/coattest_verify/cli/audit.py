@@ -126,8 +126,8 @@ def audit_command(**given: Any) -> int:
             code=verdict.code,
             findings=[finding for finding, _ in report.undecided],
         )
-    out().print(verdict.sentence, markup=False)
-    err().print(f"next: {verdict.next}", markup=False)
+    out().print(verdict.sentence)
+    err().print(f"next: {verdict.next}")
     return 0
 
 
@@ -245,24 +245,23 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
     out().show_rows(("auction", "buyer", "enclave", "decrypts", "first", "last"), rows)
     for finding, event in (*report.problems, *report.undecided):
         text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
-        err().print(text, style="red", markup=False)
+        err().print(text, style="red")
     for auction, buyer in report.reruns:
         text = f"note: auction {auction} of {buyer or '-'}: decrypted by more than one enclave"
-        err().print(text, markup=False)
+        err().print(text)
     for auction, buyer, count in _openings(report):
         if count > 1:
             text = f"note: auction {auction} of {buyer or '-'}: its bid was decrypted {count} times"
-            err().print(text, markup=False)
+            err().print(text)
     for event in _probes(report):
-        err().print(f"probe: a Decrypt that KMS refused, {event.error} ({_line(event)})", markup=False)
+        err().print(f"probe: a Decrypt that KMS refused, {event.error} ({_line(event)})")
     for event in report.notable:
-        err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip(), markup=False)
+        err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip())
     if coverage.skipped:
         names = ", ".join(map(shown, coverage.skipped[:10]))
-        err().print(f"not read, no log: {coverage.skipped_count} file(s): {names}", markup=False)
+        err().print(f"not read, no log: {coverage.skipped_count} file(s): {names}")
     err().print(
         f"{report.events} event(s) of the key, {len(report.denied)} refused by KMS; read: {coverage.told}",
-        markup=False,
     )
 
 

@@ -98,9 +98,9 @@ def lint_change_command(
 def _show(verdict: ChangeVerdict) -> None:
     for each in verdict.changes:
         whose = f"  {each.member}" if each.member else ""
-        out().print(printable(f"{each.what:8}  {each.name}{whose}"), markup=False)
+        out().print(printable(f"{each.what:8}  {each.name}{whose}"))
     for finding in verdict.findings:
-        err().print(printable(str(finding)), style="red", markup=False)
+        err().print(printable(str(finding)), style="red")
     word = "may not be merged" if verdict.findings else "may be merged"
     whose = f", by {', '.join(verdict.members)}" if verdict.members else ""
-    err().print(f"{word}: {len(verdict.changes)} files{whose}", markup=False)
+    err().print(f"{word}: {len(verdict.changes)} files{whose}")

@@ -52,11 +52,10 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
         emit_json({"size": checkpoint.size, "root": checkpoint.root.hex(), "appended": len(done.fresh)})
         return
     for entry in done.fresh:
-        err().print(f"new entry: {entry_words(entry)}", markup=False)
+        err().print(f"new entry: {entry_words(entry)}")
     where = attestations / CHECKPOINT_FILE
     err().print(
         f"{where}: {checkpoint.size} entries, {len(done.fresh)} new; next: publish it, and verify log cosign",
-        markup=False,
     )
     err().print(f"root {checkpoint.root.hex()}")
 
@@ -105,7 +104,6 @@ def log_cosign_command(
     err().print(
         f"{attestations / cosignature_file(signing.member)}: {log.checkpoint.size} entries; all of them are"
         f" cosigned by {', '.join(names)}",
-        markup=False,
     )
 
 
@@ -162,10 +160,10 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
     for facts in (dict(entry.facts) for entry in entries):
         if "claim" in facts:
-            out().print(f"claim {facts['claim']} of {facts.get('release', '')}", markup=False)
+            out().print(f"claim {facts['claim']} of {facts.get('release', '')}")
     out().print(f"root {checkpoint.root.hex()}")
     for note in notes:
         size = note.checkpoint.size
-        out().print(f"{size} entries cosigned by {note.member} at {utc(note.time)}", markup=False)
+        out().print(f"{size} entries cosigned by {note.member} at {utc(note.time)}")
     for finding in found.refused:
-        err().print(f"not counted: {finding}", markup=False)
+        err().print(f"not counted: {finding}")

@@ -150,9 +150,9 @@ def show_outcome(outcome: Outcome) -> None:
     out().show_rows(("file that does not count", "code", "detail"), refused)
     out().show_facts(_facts(outcome))
     for warning in outcome.warnings:
-        err().print(f"warning: {warning}", style="yellow", markup=False)
+        err().print(f"warning: {warning}", style="yellow")
     for reason in outcome.reasons:
-        err().print(f"no decision: {reason}", style="red", markup=False)
+        err().print(f"no decision: {reason}", style="red")
 
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:

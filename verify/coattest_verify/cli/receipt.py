@@ -72,14 +72,14 @@ def receipt_command(
             names=(str(result), str(manifest_path)),
         )
         write_atomic(page, text.encode())
-        err().print(f"{page}: for you to read; it proves nothing to anybody else", markup=False)
+        err().print(f"{page}: for you to read; it proves nothing to anybody else")
     if as_json:
         emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
         return 0 if verdict.ok else 1
     if not verdict.ok or verdict.result is None:
         _show_checks(verdict)
         for finding in verdict.findings:
-            err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red", markup=False)
+            err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red")
         count = len(verdict.findings)
         raise FoundFalse(
             f"the result does not verify: {count} finding{'s' if count != 1 else ''}",
@@ -98,9 +98,9 @@ def receipt_command(
     )
     if verdict.time:
         when = verdict.time.isoformat().replace("+00:00", "Z")
-        err().print(f"verified: decided by {verdict.module_id} at {when}", markup=False)
+        err().print(f"verified: decided by {verdict.module_id} at {when}")
     if authority.decision.profile == "local":
-        err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow", markup=False)
+        err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow")
     return 0
 
 

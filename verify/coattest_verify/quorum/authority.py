@@ -53,7 +53,7 @@ def tell_end(warnings: Iterable[Finding]) -> None:
     """Say on stderr which of these warnings are about an end that comes soon."""
     for warning in warnings:
         if warning.code == "ends-soon":
-            err().print(f"warning: {warning}", style="yellow", markup=False)
+            err().print(f"warning: {warning}", style="yellow")
 
 
 def outcome_from(

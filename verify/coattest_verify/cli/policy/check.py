@@ -38,7 +38,7 @@ def policy_check_command(**given: Any) -> int:
         emit_json(made_document(made, key=key.arn, aliases=list(key.aliases), findings=rows))
         return 1 if findings else 0
     for finding in findings:
-        err().print(f"{finding.code}: {finding.detail}", style="red", markup=False)
+        err().print(f"{finding.code}: {finding.detail}", style="red")
     if findings:
         raise FoundFalse(
             f"{len(findings)} difference(s) from the decision",
@@ -46,5 +46,5 @@ def policy_check_command(**given: Any) -> int:
             code="drift",
             findings=findings,
         )
-    out().print(f"{key.arn} is as decided", markup=False)
+    out().print(f"{key.arn} is as decided")
     return 0

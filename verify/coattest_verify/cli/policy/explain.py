@@ -70,7 +70,6 @@ def policy_explain_command(**given: Any) -> None:
     err().print(
         "Administrators cannot decrypt without a PutKeyPolicy, which CloudTrail logs. "
         "Another account's role needs its own IAM policy too.",
-        markup=False,
     )
 
 

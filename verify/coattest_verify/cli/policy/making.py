@@ -71,7 +71,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
         _warnings(given),
     )
     for warning in made.warnings:
-        err().print(f"warning: {warning}", style="yellow", markup=False)
+        err().print(f"warning: {warning}", style="yellow")
     return made
 
 

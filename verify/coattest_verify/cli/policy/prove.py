@@ -121,16 +121,16 @@ def _report(
         )
         return code
     for item in results:
-        out().print(f"{item.status.value:8} {MEANINGS[item.goal]}", markup=False)
+        out().print(f"{item.status.value:8} {MEANINGS[item.goal]}")
         if item.counterexample:
-            out().print(_told(item.counterexample), markup=False)
+            out().print(_told(item.counterexample))
         if item.reason:
-            out().print(f"         {item.reason}", markup=False)
+            out().print(f"         {item.reason}")
     for note in notes:
-        out().print(f"note     {note}", markup=False)
+        out().print(f"note     {note}")
     for line in _roles_told(allowed, source):
-        err().print(line, markup=False)
-    err().print("Assumed: " + "; ".join(ASSUMPTIONS) + ".", markup=False)
+        err().print(line)
+    err().print("Assumed: " + "; ".join(ASSUMPTIONS) + ".")
     if code == 1:
         raise FoundFalse("the policy is refuted", where=str(given["file"]), code="refuted")
     if code:

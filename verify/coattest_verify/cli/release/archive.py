@@ -92,4 +92,4 @@ def archive_command(
     if as_json:
         emit_json({"file": str(path), "bundle": str(target), "sha256": digest, "release": release})
         return
-    err().print(f"{path}: signed; keep {target}, sha256:{digest}; next: verify log append", markup=False)
+    err().print(f"{path}: signed; keep {target}, sha256:{digest}; next: verify log append")

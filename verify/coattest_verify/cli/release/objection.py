@@ -180,4 +180,4 @@ def _write(attestations: Path, files: ReleaseFiles, vote: Vote, signer: Signer, 
     if as_json:
         emit_json({"release": vote.release, "sha256": vote.signed_sha256, "file": str(path)})
     else:
-        err().print(f"{path}: signed; it counts once it is in the agreed log", markup=False)
+        err().print(f"{path}: signed; it counts once it is in the agreed log")

@@ -104,12 +104,10 @@ def review_command(
     ]
     if not as_json:
         _show(rows)
-        out().print(f"kernel profile: {kernel}", markup=False)
-        out().print(f"network: {network}", markup=False)
+        out().print(f"kernel profile: {kernel}")
+        out().print(f"network: {network}")
         if lock.container:
-            out().print(
-                f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
-            )
+            out().print(f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}")
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -236,4 +234,4 @@ def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json({**values, "file": str(path) if path else None})
     elif path is not None:
-        err().print(f"{path}: signed", markup=False)
+        err().print(f"{path}: signed")

@@ -264,5 +264,5 @@ def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> Non
             }
         )
     else:
-        err().print(f"{path}: signed, sha256:{vote.signed_sha256}", markup=False)
-        err().print("'verify log append' puts it into the log", markup=False)
+        err().print(f"{path}: signed, sha256:{vote.signed_sha256}")
+        err().print("'verify log append' puts it into the log")
