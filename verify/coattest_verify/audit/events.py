@@ -53,11 +53,6 @@ none.
 """
 
 
-def bad_event(what: str, *, where: str) -> UsageError:
-    """A file beside the logs (CloudTrail's public keys) that is not what it should be."""
-    return UsageError(what, where=where, code="bad-event")
-
-
 @dataclass(frozen=True, slots=True)
 class KeyName:
     """A KMS key's ARN in its parts. ``id`` is a UUID, or ``mrk-`` and 32 hex digits."""

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest.files import read_bounded
 from coattest.shell import err
 from coattest_parent.auction.live_key import live_key_findings
 from coattest_parent.link.aws import Aws
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord
+from coattest_verify.auction.buyers import load_buyer
 from coattest_verify.auction.certify import CertificateCheck, Own, certificate_check
 from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse
 from coattest_verify.auction.outcomes import moment_text
@@ -49,7 +48,7 @@ def grounds(
     Raises FoundFalse without a decision, UsageError for a record of somebody else or of another key.
     """
     authority = authority_from(decision, now, own=name)
-    own = BuyerRecord.parse(read_bounded(record, RECORD_MAX), str(record)).buyer
+    own = load_buyer(record)
     if own.name != name or own.key != seal_key:
         what = "of another buyer" if own.name != name else "of another auction key"
         raise UsageError(
