@@ -52,10 +52,10 @@ def load_settings(path: Path | None = None) -> TurnSettings:
         fields.exactly("format", FORMAT)
         found = TurnSettings(
             fields.text("url", _URL),
-            fields.optional("branch", lambda name: fields.text(name, _BRANCH)) or "main",
+            fields.optional("branch", fields.text, _BRANCH) or "main",
             fields.optional("folder", fields.text) or "attestations",
             fields.boolean("push") if fields.has("push") else True,
-            fields.optional("hand-in", lambda name: fields.text(name, _URL)) or "",
+            fields.optional("hand-in", fields.text, _URL) or "",
         )
         fields.done()
         place = PurePosixPath(found.folder)

@@ -262,7 +262,7 @@ def _read(data: bytes) -> MembersFile:
     members = _members(fields)
     file = MembersFile(
         version=version,
-        previous=fields.optional("previous", lambda name: fields.text(name, DIGEST)),
+        previous=fields.optional("previous", fields.text, DIGEST),
         expires=_time(fields, "expires"),
         round=fields.text("round", ROUND),
         threshold=fields.integer("threshold", 1, len(members)),
@@ -271,15 +271,12 @@ def _read(data: bytes) -> MembersFile:
         groups=_groups(fields, [member.name for member in members]),
         max_age_days=fields.integer("max_age_days", 1, 3650),
         require_compiled_kernel=fields.boolean("require_compiled_kernel"),
-        routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
-        hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
-        commitments=fields.optional("commitments", lambda name: fields.integer(name, 0, len(members))) or 0,
-        revoke_threshold=fields.optional(
-            "revoke_threshold", lambda name: fields.integer(name, 1, len(members))
-        )
-        or 1,
-        reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(members))) or 0,
-        change=fields.optional("change", lambda name: fields.integer(name, 1, len(members))) or 0,
+        routes=fields.optional("routes", fields.integer, 1, MAX_DIVERSITY) or 1,
+        hosts=fields.optional("hosts", fields.integer, 0, MAX_DIVERSITY) or 0,
+        commitments=fields.optional("commitments", fields.integer, 0, len(members)) or 0,
+        revoke_threshold=fields.optional("revoke_threshold", fields.integer, 1, len(members)) or 1,
+        reviews=fields.optional("reviews", fields.integer, 0, len(members)) or 0,
+        change=fields.optional("change", fields.integer, 1, len(members)) or 0,
         restart=_restart(fields) if fields.has("restart") else None,
         raw=data,
     )
@@ -331,7 +328,7 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
     known = list(members)
     within = {name: {name} for name in members}
     found = []
-    items = fields.optional("groups", lambda name: fields.items(name, high=MAX_GROUPS)) or []
+    items = fields.optional("groups", fields.items, high=MAX_GROUPS) or []
     for index, item in enumerate(items):
         entry = Fields(item, f"groups[{index}]")
         name = entry.text("name", NAME)

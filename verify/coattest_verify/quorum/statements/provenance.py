@@ -181,8 +181,8 @@ def _statement(fields: Fields, payload: bytes = b"") -> Statement:
         round=internal.text("round", ROUND),
         time=parse_utc(metadata.text("finishedOn")),
         inputs_confirmed=inputs.boolean("confirmed"),
-        host=internal.optional("host", lambda name: internal.text(name, HOST)),
-        salt=internal.optional("salt", lambda name: internal.text(name, SHA256)),
+        host=internal.optional("host", internal.text, HOST),
+        salt=internal.optional("salt", internal.text, SHA256),
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
@@ -274,7 +274,7 @@ def _built(definition: Fields, external: Fields, internal: Fields, source: Field
     kernel, tool = internal.fields("kernel"), internal.fields("tool")
     built = Built(
         route=external.text("route", WORD),
-        commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+        commit=source.optional("commit", source.text, COMMIT),
         kernel_compiled=kernel.boolean("compiled_here"),
         kernel_sha256=kernel.text("sha256", SHA256),
         tool_version=tool.text("version", WORD),

@@ -145,7 +145,7 @@ class RebuildReport:
             network=read_network(fields) if fields.optional("network", fields.fields) else NO_NETWORK,
             built=Built(
                 route=fields.text("route", WORD),
-                commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+                commit=source.optional("commit", source.text, COMMIT),
                 kernel_compiled=kernel.boolean("compiled_here"),
                 kernel_sha256=kernel.text("sha256", SHA256),
                 tool_version=tool.text("version", WORD),
