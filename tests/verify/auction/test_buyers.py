@@ -133,7 +133,7 @@ def test_a_manifest_has_its_buyers_in_order_whatever_the_arguments(tmp_path: Pat
     assert made == manifest() == make_manifest(buyers=records, **values)
     (tmp_path / "manifest.cbor").write_bytes(made.encode())
     assert load_manifest(tmp_path / "manifest.cbor").digest == made.digest
-    with pytest.raises(UsageError, match="duplicate"):
+    with pytest.raises(UsageError, match="twice"):
         make_manifest(buyers=[records[0], records[0]], **values)
     with pytest.raises(UsageError, match="deadline"):
         make_manifest(buyers=records, **{**values, "closes": 1_900_000_000})
