@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from coattest.errors import Rejected
@@ -89,14 +89,7 @@ class BuyerReport:
 
     def to_json(self) -> dict[str, Any]:
         """The signed content."""
-        return {
-            "purpose": PURPOSE,
-            "member": self.member,
-            "kms": self.kms,
-            "bids": self.bids,
-            "role": self.role,
-            "decisions": list(self.decisions),
-        }
+        return {"purpose": PURPOSE, **asdict(self)}
 
     @property
     def sha256(self) -> str:

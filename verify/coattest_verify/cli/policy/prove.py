@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -186,20 +186,4 @@ def _told(found: Counterexample) -> str:
 
 
 def _json(item: GoalResult) -> dict[str, Any]:
-    example = item.counterexample
-    return {
-        "goal": item.goal,
-        "means": MEANINGS[item.goal],
-        "status": item.status.value,
-        "reason": item.reason,
-        "counterexample": None
-        if example is None
-        else {
-            "caller": example.caller,
-            "arn": example.arn,
-            "action": example.action,
-            "resource": example.resource,
-            "context": {key: list(values) for key, values in sorted(example.context.items())},
-            "allowed_by": list(example.allowed_by),
-        },
-    }
+    return {**asdict(item), "means": MEANINGS[item.goal], "status": item.status.value}
