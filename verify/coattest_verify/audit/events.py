@@ -134,11 +134,6 @@ class Event:
     by_alias: bool = False
     """Whether it names an alias of the key's account and Region by its ARN."""
 
-    @property
-    def role(self) -> str | None:
-        """The caller's role."""
-        return self.caller.role
-
 
 def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:
     """The event, or why it is not one that the audit of ``key`` needs. Raises Unreadable."""

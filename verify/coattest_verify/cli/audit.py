@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from coattest.aws import aws_errors, aws_settings
+from coattest.aws import aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole
@@ -39,6 +39,7 @@ from coattest_verify.audit.operations import DECRYPT
 from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decisions_from, decisions_options
 from coattest_verify.cli.policy.making import pairs
+from coattest_verify.cli.policy.options import aws_client
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
@@ -183,21 +184,13 @@ def _collect(given: Mapping[str, Any], expected: Expected) -> Collected:
             progress.update(task, description=f"reading the logs: {found.coverage.files} file(s)")
 
         if source == LOOKUP:
-            client = _client("cloudtrail", given)
+            client = aws_client("cloudtrail", given, given["key_arn"])
             sources.from_lookup(found, client, since=expected.since, until=expected.until, step=step)
         elif source.startswith("s3://"):
-            sources.from_bucket(found, _client("s3", given), source, step)
+            sources.from_bucket(found, aws_client("s3", given, given["key_arn"]), source, step)
         else:
             sources.from_path(found, Path(source), step)
     return found
-
-
-def _client(service: str, given: Mapping[str, Any]) -> Any:
-    import boto3  # noqa: PLC0415  (not needed for files)
-
-    with aws_settings(service):
-        session: Any = boto3.session.Session(region_name=given["region"] or given["key_arn"].split(":")[3])
-        return session.client(service, endpoint_url=given["endpoint_url"])
 
 
 def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected) -> tuple[Finding, ...]:
@@ -208,7 +201,7 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
         keys = digests.public_keys(_json_file(given["public_keys"]))
     elif collected.digests:
         with_window = {"StartTime": expected.since, "EndTime": expected.until}
-        client = _client("cloudtrail", given)
+        client = aws_client("cloudtrail", given, given["key_arn"])
         with aws_errors("CloudTrail's public keys"):
             keys = digests.public_keys(client.list_public_keys(**{k: v for k, v in with_window.items() if v}))
     else:
@@ -336,7 +329,7 @@ def _event(event: Event) -> dict[str, Any]:
         "name": event.name,
         "time": _stamp(event.time) if event.time else None,
         "principal": event.caller.shown,
-        "role": event.role,
+        "role": event.caller.role,
         "source": event.source,
         "region": event.region,
         "error": event.error,

@@ -57,7 +57,7 @@ def policy_apply_command(**given: Any) -> None:
     if given["key"] == NEW_KEY:
         refuse_ignored(("retire_all",), "for a new key")
     made = make_policy(given)
-    kms, sts, iam = (aws_client(service, given) for service in ("kms", "sts", "iam"))
+    kms, sts, iam = (aws_client(service, given, given["key"]) for service in ("kms", "sts", "iam"))
     with aws_errors("GetCallerIdentity"):
         caller = sts.get_caller_identity()["Arn"]
     key = None if given["key"] == NEW_KEY else live.read_key(kms, given["key"])

@@ -31,7 +31,7 @@ def policy_check_command(**given: Any) -> int:
     """Compare the live KEY with the policy. Exit code 1 names every difference."""
     check_simulator(given)
     made = make_policy(given)
-    key = live.read_key(aws_client("kms", given), given["key"])
+    key = live.read_key(aws_client("kms", given, given["key"]), given["key"])
     findings = live.key_findings(key, made.parsed, given["aliases"])
     if given["as_json"]:
         rows = [finding.to_json() for finding in findings]
