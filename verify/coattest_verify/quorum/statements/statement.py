@@ -109,6 +109,16 @@ class Statement:
         """What was to be built: two results for one target are a contradiction."""
         return self.release, self.architecture, self.tree_sha256, self.lock_sha256
 
+    @property
+    def products(self) -> dict[str, dict[str, str]]:
+        """The digests of every image (``PROFILE/NAME``) and of its registers (``PROFILE/PCR0``), by name."""
+        found: dict[str, dict[str, str]] = {}
+        for profile, result in sorted(self.profiles.items()):
+            found[f"{profile}/{result.name}"] = {"sha256": result.sha256, "sha384": result.sha384}
+            for index, value in enumerate(result.pcrs):
+                found[f"{profile}/PCR{index}"] = {"sha384": value}
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
