@@ -237,6 +237,20 @@ def read_whole(path: Path, limit: int = MAX_SIZE) -> bytes:
     return content
 
 
+@contextlib.contextmanager
+def given_file(path: Path, *, hint: str | None = None, code: str | None = None) -> Iterator[None]:
+    """Within the block, a file that the caller named and that is absent, or rejected, is a UsageError.
+
+    ``hint`` says how to get the file, ``code`` is for one that is rejected.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), hint=hint) from None
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), code=code) from None
+
+
 def _up_to(file: BinaryIO, count: int) -> bytes:
     pieces, left = [], count
     while left and (piece := file.read(min(left, 1 << 20))):

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from coattest.errors import Rejected, UsageError
-from coattest.files import config_folder, read_whole
+from coattest.errors import Rejected
+from coattest.files import config_folder, given_file, read_whole
 from coattest.strictjson import Fields
 from coattest.text import parse_toml
 
@@ -47,7 +47,8 @@ class TurnSettings:
 def load_settings(path: Path | None = None) -> TurnSettings:
     """The settings in a file, by default the user's. Raises UsageError, which says what to write there."""
     path = path or config_folder() / SETTINGS_FILE
-    try:
+    needed = f'two lines are enough: format = "{FORMAT}" and url = "ssh://.."'
+    with given_file(path, hint=needed, code="malformed"):
         fields = Fields(parse_toml(read_whole(path, MAX_SETTINGS), max_size=MAX_SETTINGS), "")
         fields.exactly("format", FORMAT)
         found = TurnSettings(
@@ -61,12 +62,4 @@ def load_settings(path: Path | None = None) -> TurnSettings:
         place = PurePosixPath(found.folder)
         if place.is_absolute() or ".." in place.parts or not place.parts:
             raise Rejected("folder: not a path inside the repository")
-    except FileNotFoundError:
-        raise UsageError(
-            "no such file",
-            where=str(path),
-            hint=f'two lines are enough: format = "{FORMAT}" and url = "ssh://.."',
-        ) from None
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="malformed") from None
     return found
