@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse, UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.errors import FoundFalse
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
@@ -51,7 +51,7 @@ def receipt_command(
     """
     refuse_ignored(("fresh",), "for a receipt, which is judged at its own time")
     manifest = load_manifest(manifest_path)
-    content = _read(result)
+    content = read_whole(result, RESULT_MAX)
     now = utc_now()
     authority = authority_from(decision, _decided_at(content, manifest, now), warn=False)
     verdict = verify_receipt(
@@ -119,13 +119,6 @@ def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> d
     if time is None or time > now or not manifest.closes <= time.timestamp() <= manifest.publish_by:
         return now
     return time
-
-
-def _read(path: Path) -> bytes:
-    content = read_bounded(path, RESULT_MAX)
-    if len(content) > RESULT_MAX:
-        raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), code="too-large")
-    return content
 
 
 def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -> dict[str, Any]:
