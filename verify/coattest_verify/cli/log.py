@@ -42,9 +42,8 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
     last; where another one was pushed first, take this one back, fetch, and append again. Cosign what you
     fetched back.
     """
-    memory = Roots()
-    pinned = memory.pinned(root)
-    done = append_log(attestations, pinned, seen=memory.seen(pinned))
+    pinned, seen = Roots().known(root)
+    done = append_log(attestations, pinned, seen=seen)
     with Folder(attestations) as folder:
         tell_expiry(folder)
     checkpoint = done.checkpoint
@@ -76,8 +75,7 @@ def log_cosign_command(
     verify log show has it.
     """
     memory = Roots()
-    pinned = memory.pinned(root)
-    seen = memory.seen(pinned)
+    pinned, seen = memory.known(root)
     with read_once(attestations) as evidence:
         signer = signing.signer(evidence)
 
@@ -112,9 +110,7 @@ def log_cosign_command(
 @json_option
 def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
     """Check the log's tree, cosignatures and growth, and list its entries."""
-    memory = Roots()
-    pinned = memory.pinned(root)
-    seen = memory.seen(pinned)
+    pinned, seen = Roots().known(root)
     with Folder(attestations) as folder:
         chain = follow(folder, pinned, seen=seen, now=utc_now())
         tell_expiry(folder)

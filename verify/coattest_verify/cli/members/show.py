@@ -43,10 +43,9 @@ def show_members_command(*, attestations: Path, root: bytes | None, as_json: boo
 
 
 def _problem(folder: Folder, root: bytes | None) -> Finding | None:
-    memory = Roots()
     try:
-        pinned = memory.pinned(root)
-        follow(folder, pinned, seen=memory.seen(pinned), now=utc_now())
+        pinned, seen = Roots().known(root)
+        follow(folder, pinned, seen=seen, now=utc_now())
     except UsageError as error:
         return Finding(error.code, MEMBERS_FILE, "not checked: no root is pinned (--root sha256:HEX)")
     except Rejected as error:

@@ -159,7 +159,7 @@ class MembersFile:
         present = set(agreeing) & set(self.names)
         lacks = []
         if len(present) < wanted:
-            lacks.append(_unmet("too-few-members", len(present), wanted, "members agree"))
+            lacks.append(too_few("too-few-members", len(present), wanted, "members agree"))
         for group in self.groups:
             count = len(present & set(group.parts))
             if count >= group.threshold:
@@ -168,7 +168,7 @@ class MembersFile:
         for group in self.groups:
             if group.name not in present and group.name not in within:
                 count = len(present & set(group.parts))
-                lacks.append(_unmet("group-unmet", count, group.threshold, f"of group {group.name} agree"))
+                lacks.append(too_few("group-unmet", count, group.threshold, f"of group {group.name} agree"))
         return tuple(lacks)
 
     @classmethod
@@ -235,7 +235,8 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _unmet(code: str, count: int, wanted: int, what: str) -> Finding:
+def too_few(code: str, count: int, wanted: int, what: str) -> Finding:
+    """How a number falls short of what the members file asks for."""
     return Finding(code, MEMBERS_FILE, f"{count} of {wanted} {what}", expected=str(wanted), found=str(count))
 
 
