@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave.decision import auction
-from coattest_enclave.protocol import columns
 from coattest_verify.auction import messages
 from coattest_verify.auction.messages import (
     FIRST_PRICE,
@@ -125,7 +124,7 @@ def test_amounts_survive_packing(amounts: list[int]) -> None:
     """Packed amounts are 8 big-endian bytes each and unpack to themselves."""
     packed = messages.pack_bids(amounts)
     assert packed == b"".join(a.to_bytes(8, "big") for a in amounts)
-    assert list(columns.unpack_column(packed, len(amounts), messages.AMOUNT_MAX, "bid")) == amounts
+    assert list(messages.unpack_bids(packed, len(amounts))) == amounts
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure
-from coattest_enclave.protocol import columns, cose
+from coattest_enclave.protocol import cose
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import BadBids, make_bid_file, read_bids
 from support.auction.auctions import ARN, IMAGE, LOTS, manifest, own
@@ -120,7 +120,7 @@ def test_a_bid_file_opens_with_its_data_key_and_binding_only() -> None:
     }
     (key,) = kms.keys
     plaintext = cose.decrypt0(content, key, external_aad=bound.aad)
-    assert tuple(columns.unpack_column(plaintext, 3, messages.AMOUNT_MAX, "bid")) == (5, 0, 7)
+    assert tuple(messages.unpack_bids(plaintext, 3)) == (5, 0, 7)
     for change in (
         {"manifest": manifest("autumn").digest},
         {"buyer": "buyer-2"},

@@ -25,7 +25,7 @@ from coattest_enclave.protocol.manifest import Buyer, Lots, Manifest
 from coattest_enclave.protocol.receipt import RESULT, receipt_user_data
 from coattest_enclave.protocol.seal import IMAGE, RELEASE_DIGEST, Seal, bid_digest, check_seals
 from coattest_enclave.protocol.seal import PURPOSE as SEAL
-from coattest_verify.auction.messages.amounts import AMOUNT_SIZE, pack_bids
+from coattest_verify.auction.messages.amounts import AMOUNT_SIZE, pack_bids, unpack_bids
 from coattest_verify.auction.messages.envelopes import encrypt0, sign1
 from coattest_verify.auction.messages.lots import Lot, LotList, make_lots, named_buyer
 from coattest_verify.auction.messages.outcome import (
@@ -83,4 +83,5 @@ __all__ = [
     "receipt_user_data",
     "sha384",
     "sign1",
+    "unpack_bids",
 ]

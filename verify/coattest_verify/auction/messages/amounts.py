@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from coattest_enclave.protocol import columns
 from coattest_enclave.protocol.errors import MessageError
-from coattest_enclave.protocol.fields import LOTS_MAX, uint
+from coattest_enclave.protocol.fields import AMOUNT_MAX, LOTS_MAX, uint
 
 AMOUNT_SIZE = columns.WIDTH
 """Bytes of one amount in a bid."""
@@ -23,3 +23,8 @@ def pack_bids(amounts: Sequence[int]) -> bytes:
     if not 1 <= len(amounts) <= LOTS_MAX:
         raise MessageError("number of amounts out of range")
     return columns.pack_column(column(amounts, "amount"))
+
+
+def unpack_bids(plaintext: bytes | bytearray, lots: int) -> array[int]:
+    """The amounts of a bid on ``lots`` lots; raises MessageError, which never says what was in it."""
+    return columns.unpack_column(plaintext, lots, AMOUNT_MAX, "bid")
