@@ -86,8 +86,9 @@ def build(
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
                 rootfs.compile_modules(inputs.spec.bytecode, root, scratch)
-        isolation = sandbox.Isolation().to_json()
-        return assemble_images(inputs, compiled, payload or root, out, scratch, "native", isolation, reporter)
+        return assemble_images(
+            inputs, compiled, payload or root, out, scratch, "native", sandbox.ISOLATION, reporter
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 from coattest.errors import EnvironmentFailure
@@ -34,7 +35,6 @@ WATCH_SECONDS = 0.5
 END_SECONDS = 10
 TAIL = 64 * 1024
 """Bytes of a step's output that are kept for an error."""
-NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +80,17 @@ class Limits:
         return {"AS": self.memory, "FSIZE": self.file, "NPROC": max(self.processes, FORKS), "NOFILE": 4096}
 
 
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What a sandbox that started has, for the report of a build."""
-
-    namespaces: tuple[str, ...] = NAMESPACES
-    no_new_privs: bool = True
-    capabilities: str = "none"
-    network: str = "none"
-    host_paths: str = "none"
-    vsock: str = "refused"
-
-    def to_json(self) -> dict[str, Any]:
-        """Its object in the report."""
-        return {
-            "namespaces": list(self.namespaces),
-            "no_new_privs": self.no_new_privs,
-            "capabilities": self.capabilities,
-            "network": self.network,
-            "host_paths": self.host_paths,
-            "vsock": self.vsock,
-        }
+ISOLATION: Mapping[str, Any] = MappingProxyType(
+    {
+        "namespaces": ["user", "mount", "pid", "net", "ipc", "uts"],
+        "no_new_privs": True,
+        "capabilities": "none",
+        "network": "none",
+        "host_paths": "none",
+        "vsock": "refused",
+    }
+)
+"""What a sandbox that started has, for the report of a build."""
 
 
 def spawn(

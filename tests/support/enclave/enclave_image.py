@@ -12,7 +12,8 @@ from typing import BinaryIO
 import pytest
 
 from coattest_build.formats.cpio import NewEntry, write_ramdisk
-from coattest_build.formats.eif import EifSection, SectionType, read_layout, section_blocks, write_image
+from coattest_build.formats.eif import EifSection, SectionType, section_blocks, write_image
+from support.build.strict_image import read_layout
 
 DIRECTORY = stat.S_IFDIR | 0o755
 PROGRAM = stat.S_IFREG | 0o755
