@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from coattest_local.host.enclave import (
     console_tail,
     run_enclave,
 )
-from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
+from coattest_local.qemu.enclave import run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.stop import Stop, Stopped
 
@@ -82,15 +83,11 @@ def run_enclave_command(
     # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
     with Stop(last=True) as stop, contextlib.suppress(Stopped), records.claimed(directory):
         err().print(WARNING, style="bold red")
-        with _start(
-            host,
-            image,
-            directory,
-            role_arn=role_arn,
-            instance_id=instance_id,
-            debug=debug_mode,
-            port=port,
-            check=stop.check,
+        start: Callable[..., RunningEnclave] = partial(run_enclave, debug=debug_mode)
+        if host == "qemu":
+            start = partial(run_in_qemu, tools=find_tools())
+        with start(
+            image, directory, role_arn=role_arn, instance_id=instance_id, port=port, check=stop.check
         ) as enclave:
             record = records.record_of(enclave, image)
             records.write_record(directory, record)
@@ -116,33 +113,6 @@ def terminate_enclave_command(directory: Path, as_json: bool) -> None:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
         out().print(f"ended {record['EnclaveID']}" if record else "it had ended already", markup=False)
-
-
-def _start(
-    host: str,
-    image: Path,
-    directory: Path,
-    *,
-    role_arn: str,
-    instance_id: str,
-    debug: bool,
-    port: int,
-    check: Callable[[], None],
-) -> RunningEnclave | QemuEnclave:
-    if host == "qemu":
-        tools = find_tools()
-        return run_in_qemu(
-            image, directory, role_arn=role_arn, instance_id=instance_id, tools=tools, port=port, check=check
-        )
-    return run_enclave(
-        image,
-        directory,
-        role_arn=role_arn,
-        instance_id=instance_id,
-        debug=debug,
-        port=port,
-        check=check,
-    )
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
