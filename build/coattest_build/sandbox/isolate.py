@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any
 
 from coattest.errors import EnvironmentFailure
@@ -80,16 +79,14 @@ class Limits:
         return {"AS": self.memory, "FSIZE": self.file, "NPROC": max(self.processes, FORKS), "NOFILE": 4096}
 
 
-ISOLATION: Mapping[str, Any] = MappingProxyType(
-    {
-        "namespaces": ["user", "mount", "pid", "net", "ipc", "uts"],
-        "no_new_privs": True,
-        "capabilities": "none",
-        "network": "none",
-        "host_paths": "none",
-        "vsock": "refused",
-    }
-)
+ISOLATION: Mapping[str, Any] = {
+    "namespaces": ["user", "mount", "pid", "net", "ipc", "uts"],
+    "no_new_privs": True,
+    "capabilities": "none",
+    "network": "none",
+    "host_paths": "none",
+    "vsock": "refused",
+}
 """What a sandbox that started has, for the report of a build."""
 
 

@@ -35,11 +35,8 @@ from coattest_parent.deployment.runner import LocalRunner
 from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.authority import authority_from
 
-LOCAL = ("role_arn", "instance_id", "state")
-"""Options that plan and apply need for the local target."""
-
-OF_LOCAL = frozenset({"role_arn", "instance_id", "state"})
-"""Options that mean nothing for AWS."""
+OF_LOCAL = ("role_arn", "instance_id", "state")
+"""Options that mean nothing for AWS, and that plan and apply need for the local target."""
 
 OF_AWS = frozenset(
     {
@@ -94,7 +91,7 @@ def plan_command(**given: Any) -> None:
     For AWS the plan is a folder: templates, user data, what an instance is made of. What AWS says will not
     work is refused.
     """
-    require_options(given, local=LOCAL, aws=PLANNED)
+    require_options(given, local=OF_LOCAL, aws=PLANNED)
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         write_plan(authority, given["image"], given)
@@ -132,7 +129,7 @@ def apply_command(**given: Any) -> None:
     An enclave that does not verify is terminated. For AWS a stack of parents is made beside what serves; it
     is rolled back unless the document of every instance verifies. Run it again when it was interrupted.
     """
-    require_options(given, local=LOCAL, aws=("plan_folder",))
+    require_options(given, local=OF_LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         apply_plan(authority, given)
@@ -220,9 +217,9 @@ def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequ
     """Raise UsageError with every option that the target needs and that was not given, or for one that is the
     other target's.
     """
-    other = OF_LOCAL - set(aws) if given["target"] == "aws" else OF_AWS
+    other, needed = (OF_LOCAL, aws) if given["target"] == "aws" else (OF_AWS, local)
     refuse_ignored(other, f"for the {given['target']} target")
-    missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
+    missing = [name for name in needed if not given[name]]
     if missing:
         options = (OPTION.get(name, f"--{name.replace('_', '-')}") for name in missing)
         raise UsageError(f"the {given['target']} target needs {', '.join(options)}", code="usage")
