@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -206,7 +205,7 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         kernel_compiled_here=compiled.fresh,
         kernel_sha256=compiled.sha256,
         isolation=isolation,
-        tool_version=tool_version(),
+        tool_version=coattest.__version__,
         tool_sha256=tool_digest(),
         inputs=inputs_of(lock),
         kernel_profile=spec.kernel.profile,
@@ -293,14 +292,6 @@ def _container_inputs(pin: LockedContainer | None) -> Iterator[BuildInput]:
     for number, layer in enumerate(pin.layers, 1):
         name = f"layer-{number}"
         yield BuildInput(name, platform, layer.diff_id, f"sha256/{layer.diff_id}", CONTAINER_INPUT)
-
-
-def tool_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return metadata.version("coattest")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _modules(package: Path) -> Iterator[Path]:

@@ -112,7 +112,7 @@ def terminate_enclave_command(directory: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
-        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already", markup=False)
+        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already")
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
@@ -134,7 +134,7 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
         lines = (directory / HOST_LOG).read_text("utf-8", "replace").strip().splitlines()
         message = lines[-1].removeprefix("nitro-local: ") if lines else f"exit {code}"
         failure = EnvironmentFailure(message, code="enclave-not-started")
-        err().print(f"nitro-local: {failure}", style="red", markup=False)
+        err().print(f"nitro-local: {failure}", style="red")
         if as_json:
             emit_json({"error": message, "code": failure.code})
         return code or 3
@@ -158,4 +158,4 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         sys.stdout.flush()
         return
     for name in ("EnclaveID", "Flags", "address", "proxy_address", "console"):
-        out().print(f"{name:14} {record[name]}", markup=False)
+        out().print(f"{name:14} {record[name]}")

@@ -122,7 +122,7 @@ def _show_example(place: Path, files: dict[str, Path]) -> None:
     console.print("\nLeave this running, and open a terminal for each party. In it:")
     for name, path in files.items():
         typed = f"cd {shlex.quote(str(place / name))} && . {shlex.quote(f'../{path.name}')}"
-        console.print(f"  {name}   {typed}", soft_wrap=True, markup=False)
+        console.print(f"  {name}   {typed}")
     console.print(
         "\nThen follow docs/tutorial-buyer.md as both buyers, from step 1, and docs/tutorial-service.md."
     )

@@ -109,9 +109,9 @@ def plan_command(**given: Any) -> None:
         emit_json(made.to_json())
         return
     for name, value in made.to_json().items():
-        out().print(f"{name:12}  {value}", markup=False)
+        out().print(f"{name:12}  {value}")
     step = f"check {made.running}, already running" if made.running else "start the enclave, check it"
-    out().print(f"apply would {step}", markup=False)
+    out().print(f"apply would {step}")
 
 
 @needs_extra("aws")
@@ -143,7 +143,7 @@ def apply_command(**given: Any) -> None:
         instance_id=given["instance_id"],
         state=given["state"],
         clock=utc_now,
-        say=lambda text: err().print(text, markup=False),
+        say=lambda text: err().print(text),
     )
     _show(live, given["as_json"])
     if not given["as_json"]:
@@ -210,7 +210,7 @@ def destroy_command(**given: Any) -> None:
     if given["as_json"]:
         emit_json({"terminated": ended})
     else:
-        err().print(f"terminated {ended}" if ended else "its enclave had ended already", markup=False)
+        err().print(f"terminated {ended}" if ended else "its enclave had ended already")
 
 
 def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequence[str]) -> None:
@@ -229,6 +229,6 @@ def _show(live: Live, as_json: bool) -> None:
     if as_json:
         emit_json({"verified": True, **live.to_json()})
         return
-    out().print(f"verified  {live.module_id} at {live.time.isoformat()}", markup=False)
-    out().print(f"enclave   {live.enclave.address}", markup=False)
-    out().print(f"proxy     {live.enclave.proxy}", markup=False)
+    out().print(f"verified  {live.module_id} at {live.time.isoformat()}")
+    out().print(f"enclave   {live.enclave.address}")
+    out().print(f"proxy     {live.enclave.proxy}")
