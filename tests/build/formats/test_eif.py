@@ -13,7 +13,7 @@ from coattest.errors import CoattestError, UsageError
 from coattest_build.formats import eif
 from coattest_build.formats.eif import ImageError, SectionType, write_image
 from support.build.images import CMDLINE, HEADER, KERNEL, METADATA, RAMDISK, SIGNATURE, SpecImage, plain
-from support.build.strict_image import read_layout
+from support.enclave.enclave_image import read_layout
 
 
 def refusal(image: bytes) -> str:

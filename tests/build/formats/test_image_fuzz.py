@@ -40,7 +40,7 @@ from support.build.images import (
     plain,
     with_right_crc,
 )
-from support.build.strict_image import read_layout
+from support.enclave.enclave_image import read_layout
 from support.verify.signing_keys import certify
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)

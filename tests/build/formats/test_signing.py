@@ -26,7 +26,7 @@ from coattest_build.formats.measure import measure
 from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from coattest_build.formats.signing import load_sign, sign_image
 from support.build.images import RAMDISK, SIGNATURE, SpecImage, archive, newc, pcr, plain
-from support.build.strict_image import read_layout
+from support.enclave.enclave_image import read_layout
 from support.loopback import Handler, Loopback
 from support.verify.signing_keys import NOW, PCR0, Key, certify, pem, signer
 

@@ -40,8 +40,7 @@ from coattest_parent.link.forward import PortForwarder
 from coattest_parent.link.proxy import ConnectProxy
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
-from support.build.strict_image import read_layout
-from support.enclave.enclave_image import compile_program, whole
+from support.enclave.enclave_image import compile_program, read_layout, whole
 from support.only_in import only_in
 from support.parent.network import NAME, TARGET, tls_server
 
