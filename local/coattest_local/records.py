@@ -102,6 +102,7 @@ def end_enclave(directory: Path) -> dict[str, Any] | None:
                 hint="give run-enclave's --directory",
                 code="no-enclave",
             )
+        _remove_stale(directory)
         return None
     with contextlib.suppress(ProcessLookupError):
         handle = os.pidfd_open(int(record["pid"]))
@@ -114,5 +115,12 @@ def end_enclave(directory: Path) -> dict[str, Any] | None:
                 select.select([handle], [], [])
         finally:
             os.close(handle)
-    (directory / RECORD).unlink(missing_ok=True)
+    _remove_stale(directory)
     return record
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove the record of an enclave that has ended; one that has started since then keeps its own."""
+    with contextlib.suppress(BlockingIOError), (directory / LOCK).open("r") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        (directory / RECORD).unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from base_install import BIN, MINE, RUNS
+from base_install import MINE, RUNS
 from coattest.findings import Finding
 from coattest_parent.auction.steps import look_before_bid
 from coattest_parent.cli.auction import bid, looking, seal
@@ -42,9 +42,10 @@ from coattest_verify.rebuild.inputs.release import Release
 from support.auction import auctions
 from support.build.container_images import entry, folder, saved, tar
 from support.build.found_images import nitro
+from support.forked import own
 from support.local.local_enclave import PCRS as DECIDED
 from support.verify.base_world import make_world
-from support.verify.decisions import decision
+from support.verify.decisions import decision, make
 from support.verify.nitro_ca import NOW, PCRS, document, usual_chain
 from support.verify.trail_records import audited, collected, record
 from support.yes import the_yes_to
@@ -56,7 +57,7 @@ FIRST = (
     f"verify attestation document --expect expected --root {{ca}} --at {NOW.isoformat()}",
     "verify release which measured --profile local {quorum}",
     "verify report --member buyer-2 --key quorum/keys/buyer-2 --kms-key {kms} --bids s3://bids/ "
-    "--parent-role arn:aws:iam::111122223333:role/parent --out report.json {deciding}",
+    "--policy policy.json --parent-role arn:aws:iam::111122223333:role/parent --out report.json {deciding}",
     "eif describe image.eif --files",
     "eif diff image.eif image.eif",
     "eif container inspect image.tar",
@@ -116,7 +117,7 @@ class Run:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
         with subprocess.Popen(
-            [BIN / words[0], *words[1:]],
+            [*own(words[0]), *words[1:]],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=self.place, env=self.environment,
         ):  # fmt: skip
             os.close(theirs)
@@ -133,7 +134,7 @@ class Run:
     def run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         """A command in a pipe."""
         return subprocess.run(
-            [BIN / words[0], *words[1:]],
+            [*own(words[0]), *words[1:]],
             capture_output=True, text=True, check=False, cwd=self.place, env=self.environment, timeout=120,
         )  # fmt: skip
 
@@ -159,6 +160,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     (base / "measured").write_text(
         json.dumps({f"PCR{index}": value.hex() for index, value in DECIDED.items()})
     )
+    decided = decision(pcrs={index: DECIDED[index].hex() for index in range(3)})
+    (base / "policy.json").write_text(json.dumps(make(decided)))
     (base / "image.eif").write_bytes(nitro().build())
     (base / "image.tar").write_bytes(saved([tar(folder("d"), entry("d/x", b"1"))]))
     places = {

@@ -132,6 +132,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     ),
     "verify report": (
         f"{WHO} --out {{out}} --bids s3://bucket/b/ --parent-role arn:aws:iam::111122223333:role/parent"
+        f" --policy {F}/measurements.json"
         f" --kms-key arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000 {BIND}",
     ),
     "verify sign-pcrs": (f"{WHO} --rebuild out {A}", f"{WHO} --dissent --reason why --rebuild out {A}"),

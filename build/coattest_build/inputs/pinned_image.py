@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest.files import atomic_file, open_plain, read_whole
@@ -23,6 +22,7 @@ from coattest_build.containers.image import (
     open_container_image,
 )
 from coattest_build.containers.manifests import MAX_DOCUMENT, read_config
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.containers.sources import FilePart, Positioned, Spool, plain_blocks
 from coattest_build.image import IMAGE_FILE
 from coattest_build.inputs.cache import Cache
@@ -40,7 +40,7 @@ def pin_of(opened: OpenedImage) -> LockedContainer:
 
 
 @contextlib.contextmanager
-def open_pinned(pin: LockedContainer, store: Cache, given: Path | None) -> Iterator[OpenedImage]:
+def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) -> Iterator[OpenedImage]:
     """The pinned image, from the file or folder ``given``, which fills the cache, or from the cache.
 
     Raises FoundFalse (``container-digest``) for another image or content that is not what its digest says,

@@ -90,9 +90,8 @@ class LocalRunner:
         return enclave if _alive(enclave.pid) else None
 
     def terminate(self) -> None:
-        """``nitro-local terminate-enclave`` on the directory."""
+        """``nitro-local terminate-enclave`` on the directory, which removes the record too."""
         self._call(STOP_TIMEOUT, "terminate-enclave")
-        (self.directory / "enclave.json").unlink(missing_ok=True)
 
     def _call(self, timeout: float, verb: str, *arguments: str) -> None:
         """Run the program; when it fails, raise EnvironmentFailure with the last line of its stderr."""

@@ -162,6 +162,22 @@ def test_both_subnets_in_one_zone_and_a_foreign_partition_are_findings(plan: pla
     assert found(aws, {"tables": GOOD["tables"]}, region="us-gov-west-1") == ["untrusted-partition"]
 
 
+def test_bids_in_another_region_need_their_own_way(plan: planning.StackPlan) -> None:
+    """A gateway endpoint serves its own region; an interface endpoint of S3 may lead to another."""
+    far = [dataclasses.replace(plan.reports[0], kms=plan.reports[0].kms.replace("central", "west"))]
+    there = dataclasses.replace(plan, reports=(*far, plan.reports[1]))
+    gateway = endpoint("s3", VpcEndpointType="Gateway", RouteTableIds=["rtb-main"])
+    own = [gateway, *ENDPOINTS[1:], endpoint("kms", "eu-west-1")]
+    assert found(there, {**NO_ROUTE, "endpoints": own}) == ["no-way-out"] * 2
+    assert found(there, {**NO_ROUTE, "endpoints": [*own, endpoint("s3", "eu-west-1")]}) == []
+
+
+def test_a_key_for_one_instance_is_a_finding(plan: planning.StackPlan) -> None:
+    """PCR4 is an instance's own, and a group's instances come and go."""
+    bound = dataclasses.replace(plan.reports[0], one_instance=True)
+    assert found(dataclasses.replace(plan, reports=(bound, plan.reports[1]))) == ["one-instance"]
+
+
 def test_the_enclaves_memory_is_four_times_its_image(plan: planning.StackPlan) -> None:
     """nitro-cli would refuse less on the instance."""
     large = dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, size=600 << 20))

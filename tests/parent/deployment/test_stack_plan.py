@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest_parent.deployment.stack import configuration, planning, templates
+from coattest_parent.deployment.stack import alarms, configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
+from coattest_parent.link import telemetry
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.keypolicy.report import BuyerReport, check_report, sign_report
@@ -49,6 +50,8 @@ def both(release: Release, **changes: Any) -> dict[str, bytes]:
 
 
 DIGEST = "cd" * 32
+LOGGED = ("dead.sh", "enclave.sh", "fetch-image.sh")
+"""The scripts whose words go to the parents' log group."""
 
 
 def reports_of(release: Release, **changes: Any) -> list[BuyerReport]:
@@ -262,6 +265,25 @@ def test_only_ec2_takes_the_role_and_every_log_has_an_end() -> None:
     )
 
 
+def test_every_alarm_hears_what_the_scripts_say_and_tells_the_topic() -> None:
+    """Each pattern's words are in a script, in its log group's; silence counts once there are parents."""
+    scripts = configuration.instance_files()
+    said = {"boot": scripts["first-boot.sh"], "parent": "".join(scripts[each] for each in LOGGED)}
+    for watched in alarms.LOGS:
+        phrases = re.findall(r'"([^"]+)"', watched.pattern)
+        assert phrases
+        for phrase in phrases:
+            assert phrase in said[watched.group] or phrase in telemetry.EVENTS
+    before, after = (alarms.alarm_resources(SETTINGS, serving=serving) for serving in (False, True))
+    assert set(after) - set(before) == {"SilentAlarm"}
+    assert after["SilentAlarm"]["Properties"]["TreatMissingData"] == "breaching"
+    found = [each["Properties"] for each in after.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
+    assert len(found) == len(alarms.LOGS) + 1
+    assert all(each["AlarmActions"] == [{"Ref": alarms.TOPIC}] for each in found)
+    bucket = templates.base_template(SETTINGS)["Resources"]["Results"]["Properties"]
+    assert bucket["MetricsConfigurations"] == [{"Id": "live", "Prefix": "live/"}]
+
+
 def test_user_data_fetches_one_archive_by_its_digest(release: Release) -> None:
     """It has the place and the digest, and nothing of a release; what it fetches has the rest."""
     data = templates.parents_template(SETTINGS, DIGEST)["Resources"]["Launch"]["Properties"]
@@ -300,6 +322,52 @@ def test_the_scripts_are_bash(release: Release, tmp_path: Path) -> None:
             assert done.stdout == ""
 
 
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.parametrize("broken", ["curl", "aws"])
+def test_a_boot_that_fails_is_heard_of_before_any_agent_runs(tmp_path: Path, broken: str) -> None:
+    """Its log goes to the bucket and to the log group, and the machine powers off, wherever it failed."""
+    log = tmp_path / "cloud-init-output.log"
+    log.write_text('first line\nlast "line"\n')
+    stub = f"""#!/bin/sh
+echo "${{0##*/}} $*" >> {tmp_path}/calls
+case "${{0##*/}} $*" in
+{broken}\\ *get-object*|{broken}*api/token*) exit 1 ;;
+curl*instance-id) echo i-0123456789abcdef0 ;;
+esac
+"""
+    for name in ("aws", "curl", "install", "systemd-run"):
+        (tmp_path / name).write_text(stub)
+        (tmp_path / name).chmod(0o755)
+    text = configuration.boot_script(DIGEST).replace("${AWS::StackName}", "coattest-my-name-0123456789ab")
+    text = re.sub(r"\$\{[A-Za-z:]+\}", "x", text)
+    for real in ("/run", "/var/log", "/etc/coattest", "/opt/coattest/instance"):
+        text = text.replace(f"{real}/place.env", f"{tmp_path}/place.env").replace(
+            f"cd {real}", f"cd {tmp_path}"
+        )
+        text = text.replace(f"{real}/co", f"{tmp_path}/co").replace(f"{real}/cloud", f"{tmp_path}/cloud")
+    (tmp_path / "user-data.sh").write_text(text)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", str(tmp_path / "user-data.sh")],
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "coattest: the boot failed" in done.stdout
+    calls = (tmp_path / "calls").read_text()
+    instance = "unknown" if broken == "curl" else "i-0123456789abcdef0"
+    assert f"--key live/coattest-my-name-0123456789ab/{instance}/failed.log" in calls
+    assert (
+        f"put-log-events --log-group-name /coattest/my-name/boot --log-stream-name {instance}-failed" in calls
+    )
+    (event,) = json.loads((tmp_path / "coattest-failed.log.json").read_text())
+    assert event["message"] == log.read_text()
+    assert "systemd-run --on-active=10min /usr/bin/systemctl poweroff" in calls
+
+
 def test_the_role_may_compare_what_it_finds_at_a_results_place() -> None:
     """A start after a result was put finds the object, and reads it: a right of its own on results only."""
     (store,) = [
@@ -326,13 +394,15 @@ def test_the_role_decrypts_with_the_reported_keys_only_and_never_without_an_atte
 
 def test_more_buyers_than_iam_takes_are_no_plan(release: Release) -> None:
     """The role's inline policies have a limit, and so has the template."""
-    one = reports_of(release)[0]
-    many = [
+    plan = planning.make_stack_plan(release.authority, release.image, SETTINGS, both(release))
+    one = plan.reports[0]
+    many = tuple(
         dataclasses.replace(one, kms=f"{one.kms}{index}", bids=f"s3://bids-{index}/x/")
-        for index in range(200)
-    ]
-    assert templates.inline_size(SETTINGS, many[:40]) < planning.ROLE_MAX
-    assert templates.inline_size(SETTINGS, many) > planning.ROLE_MAX
+        for index in range(150)
+    )
+    planning.require_room(dataclasses.replace(plan, reports=many[:40]))
+    with raises_code(UsageError, "too-large", match="150 buyers"):
+        planning.require_room(dataclasses.replace(plan, reports=many))
 
 
 def test_one_plan_has_one_text(release: Release) -> None:

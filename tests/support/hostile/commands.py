@@ -86,7 +86,7 @@ LINES: dict[str, tuple[str, ...]] = {
     "verify release unrevoke": (*SIGNING, "--reason", "why", *DECIDED),
     "verify release which": ("MEASURED", *DECIDED),
     "verify release withdraw": (*SIGNING, "--reason", "why", *NAMED),
-    "verify report": (*SIGNING, *BUYER, "--parent-role", ROLE, "--out", "NEW", *NAMED),
+    "verify report": (*SIGNING, *BUYER, "--policy", "FILE", "--parent-role", ROLE, "--out", "NEW", *NAMED),
     "verify sign-pcrs": (*SIGNING, "--rebuild", "OUT"),
     "verify turn": (*SIGNING, "--rebuild", "OUT", *DECIDED),
 }

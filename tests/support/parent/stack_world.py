@@ -168,7 +168,10 @@ class World:
         )
         client = self.services.client("cloudformation", name)
         made = stacks.Stacks(client, lambda _: None).put("coattest-buyer", json_canonical(text), {})
-        report = self.folder / f"{name}.report.json"
+        report, policy_file = self.folder / f"{name}.report.json", self.folder / f"{name}.policy.json"
+        kms = self.services.client("kms", name)
+        read = kms.get_key_policy(KeyId=made.outputs["KeyArn"], PolicyName="default")
+        policy_file.write_text(read["Policy"])
         self.command(
             "verify",
             "report",
@@ -178,6 +181,8 @@ class World:
             name,
             "--kms-key",
             made.outputs["KeyArn"],
+            "--policy",
+            str(policy_file),
             "--bids",
             made.outputs["Bids"],
             "--parent-role",

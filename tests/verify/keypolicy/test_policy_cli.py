@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from coattest_verify.keypolicy.report import check_report
 from support.auction.buyer_desk import ADMIN, BIDDER, BUYER, SECOND, Buyer, desk
 from support.local import kms_world as world
+from support.verify.desk import Desk
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,30 @@ def test_the_explanation_asks_with_every_register_that_is_required(buyer: Buyer)
     assert "kms:RecipientAttestation:PCR3" in conditions
     table = buyer.policy("explain")
     assert "another image" in table.stdout
+
+
+def test_a_report_says_what_the_keys_policy_bears_out(buyer: Buyer, tmp_path: Path) -> None:
+    """Whether it requires one instance; a policy that admits another release, or is none, is no report."""
+    desk, quorum = Desk(tmp_path), buyer.quorum
+    kms = f"arn:aws:kms:eu-central-1:{BUYER}:key/00000000-0000-4000-8000-222233334444"
+    line = ["report", "--key", str(quorum.folder / "keys/buyer-1"), "--member", "buyer-1", "--json"]
+    line += ["--kms-key", kms, "--bids", "s3://bids/", "--parent-role", world.PARENT, "--out", "report.json"]
+    line += ["--policy", "policy.json", *quorum.deciding()]
+    for pins, one_instance in (((), False), (("--pcr4", world.INSTANCE), True)):
+        policy = buyer.policy("make", "--format", "canonical", *pins).stdout
+        (tmp_path / "policy.json").write_text(policy)
+        done = desk.run(*line)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["one-instance"] is one_instance
+        signed = check_report((tmp_path / "report.json").read_bytes(), quorum.file)
+        assert signed.one_instance is one_instance
+        (tmp_path / "report.json").unlink()
+    others = policy.replace(buyer.pcrs[0], "ab" * 48)
+    for text, code, reason in ((others, 1, "policy-first"), ("{", 2, "malformed-policy")):
+        (tmp_path / "policy.json").write_text(text)
+        done = desk.run(*line)
+        assert (done.returncode, json.loads(done.stdout)["code"]) == (code, reason)
+        assert not (tmp_path / "report.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,21 @@ from typing import Any
 
 import click
 
-from coattest.files import write_atomic
+from coattest.errors import FoundFalse
+from coattest.files import read_bounded, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_verify.cli.options import (
+    EXISTING_FILE,
     SigningKey,
     decisions_from,
     decisions_options,
     signing_options,
 )
+from coattest_verify.keypolicy.iam import parse_policy
+from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
+from coattest_verify.keypolicy.live import images, requires_instance
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
 from coattest_verify.quorum.authority import evidence_from
 
@@ -25,6 +30,12 @@ from coattest_verify.quorum.authority import evidence_from
 @signing_options
 @click.option(
     "--kms-key", required=True, help="Full ARN of your key, with the key policy for the decided release."
+)
+@click.option(
+    "--policy",
+    type=EXISTING_FILE,
+    required=True,
+    help="The key's policy as KMS has it: aws kms get-key-policy --query Policy --output text.",
 )
 @click.option("--bids", required=True, help="Where your bid files will be: s3://bucket/prefix/.")
 @click.option("--parent-role", "role", required=True, help="The service's role that your stack lets in.")
@@ -36,6 +47,7 @@ def report_command(
     *,
     signing: SigningKey,
     kms_key: str,
+    policy: Path,
     bids: str,
     role: str,
     target: Path,
@@ -46,14 +58,24 @@ def report_command(
 ) -> None:
     """Sign a report on your own stack for the service: key, bids, role, and admitted decisions.
 
-    Make it after the key's policy is in place: an upgrade starts when every buyer reports its decision.
+    Make it after the key's policy is in place, which must admit them: an upgrade starts when every buyer
+    reports its decision. It says whether the policy requires one instance (PCR4).
     --expect is the SHA-256 of what the report says, as the command shows it.
     """
     now = utc_now()
     decision["attestations"] = attestations
     decided = decisions_from(decision, now=now, own=signing.member)
     digests = tuple(sorted({item.release_digest.hex() for item in decided}))
-    made = BuyerReport(signing.member, kms_key, bids, role, digests)
+    live = parse_policy(read_bounded(policy, MAX_DOCUMENT_BYTES))
+    lacking = [item.release for item in decided if item.pcrs[0] not in images(live)]
+    if lacking:
+        raise FoundFalse(
+            f"the policy does not admit release {', '.join(lacking)}",
+            where=str(policy),
+            hint="update the key first: verify policy make",
+            code="policy-first",
+        )
+    made = BuyerReport(signing.member, kms_key, bids, role, digests, requires_instance(live))
     with evidence_from(decision) as evidence:
         signer = signing.signer(evidence)
     confirm_signing(
@@ -62,6 +84,7 @@ def report_command(
             ("KMS key", made.kms),
             ("bids", made.bids),
             ("parent role", made.role),
+            *([("requires", "one instance (PCR4)")] if made.one_instance else []),
             *[("admits", f"release {item.release}, digest {item.release_digest.hex()}") for item in decided],
         ],
         subject="report",

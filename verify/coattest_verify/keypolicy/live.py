@@ -22,6 +22,7 @@ from coattest_verify.keypolicy.iam.match import ascii_lower
 
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 _IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
+_INSTANCE_KEY = "kms:recipientattestation:pcr4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,15 @@ def images(policy: Policy) -> frozenset[str]:
         for condition in statement.conditions
         if ascii_lower(condition.key) in _IMAGE_KEYS
         for value in condition.values
+    )
+
+
+def requires_instance(policy: Policy) -> bool:
+    """Whether any statement compares PCR4, which each parent instance has its own of."""
+    return any(
+        ascii_lower(condition.key) == _INSTANCE_KEY and condition.operator != "Null"
+        for statement in policy.statements
+        for condition in statement.conditions
     )
 
 

@@ -1,9 +1,9 @@
 """What a buyer reports to the service for a deployment, signed with the member's quorum key.
 
-A report names the key, bucket and role in the buyer's own stack, and the decisions that the key's policy
-admits. The service cannot read another account's key policy (KMS Developer Guide, "AWS KMS
-permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these reports: policies first.
-A false report costs only the buyer who made it: its own auction fails.
+A report names the key, bucket and role in the buyer's own stack, the decisions that the key's policy admits,
+and whether it requires one instance (PCR4). The service cannot read another account's key policy (KMS
+Developer Guide, "AWS KMS permissions": GetKeyPolicy has no cross-account use), so an upgrade waits for these
+reports: policies first. A false report costs only the buyer who made it: its own auction fails.
 """
 
 from __future__ import annotations
@@ -46,13 +46,16 @@ def _bad_report(what: str) -> Rejected:
 
 @dataclass(frozen=True, slots=True)
 class BuyerReport:
-    """A buyer's report. ``bids`` is ``s3://bucket/prefix/``; ``decisions`` are SHA-256 digests in hex."""
+    """A buyer's report. ``bids`` is ``s3://bucket/prefix/``; ``decisions`` are SHA-256 digests in hex;
+    ``one_instance`` is whether the key's policy requires PCR4.
+    """
 
     member: str
     kms: str
     bids: str
     role: str
     decisions: tuple[str, ...]
+    one_instance: bool = False
 
     def __post_init__(self) -> None:
         checks = (
@@ -96,6 +99,7 @@ class BuyerReport:
             "bids": self.bids,
             "role": self.role,
             "decisions": list(self.decisions),
+            "one-instance": self.one_instance,
         }
 
     @property
@@ -122,6 +126,7 @@ def check_report(content: bytes, quorum: MembersFile) -> BuyerReport:
             bids=fields.text("bids"),
             role=fields.text("role"),
             decisions=_digests(fields.items("decisions", low=1, high=DECISIONS_MAX)),
+            one_instance=fields.boolean("one-instance"),
         )
         fields.done()
     except Rejected as error:

@@ -17,6 +17,7 @@ from coattest_local.aws.http import HttpResponse, ServiceError, cloudformation_a
 
 REQUIRED = {
     "AWS::AutoScaling::AutoScalingGroup": ("MaxSize", "MinSize"),
+    "AWS::CloudWatch::Alarm": ("ComparisonOperator", "EvaluationPeriods"),
     "AWS::EC2::LaunchTemplate": ("LaunchTemplateData",),
     "AWS::EC2::SecurityGroup": ("GroupDescription",),
     "AWS::IAM::InstanceProfile": ("Roles",),
@@ -24,8 +25,10 @@ REQUIRED = {
     "AWS::IAM::Role": ("AssumeRolePolicyDocument",),
     "AWS::KMS::Key": ("KeyPolicy",),
     "AWS::Logs::LogGroup": (),
+    "AWS::Logs::MetricFilter": ("FilterPattern", "LogGroupName", "MetricTransformations"),
     "AWS::S3::Bucket": (),
     "AWS::S3::BucketPolicy": ("Bucket", "PolicyDocument"),
+    "AWS::SNS::Topic": (),
 }
 """The types of resources that are emulated, and the properties that each must have.
 

@@ -115,6 +115,15 @@ def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:
     yield from _of_type(plan, place)
     yield from _of_image(plan, place)
     yield from _of_network(plan, place)
+    for report in plan.reports:
+        if report.one_instance:
+            yield _not(
+                "one-instance",
+                report.member,
+                "its key's policy requires PCR4, so one instance's enclave, and parents come and go",
+                None,
+                "Nitro Enclaves User Guide, Where to get an enclave's measurements",
+            )
     settings = plan.settings
     if plan.decision.profile != "local" and settings.partition not in PARTITIONS:
         yield _not(
@@ -202,7 +211,8 @@ def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
             "Amazon EC2 Auto Scaling User Guide, Availability Zones",
         )
     needed = {("s3", settings.region), ("logs", settings.region)}
-    needed |= {("kms", report.region) for report in plan.reports}
+    # A buyer's stack has key and bucket in one region.
+    needed |= {(service, report.region) for report in plan.reports for service in ("kms", "s3")}
     for subnet in place.subnets:
         table = _table_of(subnet, place.tables)
         if _leads_out(subnet, table):

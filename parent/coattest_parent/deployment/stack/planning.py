@@ -119,20 +119,22 @@ def make_stack_plan(
     artifact = Artifact(configuration.image_key(decision), found.size, found.sha256, found.sha384)
     checked = _checked(authority, settings, reports)
     made = StackPlan(settings, decision, artifact, checked)
-    boot = configuration.boot_script(configuration.configuration_digest(made.configuration))
+    require_room(made)
+    return made
+
+
+def require_room(plan: StackPlan) -> None:
+    """Raise UsageError (too-large) for more buyers than IAM or CloudFormation has room for."""
+    boot = configuration.boot_script(configuration.configuration_digest(plan.configuration))
+    rights = templates.inline_size(plan.settings, plan.reports)
     for size, most, what in (
-        (len(made.base_text), templates.TEMPLATE_MAX, "the base's template"),
-        (len(made.parents_text), templates.TEMPLATE_MAX, "the parents' template"),
+        (len(plan.base_text), templates.TEMPLATE_MAX, "the base's template"),
+        (len(plan.parents_text), templates.TEMPLATE_MAX, "the parents' template"),
         (len(boot.encode()), configuration.USER_DATA_MAX, "user data"),
-        (
-            templates.inline_size(settings, checked),
-            ROLE_MAX,
-            f"what the role may do for {len(checked)} buyers",
-        ),
+        (rights, ROLE_MAX, f"what the role may do for {len(plan.reports)} buyers"),
     ):
         if size > most:
             raise UsageError(f"{what} is over {most} bytes", code="too-large")
-    return made
 
 
 def _checked(

@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from coattest_parent.deployment.stack.alarms import TOPIC, alarm_resources, request_metrics
 from coattest_parent.deployment.stack.configuration import user_data
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.keypolicy.report import BuyerReport
@@ -51,8 +52,8 @@ def template_text(template: Mapping[str, Any]) -> str:
 
 
 def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> dict[str, Any]:
-    """Role, profile, security group, buckets, log groups; with reports also the role's rights on what the
-    buyers own.
+    """Role, profile, security group, buckets, log groups, alarms; with reports also the role's rights on what
+    the buyers own.
     """
     resources: dict[str, Any] = {
         "ParentRole": _role(settings),
@@ -64,7 +65,10 @@ def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> di
     for bucket in BUCKETS:
         resources[bucket] = private_bucket()
         resources[f"{bucket}Policy"] = bucket_policy(bucket, [])
-    resources["Results"]["Properties"]["LifecycleConfiguration"] = _live_only()
+    resources["Results"]["Properties"] |= {
+        "LifecycleConfiguration": _live_only(),
+        "MetricsConfigurations": request_metrics(),
+    }
     for name in settings.log_groups:
         resources[_logical(name)] = {
             "Type": "AWS::Logs::LogGroup",
@@ -72,6 +76,7 @@ def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> di
             "UpdateReplacePolicy": "Retain",
             "Properties": {"LogGroupName": name, "RetentionInDays": RETENTION_DAYS},
         }
+    resources |= alarm_resources(settings, serving=bool(reports))
     return {
         "AWSTemplateFormatVersion": VERSION,
         "Description": f"coattest {settings.name}: what all its releases share",
@@ -83,6 +88,7 @@ def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> di
             # Its ARN: a profile's name in a template comes back as an ARN, and then looks changed by hand.
             "Profile": {"Value": _attribute("Profile", "Arn")},
             "SecurityGroup": {"Value": _attribute("Closed", "GroupId")},
+            "AlarmTopic": {"Value": _ref(TOPIC)},
         },
     }
 

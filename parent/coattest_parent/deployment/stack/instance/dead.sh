@@ -2,6 +2,7 @@
 # The last words of a parent whose enclave stays dead: its logs go to the bucket, and after ten minutes it powers off.
 # Its launch template says that this terminates it, and its group makes another.
 set -uo pipefail
+echo "the enclave stays dead"
 tail -qc 4000 /var/log/coattest/*.log | tail -c 16000 > /run/coattest-failed.log
 aws s3api put-object --bucket "$COATTEST_RESULTS" --key "live/$COATTEST_STACK/$COATTEST_INSTANCE/failed.log" \
   --body /run/coattest-failed.log --content-type text/plain
