@@ -50,8 +50,7 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         with _cached(pin, store) as opened:
             yield opened
         return
-    room = max(DEFAULT_SIZE, 4 * pin.size)  # a compressed archive is spooled too
-    with open_container_image(given, Choice(config=pin.config), max_size=room) as opened:
+    with open_container_image(given, Choice(config=pin.config), max_size=_room(pin)) as opened:
         found = pin_of(opened)
         if (found.config, found.layers, found.platform) != (pin.config, pin.layers, pin.platform):
             raise FoundFalse("is not the pinned image", where=str(given), code="container-digest")
@@ -59,6 +58,11 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         for layer in opened.layers:
             _keep(store, layer.diff_id, layer.content)
         yield opened
+
+
+def _room(pin: LockedContainer) -> int:
+    """Bytes that it may unpack to: a compressed archive is spooled too."""
+    return max(DEFAULT_SIZE, 4 * pin.size)
 
 
 def _keep(store: Cache, sha256: str, content: Positioned | bytes) -> None:
@@ -88,7 +92,7 @@ def _cached(pin: LockedContainer, store: Cache) -> Iterator[OpenedImage]:
         config = read_config(document, "config")
         if config.diff_ids != tuple(layer.diff_id for layer in pin.layers):
             raise FoundFalse("the lock's layers are not the configuration's", code="container-digest")
-        yield OpenedImage("cache", (), pin.manifest, pin.config, config, layers, document)
+        yield OpenedImage("cache", (), pin.manifest, pin.config, config, layers, document, _room(pin))
 
 
 def _cached_layer(pin: LockedLayer, store: Cache, spool: Spool) -> ImageLayer:

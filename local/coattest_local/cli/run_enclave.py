@@ -88,7 +88,7 @@ def run_enclave_command(
         arguments += ["--role-arn", role_arn, "--instance-id", instance_id]
         arguments += [*(["--port", str(port)] if port else []), *(["--debug-mode"] if debug_mode else [])]
         return _detach(directory, arguments, as_json)
-    plan = plan_of_image(image)
+    plan = plan_of_image(image) if host == "qemu" else None  # the other host refuses a network
     network = plan.network if plan else NO_NETWORK
     measured = network.listen[0].vsock if network.listen else ENCLAVE_PORT
     # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
