@@ -10,20 +10,18 @@ from typing import Any
 
 from coattest.errors import FoundFalse
 from coattest.findings import Finding
-from coattest_enclave.protocol import alive
 from coattest_parent.deployment.runner import Enclave, require_local, require_plain
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
     Expectation,
     ExpectNonce,
     ExpectPcrs,
-    ExpectPublicKey,
-    ExpectUserData,
     MaxAge,
     Verdict,
     verify_document,
 )
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.fleet.live import alive_expectations
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
@@ -128,8 +126,7 @@ def judge_live(
     decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
     expected: list[Expectation] = [
         ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
-        ExpectUserData(alive.alive_user_data()),
-        ExpectPublicKey(None),
+        *alive_expectations(),
         MaxAge(max_age_ms, skew_ms=LIVE_SKEW_MS),
     ]
     if nonce is not None:

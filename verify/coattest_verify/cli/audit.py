@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -96,20 +97,12 @@ def audit_command(**given: Any) -> int:
     """
     if given["source"] == LOOKUP or given["source"].startswith("s3://"):
         need_extra("aws")
-    expected = _expected(given)
-    collected = _collect(given, expected)
-    missing = (
-        *collected.findings,
-        *collected.unfinished,
-        *collected.changed(expected.since, expected.until),
-        *_missing(given, collected, expected),
-    )
-    report = judge_events(collected.events, expected, missing, calls=collected.calls, rules=_rules(given))
-    verdict = conclude(report, collected.coverage, none_expected=given["allow_none"])
+    done = audited(given, utc_now())
+    report, verdict = done.report, conclude(done.report, done.coverage, none_expected=given["allow_none"])
     if given["as_json"]:
-        emit_json(_document(report, expected, collected.coverage, verdict))
+        emit_json(_document(report, done.expected, done.coverage, verdict))
         return verdict.outcome
-    _show(report, collected.coverage)
+    _show(report, done.coverage)
     if verdict.outcome is AuditOutcome.FOUND_FALSE:
         raise FoundFalse(
             verdict.sentence,
@@ -131,7 +124,30 @@ def audit_command(**given: Any) -> int:
     return 0
 
 
-def _expected(given: Mapping[str, Any]) -> Expected:
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What an audit looked for, looked at and found."""
+
+    expected: Expected
+    coverage: Coverage
+    report: AuditReport
+
+
+def audited(given: Mapping[str, Any], now: datetime) -> Audited:
+    """The audit that the command's options ask for. Raises CoattestError, OSError."""
+    expected = _expected(given, now)
+    collected = _collect(given, expected)
+    missing = (
+        *collected.findings,
+        *collected.unfinished,
+        *collected.changed(expected.since, expected.until),
+        *_missing(given, collected, expected),
+    )
+    report = judge_events(collected.events, expected, missing, calls=collected.calls, rules=_rules(given))
+    return Audited(expected, collected.coverage, report)
+
+
+def _expected(given: Mapping[str, Any], now: datetime) -> Expected:
     key = KeyName.parse(given["key_arn"])
     for role in given["roles"]:
         if not _ROLE.fullmatch(role) and not _ROLE_ID.fullmatch(role):
@@ -140,7 +156,7 @@ def _expected(given: Mapping[str, Any]) -> Expected:
                 where="--parent-role",
                 hint="arn:aws:iam::ACCOUNT:role/NAME, or AROA.. as `aws iam get-role` shows it",
             )
-    since, until, now = _utc(given["since"]), _utc(given["until"]), utc_now()
+    since, until = _utc(given["since"]), _utc(given["until"])
     if since is not None and since >= (until or now):
         raise UsageError("no time is between --since and --until", where="--since")
     # A decision that has expired since was one then: it is recomputed as of the end of the window.
@@ -186,9 +202,9 @@ def _collect(given: Mapping[str, Any], expected: Expected) -> Collected:
             client = _client("cloudtrail", given)
             sources.from_lookup(found, client, since=expected.since, until=expected.until, step=step)
         elif source.startswith("s3://"):
-            sources.from_bucket(found, _client("s3", given), source, step)
+            sources.from_bucket(found, _client("s3", given), source, step, days_of=given.get("days_of"))
         else:
-            sources.from_path(found, Path(source), step)
+            sources.from_path(found, Path(source), step, days_of=given.get("days_of"))
     return found
 
 

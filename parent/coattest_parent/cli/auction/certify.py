@@ -104,4 +104,4 @@ def certify_command(
     if as_json:
         emit_json(record)
     else:
-        err().print(f"record of {member} in {out}: give it to the service, and keep a copy", markup=False)
+        err().print(f"record of {member} in {out}: give it to the service, and keep a copy")

@@ -26,6 +26,4 @@ def auction_keygen_command(*, out: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"private": str(out), "public": f"{out}.pub", "sha256": public.fingerprint})
     else:
-        err().print(
-            f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}", markup=False
-        )
+        err().print(f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}")

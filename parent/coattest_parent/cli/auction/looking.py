@@ -61,7 +61,7 @@ def grounds(
     with evidence_from(decision) as evidence:
         withdrawn, refused = read_withdrawals(evidence, authority.members)
     for finding in refused:
-        err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow", markup=False)
+        err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow")
     check = certificate_check(authority, now=now, withdrawn=withdrawn)
     return Grounds(Own(name, seal_key, own.kms, own.bids), authority, check)
 
@@ -79,7 +79,7 @@ def look_at_key(aws: Aws, manifest: messages.Manifest, found: Grounds) -> str:
     else:
         refuse(leaks)
         told = "leaves no way past the decided enclave under your own seal"
-    err().print(f"key policy  {told}", markup=False)
+    err().print(f"key policy  {told}")
     return "not readable" if leaks is None else "looked at"
 
 
@@ -102,9 +102,9 @@ def show_auction(manifest: messages.Manifest, looked: Looked, own: Own, decision
     console = err()
 
     def line(name: str, value: str) -> None:
-        console.print(f"{name:11} {value}", markup=False)
+        console.print(f"{name:11} {value}")
 
-    console.print(f"{manifest.auction}: {manifest.rule}, {manifest.currency}", markup=False)
+    console.print(f"{manifest.auction}: {manifest.rule}, {manifest.currency}")
     line("manifest", manifest.digest.hex())
     line("lots", f"{len(manifest.lots)}, SHA-384 of their ids {lots_digest(manifest)}")
     line("release", decision.release_digest.hex())
@@ -133,7 +133,6 @@ def show_auction(manifest: messages.Manifest, looked: Looked, own: Own, decision
             f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
             "both results together may reveal more than either",
             style="yellow",
-            markup=False,
         )
 
 

@@ -120,5 +120,5 @@ def manifest_command(
         emit_json(manifest_json(made))
     else:
         names = ", ".join(buyer.name for buyer in made.buyers)
-        err().print(f"{out}: {made.auction}, {len(made.lots)} lots, buyers {names}", markup=False)
-        err().print(f"digest {made.digest.hex()}", markup=False)
+        err().print(f"{out}: {made.auction}, {len(made.lots)} lots, buyers {names}")
+        err().print(f"digest {made.digest.hex()}")

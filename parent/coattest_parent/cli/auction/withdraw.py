@@ -68,4 +68,4 @@ def withdraw_command(
     if as_json:
         emit_json({"file": str(target), "certificate": certified.sha256, "new": new})
     else:
-        err().print(f"{target}: {'withdrawn' if new else 'was withdrawn before'}", markup=False)
+        err().print(f"{target}: {'withdrawn' if new else 'was withdrawn before'}")
