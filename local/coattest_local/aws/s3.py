@@ -202,12 +202,7 @@ class S3Service:
         if target.action == "s3:PutBucketPolicy":
             _check_bucket_policy(request.body)
         _check_digest(request)
-        answer = self._forward("s3", _naming_checksum(request), owner)
-        if answer.status == 404 and target.action == "s3:GetObject" and owner_of(target.bucket):
-            # S3 API, GetObject: whether an object is missing is told to those who may list the bucket, and no
-            # prefix is asked for here.
-            self._authorize(caller, Target(target.bucket, None, "s3:ListBucket"), owner, context)
-        return answer
+        return self._forward("s3", _naming_checksum(request), owner)
 
     def _authorize(
         self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]

@@ -240,23 +240,6 @@ def test_conditional_writes_are_as_s3_documents_them(running: Services, bucket: 
     assert world.code_of(other.put_object, **it, Body=b"5") == "none"
 
 
-def test_a_missing_object_is_told_of_only_to_who_may_list(running: Services, bucket: str) -> None:
-    """A right to list with a condition on the prefix is none where no prefix is asked for."""
-    s3, other = running.client("s3", "service"), running.client("s3", "buyer-2")
-    reading = world.allow("arn:aws:iam::333344445555:user/admin", ["s3:GetObject"])
-    listing = world.allow("arn:aws:iam::333344445555:user/admin", ["s3:ListBucket"])
-    listing["Resource"], reading["Resource"] = f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"
-    prefixed = {**listing, "Condition": {"StringLike": {"s3:prefix": "jobs/*"}}}
-    for statements, code in (
-        ((reading,), "AccessDenied"),
-        ((reading, prefixed), "AccessDenied"),
-        ((reading, listing), "NoSuchKey"),
-    ):
-        s3.put_bucket_policy(Bucket=bucket, Policy=world.policy(*statements))
-        assert world.code_of(other.get_object, Bucket=bucket, Key="jobs/none") == code
-    assert world.code_of(other.list_objects_v2, Bucket=bucket, Prefix="jobs/") == "none"
-
-
 def test_bucket_in_the_host_name_is_the_same_bucket(running: Services, bucket: str) -> None:
     """Virtual-host addressing is read here, so the authorisation sees the bucket that is meant."""
     account = running.accounts["buyer-2"]
