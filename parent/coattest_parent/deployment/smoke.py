@@ -13,20 +13,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_enclave.protocol import alive
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
-from coattest_verify.attestation import (
-    Expectation,
-    ExpectNonce,
-    ExpectPcrs,
-    ExpectPublicKey,
-    ExpectUserData,
-    MaxAge,
-    Root,
-    parse_unverified,
-    verify_document,
-)
+from coattest_verify.attestation import MaxAge, Root, parse_unverified, verify_document
+from coattest_verify.fleet.alive import expect_alive
 from coattest_verify.fleet.hardware import CHECKS, SmokeCheck
 
 NONCE_SIZE = 32
@@ -103,21 +93,11 @@ def _asked(address: Address, kept: list[Document]) -> Document:
 def _judged(
     nonce: bytes, document: bytes, *, pcrs: dict[int, bytes], root: Root, now: datetime, skew_ms: int
 ) -> str:
-    expectations: list[Expectation] = [
-        ExpectPcrs(pcrs),
-        ExpectNonce(nonce),
-        ExpectUserData(alive.alive_user_data()),
-        ExpectPublicKey(None),
-        MaxAge(MAX_AGE_MS, skew_ms=skew_ms),
-    ]
-    verdict = verify_document(document, expectations, now=now, root=root)
+    expected = expect_alive(pcrs, MaxAge(MAX_AGE_MS, skew_ms=skew_ms), nonce)
+    verdict = verify_document(document, expected, now=now, root=root)
     if not verdict.ok:
         findings = verdict.findings
-        raise FoundFalse(
-            "; ".join(map(str, findings)),
-            code="live-document",
-            findings=findings,
-        )
+        raise FoundFalse("; ".join(map(str, findings)), code="live-document", findings=findings)
     return f"{verdict.document.module_id}, registers {', '.join(str(i) for i in sorted(pcrs))} as measured"
 
 

@@ -16,18 +16,10 @@ from typing import Any
 from coattest.errors import Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
-from coattest_enclave.protocol.alive import alive_user_data
-from coattest_verify.attestation import (
-    Expectation,
-    ExpectNonce,
-    ExpectPcrs,
-    ExpectPublicKey,
-    ExpectUserData,
-    MaxAge,
-    verify_document,
-)
+from coattest_verify.attestation import ExpectPcrs, MaxAge, verify_document
 from coattest_verify.attestation.measurements import missing_registers
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.fleet.alive import expect_alive
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 from coattest_verify.signatures.keys import PublicKey, Signer
 
@@ -166,13 +158,7 @@ def _findings(report: HardwareReport) -> Iterator[Finding]:
 
 def _of_document(report: HardwareReport, nonce: bytes, document: bytes) -> Iterator[Finding]:
     """What is wrong with a document as of when it was made, which the report's times must enclose."""
-    expected: list[Expectation] = [
-        ExpectPcrs(report.registers),
-        ExpectNonce(nonce),
-        ExpectUserData(alive_user_data()),
-        ExpectPublicKey(None),
-        MaxAge(None, skew_ms=SKEW_MS),
-    ]
+    expected = expect_alive(report.registers, MaxAge(None, skew_ms=SKEW_MS), nonce)
     now = datetime.fromtimestamp(report.ended / 1000, timezone.utc)
     root = root_for("local" if report.simulator else "aws")
     verdict = verify_document(document, expected, now=now, root=root)
