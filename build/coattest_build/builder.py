@@ -21,6 +21,7 @@ from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.own.tree import OwnTree, own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats import cpio, eif, measure
 from coattest_build.image import ContainerRun, ImageSpec
 from coattest_build.inputs import apt, fetch, pinned_image, wheels
@@ -55,7 +56,7 @@ def build(
     mirror: str | None = None,
     jobs: int | None = None,
     fresh_kernel: bool = False,
-    container: Path | None = None,
+    container: ImagePlace | None = None,
     progress: Reporter | None = None,
 ) -> BuildReport:
     """Build the images of ``source`` into ``out`` and return what was built from what.
@@ -69,7 +70,10 @@ def build(
     with ExitStack() as stack:
         scratch = stack.enter_context(scratch_directory(store.folder / "work", "build-"))
         inputs = gather(source, scratch, store, profiles=profiles, mirror=mirror, reporter=reporter)
-        payload = stack.enter_context(_payload(inputs, store, container, reporter))
+        payload = stack.enter_context(open_payload(inputs, store, container, reporter))
+        root = scratch / "root"
+        if payload is None:  # what is wrong with it is found before minutes of compiling
+            compose_inputs(inputs, root, reporter)
         compiled = kernel.obtain(
             inputs.spec,
             inputs.lock,
@@ -80,9 +84,6 @@ def build(
             fresh=fresh_kernel,
             reporter=reporter,
         )
-        root = scratch / "root"
-        if payload is None:
-            compose_inputs(inputs, root, reporter)
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
                 rootfs.compile_modules(inputs.spec.bytecode, root, scratch)
@@ -91,10 +92,13 @@ def build(
 
 
 @contextmanager
-def _payload(
-    inputs: Inputs, store: Cache, given: Path | None, reporter: Reporter
+def open_payload(
+    inputs: Inputs, store: Cache, given: ImagePlace | None, reporter: Reporter
 ) -> Iterator[OpenedImage | None]:
-    """The container image of the lock; None where it has none."""
+    """The container image of the lock, from ``given`` or the cache; None where it has none.
+
+    Raises CoattestError as ``pinned_image.open_pinned``, and for an image of which no enclave is made.
+    """
     pin = inputs.lock.container
     if pin is None:
         if given is not None:

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import EnvironmentFailure
 from coattest.files import Folder
 from coattest.progress import Quiet, Reporter
 from coattest_build import builder, kernel, rootfs
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.report import BuildReport
@@ -181,17 +182,22 @@ def prepare_stage(
     cache: Path | None = None,
     mirror: str | None = None,
     jobs: int | None = None,
+    container: ImagePlace | None = None,
     progress: Reporter | None = None,
 ) -> None:
-    """Write the root of the compile stage to the new directory ``stage``. Raises CoattestError."""
+    """Write the root of the compile stage to the new directory ``stage``.
+
+    ``container`` is a file of the container image that the lock pins, which goes into the cache. Raises
+    CoattestError.
+    """
     reporter = progress or Quiet()
     with tempfile.TemporaryDirectory(prefix="coattest-prepare-") as name:
         scratch = Path(name)
         store = Cache(cache_folder(cache))
         inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
         spec, folder = inputs.spec, inputs.snapshot.folder
-        if spec.from_container:
-            raise UsageError("this route makes no image of a [container]", hint="build it with `eif build`")
+        with builder.open_payload(inputs, store, container, reporter):
+            pass
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
             toolchain = kernel.unpack_toolchain(spec, inputs.lock, inputs.debs, stage)
             tarball = kernel.unpack_source(spec, inputs.lock, inputs.debs, scratch / "kernel")
@@ -201,7 +207,10 @@ def prepare_stage(
         toolchain.add_file("input/fragment", [(folder / spec.kernel.config).read_bytes()])
         toolchain.add_file("input/init.c", [(folder / spec.kernel.init).read_bytes()])
         toolchain.add_file(DRIVER, [driver(spec, jobs).encode()])
-        builder.compose_inputs(inputs, stage / IMAGE, reporter)
+        if spec.from_container:
+            toolchain.make_directory(IMAGE)  # the Dockerfile copies it
+        else:
+            builder.compose_inputs(inputs, stage / IMAGE, reporter)
         if spec.bytecode:
             with Folder(stage / IMAGE) as tree:
                 rootfs.check_folders(spec.bytecode, tree)
@@ -246,7 +255,10 @@ def assemble_stage(
         root = stage / IMAGE
         if spec.bytecode:
             take_bytecode(spec.bytecode, compiled / "image", root)
-        return builder.assemble_images(inputs, made, root, out, scratch, "container", isolation, reporter)
+        with builder.open_payload(inputs, store, None, reporter) as payload:
+            return builder.assemble_images(
+                inputs, made, payload or root, out, scratch, "container", isolation, reporter
+            )
 
 
 def read_isolation(path: Path) -> dict[str, Any]:

@@ -208,9 +208,8 @@ def obtain(
     fragment, init = (source / spec.kernel.config).read_bytes(), (source / spec.kernel.init).read_bytes()
     digest = input_digest(spec, lock, fragment, init)
     folder = cache.folder / "kernel" / digest
-    found = None if fresh else _load(folder, digest)
+    found = None if fresh else cached(spec, lock, cache, fragment, init)
     if found:
-        check_profile(spec.kernel.profile, found.config.read_text())
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
         if not free and not fresh:  # another process compiled the same meanwhile
@@ -222,6 +221,15 @@ def obtain(
     if compiled is None:
         raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
     return compiled
+
+
+def cached(spec: ImageSpec, lock: Lock, cache: Cache, fragment: bytes, init: bytes) -> Compiled | None:
+    """The kernel and init for the inputs, where the cache has them. Raises UsageError (``kernel-option``)."""
+    digest = input_digest(spec, lock, fragment, init)
+    found = _load(cache.folder / "kernel" / digest, digest)
+    if found:
+        check_profile(spec.kernel.profile, found.config.read_text())
+    return found
 
 
 def _load(folder: Path, digest: str, *, fresh: bool = False) -> Compiled | None:

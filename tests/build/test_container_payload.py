@@ -27,6 +27,7 @@ from coattest_build.inputs import apt, fetch, locker, pinned_image
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.debian import Archive, Package
 from coattest_build.inputs.lock import BadLock, LockedContainer, load_lock, parse_lock
+from coattest_build.inputs.unpack import Tree
 from coattest_build.kernel import Compiled
 from coattest_build.report import BuildReport
 from coattest_verify.cli.quorum import show_outcome
@@ -439,10 +440,31 @@ def test_eif_lock_pins_a_container_image(
     assert isinstance(ignored.exception, UsageError)
 
 
-def test_the_container_route_refuses_it(source: Path, tmp_path: Path) -> None:
-    """Before it unpacks anything."""
-    with pytest.raises(UsageError, match="this route makes no image of a"):
-        container.prepare_stage(source, tmp_path / "stage", cache=tmp_path / "m", mirror="x")
+def test_the_container_route_gives_the_native_builds_registers(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first stage takes the image and checks it; the last has it from that stage's cache."""
+    stage, compiled, cache = tmp_path / "stage", tmp_path / "compiled", tmp_path / "stages"
+    (tmp_path / "linux.tar.xz").write_bytes(b"source")
+    monkeypatch.setattr(kernel, "unpack_toolchain", lambda *_: Tree(stage))
+    monkeypatch.setattr(kernel, "unpack_source", lambda *_: tmp_path / "linux.tar.xz")
+    with raises_code(EnvironmentFailure, "container-missing"):
+        container.prepare_stage(source, stage, cache=cache, mirror="x")
+    container.prepare_stage(source, stage, cache=cache, mirror="x", container=tmp_path / "locked")
+    assert (stage / container.IMAGE).is_dir()
+    (compiled / "out").mkdir(parents=True)
+    isolation = "".join(f"{name}:\t{value}\n" for name, value in container.EXPECTED.items())
+    fragment = (source / "build" / starts.FRAGMENT).read_text()
+    outputs = {"bzImage": b"bzImage" * 50, "init": b"init" * 50, "config": fragment.encode()}
+    for name, data in {**outputs, "isolation": isolation.encode(), "run": b"r"}.items():
+        (compiled / "out" / name).write_bytes(data)
+    report = container.assemble_stage(
+        source, stage, compiled, tmp_path / "o", cache=cache, mirror="x", run="r"
+    )
+    native = build(source, tmp_path / "m", tmp_path / "locked")
+    assert (report.route, report.kernel_compiled_here) == ("container", True)
+    assert report.profiles == native.profiles
+    assert report.inputs == native.inputs
 
 
 def test_the_move_of_a_pin_has_its_digest_whole(source: Path) -> None:

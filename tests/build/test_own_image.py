@@ -13,15 +13,15 @@ import pytest
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.network import parse_network
 from coattest.progress import Quiet
-from coattest_build import builder, container, image, rootfs
+from coattest_build import builder, container, image, kernel, rootfs, starts
 from coattest_build import source as sources
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.own.plan import DEFAULT_PATH, decode_plan
 from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats import cpio, eif
 from coattest_build.image import IMAGE_FILE, Bytecode, ImageSpec, Wheels
+from coattest_build.inputs import fetch, wheels
 from coattest_build.inputs import lock as locks
-from coattest_build.inputs import wheels
 from coattest_build.inputs.lock import BadLock
 from coattest_build.inputs.unpack import Tree
 from coattest_build.rootfs.start import add_surroundings, program_of, start_entries
@@ -208,6 +208,28 @@ def test_what_init_would_refuse_is_not_built(tmp_path: Path, fields: tuple[str, 
     spec = container_spec(*fields)
     with raises_code(UsageError, "bad-image-toml", match=says) as caught:
         tuple(rootfs.application_entries(spec, tmp_path / "root", b""))
+    assert str(caught.value).startswith(f"{IMAGE_FILE} [run]")
+
+
+def test_an_unknown_user_is_found_before_the_kernel_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is all that is wrong with the root file system; a number needs no line of /etc/passwd."""
+    starts.write_start("static", tmp_path / "source", image.CONTAINER)
+    (tmp_path / "source/enclave/program").write_bytes(b"elf")
+    (tmp_path / "source/enclave/program").chmod(0o755)
+    monkeypatch.setattr(fetch, "fetch_packages", lambda *_, **__: {})
+    monkeypatch.setattr(kernel, "obtain", lambda *_, **__: pytest.fail("the kernel's turn"))
+    spec = tmp_path / "source" / IMAGE_FILE
+
+    def build() -> None:
+        builder.build(tmp_path / "source", tmp_path / "out", cache=tmp_path / "cache", mirror="x")
+
+    with pytest.raises(pytest.fail.Exception, match="the kernel's turn"):
+        build()
+    spec.write_text(spec.read_text().replace('user = "65534"', 'user = "web"'))
+    with raises_code(UsageError, "bad-image-toml", match="'web', which the image does not have") as caught:
+        build()
     assert str(caught.value).startswith(f"{IMAGE_FILE} [run]")
 
 

@@ -114,7 +114,9 @@ NEVER_RUN = {
         for command in (
             "eif container build server.tar --style coattest --listen 5005:8080 "
             "--connect api.example.org:443 --out server.eif",
-            "auction proxy --connect api.example.org:443 --forward 0.0.0.0:443=vsock:16:5005",
+            "nitro-local run-enclave server.eif --host qemu --directory run \\\n"
+            "      --role-arn arn:aws:iam::111122223333:role/parent --instance-id i-0123456789abcdef0",
+            "auction proxy --eif server.eif --forward 0.0.0.0:443=vsock:16:5005",
         )
     },
     **{

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from base_install import BIN, MINE, RUNS
+from base_install import MINE, RUNS
 from coattest.findings import Finding
 from coattest_parent.auction.steps import look_before_bid
 from coattest_parent.cli.auction import bid, looking, seal
@@ -42,6 +42,7 @@ from coattest_verify.rebuild.inputs.release import Release
 from support.auction import auctions
 from support.build.container_images import entry, folder, saved, tar
 from support.build.found_images import nitro
+from support.forked import own
 from support.local.local_enclave import PCRS as DECIDED
 from support.verify.base_world import make_world
 from support.verify.decisions import decision, make
@@ -116,7 +117,7 @@ class Run:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
         with subprocess.Popen(
-            [BIN / words[0], *words[1:]],
+            [*own(words[0]), *words[1:]],
             stdin=theirs, stdout=theirs, stderr=theirs, cwd=self.place, env=self.environment,
         ):  # fmt: skip
             os.close(theirs)
@@ -133,7 +134,7 @@ class Run:
     def run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         """A command in a pipe."""
         return subprocess.run(
-            [BIN / words[0], *words[1:]],
+            [*own(words[0]), *words[1:]],
             capture_output=True, text=True, check=False, cwd=self.place, env=self.environment, timeout=120,
         )  # fmt: skip
 

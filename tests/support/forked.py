@@ -3,6 +3,8 @@
 with forking(["coattest_parent.cli.deploy"], clients=["ec2"]) as forks:
     subprocess.run([*forks.command("coattest_parent.cli.deploy:main"), "status", ...], env=..., cwd=...)
 
+``own("verify")`` is the same for the project's own programs, by one server for all tests of a process.
+
 The command gets the folder, the environment (the whole of it), the three streams and the arguments that its
 caller gave ``subprocess``, who sees its exit code or the signal that ended it. What it reads of the
 environment while it is imported it has from the server: where that is what a test is about, it is started as
@@ -17,6 +19,7 @@ import functools
 import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -35,6 +38,14 @@ CLIENT = Path(__file__).with_name("forked_client.py")
 PIECE = 64 * 1024
 _SET: dict[str, str] = {}
 """Variables that modules set when they are imported: in every command, as if it had imported them."""
+
+
+PROGRAMS = {
+    "auction": "coattest_parent.cli.auction:main",
+    "deploy-from-attestation": "coattest_parent.cli.deploy:main",
+    "eif": "coattest_build.entry:main",
+    "verify": "coattest_verify.cli:main",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,25 @@ def forking(modules: Sequence[str], clients: Sequence[str] = ()) -> Iterator[For
             assert server.stdin
             server.stdin.close()
             server.wait()
+
+
+def own(program: str) -> tuple[str, ...]:
+    """What to start in place of one of the project's programs."""
+    return _own().command(PROGRAMS[program], program)
+
+
+@functools.cache
+def _own() -> Forks:
+    """A server with every module of the programs' commands, for as long as this process lives."""
+    lasting = contextlib.ExitStack()
+    atexit.register(lasting.close)
+    modules = [
+        found.name
+        for call in PROGRAMS.values()
+        for package in [importlib.import_module(f"{call.partition('.')[0]}.cli")]
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    ]
+    return lasting.enter_context(forking([*modules, "coattest_build.entry"], ("kms", "s3", "sts")))
 
 
 def _import(modules: Sequence[str], clients: Sequence[str]) -> None:

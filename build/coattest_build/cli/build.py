@@ -24,6 +24,7 @@ from coattest_build.cli.options import (
     mirror_option,
     source_option,
 )
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports, sha256_hex
 
 
@@ -50,7 +51,7 @@ def build_command(
     mirror: str | None,
     jobs: int | None,
     fresh_kernel: bool,
-    container: Path | None,
+    container: ImagePlace | None,
     claim: Path | None,
     as_json: bool,
 ) -> None:

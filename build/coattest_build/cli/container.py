@@ -31,6 +31,7 @@ from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.inspection import Inspection, inspect_container
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats.registers import extend
 
 
@@ -38,7 +39,8 @@ from coattest_build.formats.registers import extend
 def container_command() -> None:
     """Container images without Docker: what is in one, and what nitro-cli makes of it.
 
-    IMAGE is an OCI layout (a folder or an archive), or an archive of `docker save` or `docker export`.
+    IMAGE is an OCI layout (a folder or an archive), an archive of `docker save` or `docker export`, or an
+    image of a registry by its digest: docker://HOST/NAME@sha256:...
     """
 
 
@@ -51,7 +53,7 @@ container_command.add_command(check_command)
 @image_options
 @json_option
 def inspect_command(
-    *, image: Path, ref: str | None, platform: Platform | None, max_size: int, as_json: bool
+    *, image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int, as_json: bool
 ) -> None:
     """Show what is in a container image, and what becomes of it in an enclave of nitro-cli or coattest.
 
@@ -84,7 +86,7 @@ def inspect_command(
 @json_option
 def ramdisk_command(
     *,
-    image: Path,
+    image: ImagePlace,
     style: str,
     nsm: bool,
     listen: tuple[str, ...],
@@ -136,7 +138,7 @@ def ramdisk_command(
         out().print(f"PCR2 of {style}'s image: {pcr2}", markup=False, soft_wrap=True)
 
 
-def _show(image: Path, found: Inspection) -> None:
+def _show(image: ImagePlace, found: Inspection) -> None:
     console = out()
     opened, config = found.image, found.image.config
     facts = [

@@ -37,6 +37,7 @@ from coattest_build.containers.nitrocli import MAX_RAMDISK
 from coattest_build.containers.own.imagefile import own_report, write_own_image
 from coattest_build.containers.own.profile import obtain_kernel, read_profile
 from coattest_build.containers.own.tree import OwnTree, own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats.eif import FLAG_AARCH64, Part, SectionType, write_parts
 from coattest_build.formats.measure import measure_registers
@@ -62,7 +63,7 @@ from coattest_build.inputs.cache import Cache, cache_folder
 @json_option
 def container_build_command(
     *,
-    image: Path,
+    image: ImagePlace,
     style: str,
     blobs: Path | None,
     nsm: bool,

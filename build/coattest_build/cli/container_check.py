@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -13,19 +14,35 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import open_plain, read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
+from coattest.network import parse_network
+from coattest.parser import refuse_ignored
 from coattest.shell import json_option, out
 from coattest.strictjson import parse
 from coattest.text import printable
-from coattest_build.cli.container_options import IMAGE, image_options, opened_tree
-from coattest_build.cli.options import FILE, unreadable
+from coattest_build.cli.container_options import (
+    IMAGE,
+    STYLES,
+    image_options,
+    network_options,
+    nsm_option,
+    opened_image,
+    opened_tree,
+)
+from coattest_build.cli.options import FILE, cache_option, unreadable
 from coattest_build.containers.application import ARCHITECTURES, ContainerTree
-from coattest_build.containers.blobs import NitroBlobs, read_blobs
+from coattest_build.containers.blobs import BootParts, read_blobs
 from coattest_build.containers.checking import ContainerCheck, check_enclave_file, check_registers
 from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
-from coattest_build.formats.eif import ImageError
+from coattest_build.containers.own.checking import check_own_file, check_own_registers
+from coattest_build.containers.own.imagefile import own_boot_parts
+from coattest_build.containers.own.profile import cached_kernel, read_profile
+from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.registry.reference import ImagePlace
+from coattest_build.formats.eif import ImageError, Layout
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.registers import EMPTY_PCR2
+from coattest_build.inputs.cache import Cache, cache_folder
 
 MAX_EXPECTED = 1 << 20
 """Bytes of a measurements file."""
@@ -67,38 +84,74 @@ def read_expected(path: Path) -> Mapping[str, str]:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
+@click.option(
+    "--style", type=STYLES, default="nitro-cli", show_default=True, help="Whose the enclave is said to be."
+)
+@nsm_option
+@network_options
 @image_options
+@cache_option
 @json_option
 def check_command(
     *,
-    image: Path,
+    image: ImagePlace,
     eif: Path | None,
     expect: Path | None,
     blobs: Path | None,
+    style: str,
+    nsm: bool,
+    listen: tuple[str, ...],
+    connect: tuple[str, ...],
     ref: str | None,
     platform: Platform | None,
     max_size: int,
+    cache: Path | None,
     as_json: bool,
 ) -> None:
-    """Check whether an enclave's image file or measurements are what nitro-cli makes of a container image.
+    """Check whether an enclave's image file or measurements are what becomes of a container image.
 
     Exit 0 when all of it is; 1 when something differs, with the paths; 3 when the container image does not
-    decide it (`undecidable`), or kernel and boot ramdisk were not compared for want of --blobs
-    (`blobs-missing`). Of --eif only the times of folders that the image does not decide are taken, one for
-    each layer and one for the container. Modes and owners have to be those of one of Docker's stores.
+    decide it (`undecidable`), or kernel and boot ramdisk were not compared (`blobs-missing`): for want of
+    --blobs, or with style coattest of a compiled kernel in the cache.
+
+    Style nitro-cli: of --eif only the times of folders that the image does not decide are taken, one for
+    each layer and one for the container. Modes and owners have to be those of one of Docker's stores. Style
+    coattest: nothing is taken from it; --nsm, --listen and --connect say what it was built with.
     """
     if (eif is None) == (expect is None):
         raise UsageError("name the enclave with --eif or with --expect", hint="one of the two")
     expected = read_expected(expect) if expect is not None else {}
-    with opened_tree(image, ref, platform, max_size) as tree:
-        files = _blobs(tree, blobs)
-        verdict = _against(tree, eif, files) if eif is not None else check_registers(tree, expected, files)
+    if style == "coattest":
+        refuse_ignored(("blobs",), "for style coattest")
+        with opened_image(image, ref, platform, max_size) as opened:
+            own = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+            parts = _own_parts(cache)
+            verdict = (
+                _against(eif, lambda file, layout: check_own_file(own, file, layout, parts))
+                if eif is not None
+                else check_own_registers(own, expected, parts)
+            )
+    else:
+        refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
+        with opened_tree(image, ref, platform, max_size) as tree:
+            files = _blobs(tree, blobs)
+            verdict = (
+                _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files))
+                if eif is not None
+                else check_registers(tree, expected, files)
+            )
     if as_json and not verdict.findings and not verdict.undecided:
         emit_json(verdict.to_json())
     _tell(image, verdict, as_json=as_json)
 
 
-def _blobs(tree: ContainerTree, blobs: Path | None) -> NitroBlobs | None:
+def _own_parts(cache: Path | None) -> BootParts | None:
+    profile = read_profile()
+    compiled = cached_kernel(profile, Cache(cache_folder(cache)))
+    return None if compiled is None else own_boot_parts(profile, compiled)
+
+
+def _blobs(tree: ContainerTree, blobs: Path | None) -> BootParts | None:
     if blobs is None:
         return None
     config = tree.image.config
@@ -106,17 +159,17 @@ def _blobs(tree: ContainerTree, blobs: Path | None) -> NitroBlobs | None:
     return read_blobs(blobs, architecture if architecture in ARCHITECTURES else ARCHITECTURES[0])
 
 
-def _against(tree: ContainerTree, eif: Path, blobs: NitroBlobs | None) -> ContainerCheck:
+def _against(eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck]) -> ContainerCheck:
     with open_plain(eif) as file:
         try:
             found = read_found_layout(file)
-            verdict = check_enclave_file(tree, file, found.layout, blobs)
+            verdict = check(file, found.layout)
         except ImageError as error:
             raise unreadable(eif, error) from None
     return replace(verdict, findings=(*found.findings, *verdict.findings))
 
 
-def _tell(image: Path, verdict: ContainerCheck, *, as_json: bool) -> None:
+def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
     """Print what is the same. Raises FoundFalse for differences, Undecidable or EnvironmentFailure else."""
     if not as_json:
         console = out()

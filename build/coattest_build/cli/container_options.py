@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
@@ -13,6 +12,7 @@ from coattest.errors import UsageError
 from coattest.network import PROXY_URL
 from coattest.parser import refuse_ignored
 from coattest.shell import Decorator, err, option_group
+from coattest_build.cli.options import IMAGE_PLACE
 from coattest_build.containers.application import (
     ContainerTree,
     application_ramdisk,
@@ -22,6 +22,7 @@ from coattest_build.containers.application import (
 from coattest_build.containers.daemon import STORES
 from coattest_build.containers.image import DEFAULT_SIZE, Choice, OpenedImage, open_container_image
 from coattest_build.containers.manifests import Platform
+from coattest_build.containers.registry.reference import ImagePlace
 
 _PLATFORM = re.compile(r"[a-z0-9]{1,16}(/[a-z0-9]{1,16}){1,2}")
 _TIME = re.compile(r"(0|[1-9][0-9]{0,2})=(0|[1-9][0-9]{0,9})")
@@ -66,11 +67,11 @@ image_options: Decorator = option_group(
     ),
     heading="Which image",
 )
-IMAGE = click.argument("image", type=click.Path(exists=True, path_type=Path))
+IMAGE = click.argument("image", type=IMAGE_PLACE)
 
 
 def opened_image(
-    image: Path, ref: str | None, platform: Platform | None, max_size: int
+    image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int
 ) -> contextlib.AbstractContextManager[OpenedImage]:
     """The image of the options. Raises as ``open_container_image``."""
     return open_container_image(image, Choice(ref, platform), max_size=max_size)
@@ -78,18 +79,16 @@ def opened_image(
 
 @contextlib.contextmanager
 def opened_tree(
-    image: Path, ref: str | None, platform: Platform | None, max_size: int
+    image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int
 ) -> Iterator[ContainerTree]:
     """The image of the options, its layers applied as Docker does. Raises as ``open_container_image``."""
     with opened_image(image, ref, platform, max_size) as opened:
         yield container_tree(opened)
 
 
+STYLES = click.Choice(["coattest", "nitro-cli"])
 style_option: Decorator = click.option(
-    "--style",
-    type=click.Choice(["coattest", "nitro-cli"]),
-    required=True,
-    help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0.",
+    "--style", type=STYLES, required=True, help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0."
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."

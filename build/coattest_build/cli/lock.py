@@ -18,6 +18,7 @@ from coattest_build.cli.container_options import image_options, opened_image
 from coattest_build.cli.options import container_option, mirror_option, source_option
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.inputs import apt, locker
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs.pinned_image import pin_of
@@ -43,7 +44,7 @@ def lock_command(
     keep: bool,
     check: bool,
     runtime_depends: bool,
-    container: Path | None,
+    container: ImagePlace | None,
     ref: str | None,
     platform: Platform | None,
     max_size: int,
@@ -113,7 +114,7 @@ def lock_command(
 
 
 def _container_pin(
-    spec: image.ImageSpec, given: Path | None, ref: str | None, platform: Platform | None, max_size: int
+    spec: image.ImageSpec, given: ImagePlace | None, ref: str | None, platform: Platform | None, max_size: int
 ) -> locks.LockedContainer | None:
     if given is None:
         refuse_ignored(("ref", "platform", "max_size"), "without --from")

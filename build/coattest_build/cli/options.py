@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from coattest.errors import UsageError
 from coattest.shell import Decorator, judged_folder, option_group
+from coattest_build.containers.registry.reference import SCHEME, parse_reference
 from coattest_build.formats.eif import ImageError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -37,11 +39,26 @@ fresh_kernel_option: Decorator = click.option(
 )
 
 
+class _ImagePlace(click.Path):
+    """A file or folder that exists, or an image of a registry."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A Path or a Reference."""
+        if isinstance(value, str) and value.startswith(SCHEME):
+            return parse_reference(value)
+        return super().convert(value, param, ctx)
+
+
+IMAGE_PLACE = _ImagePlace()
 container_option: Decorator = click.option(
     "--from",
     "container",
-    type=click.Path(exists=True, path_type=Path),
-    help="The container image of [container]: an OCI layout, or an archive of docker save or skopeo.",
+    type=IMAGE_PLACE,
+    help="The container image of [container]: an OCI layout, an archive of docker save or skopeo, or "
+    "docker://HOST/NAME@sha256:...",
 )
 
 

@@ -12,8 +12,9 @@ from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER
 from coattest.progress import Terminal
 from coattest.shell import json_option, out
-from coattest_build import container
-from coattest_build.cli.options import FOLDER, jobs_option, mirror_option, source_option
+from coattest_build.cli.options import FOLDER, container_option, jobs_option, mirror_option, source_option
+from coattest_build.container import DRIVER, assemble_stage, prepare_stage
+from coattest_build.containers.registry.reference import ImagePlace
 
 
 @click.group("stage")
@@ -31,19 +32,26 @@ def stage_command() -> None:
 )
 @mirror_option
 @jobs_option
+@container_option
 @json_option
 def prepare_command(
-    *, source: Path, folder: Path, mirror: str | None, jobs: int | None, as_json: bool
+    *,
+    source: Path,
+    folder: Path,
+    mirror: str | None,
+    jobs: int | None,
+    container: ImagePlace | None,
+    as_json: bool,
 ) -> None:
     """Write the root of the compile stage.
 
     Downloads and checks the locked inputs first.
     """
-    container.prepare_stage(source, folder, mirror=mirror, jobs=jobs, progress=Terminal())
+    prepare_stage(source, folder, mirror=mirror, jobs=jobs, container=container, progress=Terminal())
     if as_json:
-        emit_json({"stage": str(folder), "run": ["/usr/bin/perl", f"/{container.DRIVER}"]})
+        emit_json({"stage": str(folder), "run": ["/usr/bin/perl", f"/{DRIVER}"]})
     else:
-        out().print(f"{folder}: run /usr/bin/perl /{container.DRIVER} inside", markup=False)
+        out().print(f"{folder}: run /usr/bin/perl /{DRIVER} inside", markup=False)
 
 
 @stage_command.command("assemble")
@@ -76,9 +84,7 @@ def assemble_command(
     Writes the same files as `eif build`.
     """
     make_folder(target)
-    report = container.assemble_stage(
-        source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal()
-    )
+    report = assemble_stage(source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal())
     document = report.to_json()
     write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     if as_json:

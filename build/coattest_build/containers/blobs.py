@@ -21,8 +21,8 @@ KERNELS = {"amd64": "bzImage", "arm64": "Image"}
 
 
 @dataclass(frozen=True, slots=True)
-class NitroBlobs:
-    """What nitro-cli puts beside the application ramdisk; ``cmdline`` without white space at its ends."""
+class BootParts:
+    """What stands before the application ramdisk: PCR1 is a digest of the three."""
 
     kernel: bytes
     cmdline: bytes
@@ -37,8 +37,10 @@ def boot_ramdisk(init: bytes, driver: bytes) -> Iterator[bytes]:
     return ramdisk_blocks(parts, lambda *_: b"")
 
 
-def read_blobs(path: Path, architecture: str) -> NitroBlobs:
+def read_blobs(path: Path, architecture: str) -> BootParts:
     """The blobs of a folder such as /usr/share/nitro_enclaves/blobs, for ``amd64`` or ``arm64``.
+
+    The command line is without white space at its ends, as nitro-cli takes it.
 
     Raises EnvironmentFailure (``blobs-missing``) for one that is absent or not a plain file; UsageError for
     the folder.
@@ -60,4 +62,4 @@ def read_blobs(path: Path, architecture: str) -> NitroBlobs:
         cmdline = read("cmdline", MAX_CMDLINE)
         boot = b"".join(boot_ramdisk(read("init", MAX_BLOB), read("nsm.ko", MAX_BLOB)))
     text = cmdline.decode("utf-8", "surrogateescape").strip()
-    return NitroBlobs(kernel, text.encode("utf-8", "surrogateescape"), boot)
+    return BootParts(kernel, text.encode("utf-8", "surrogateescape"), boot)

@@ -1,16 +1,16 @@
-"""Whether an image file, or published registers, are what nitro-cli makes of a container image.
+"""Whether an image file, or published registers, are what nitro-cli or coattest makes of a container image.
 
-Of the deployed file only the times of folders that the image does not decide are taken, one for each layer
-and one for the container; their modes and owners must be those of one of Docker's stores. Everything else is
-computed from the container image, and from nitro-cli's blobs where they are given.
+Of a file in nitro-cli's style only the times of folders that the image does not decide are taken, one for
+each layer and one for the container; their modes and owners must be those of one of Docker's stores.
+Everything else is computed from the container image, and from nitro-cli's blobs where they are given.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from coattest.findings import Finding
@@ -21,17 +21,20 @@ from coattest_build.containers.application import (
     ramdisk_at,
     undecided_finding,
 )
-from coattest_build.containers.blobs import NitroBlobs
+from coattest_build.containers.blobs import BootParts
 from coattest_build.containers.daemon import STORES, Exported
 from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.layers import HIDDEN_LINK
+from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import MAX_RAMDISK, clock_of
 from coattest_build.containers.sources import FilePart, Spool
 from coattest_build.explain.trees import compare_trees
 from coattest_build.formats.eif import EifSection, Layout, SectionType, section_blocks
-from coattest_build.formats.lenient.initramfs import unpack_ramdisks
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.registers import extend
 
+APPLICATION = "application ramdisk"
+BLOBS = "nitro-cli's blobs; name them with --blobs"
 MAX_REPORTED = 200
 """Differences that are listed."""
 _HEX = re.compile(rb"[0-9a-f]{8}")
@@ -53,8 +56,21 @@ class ContainerCheck:
     findings: tuple[Finding, ...]
     undecided: tuple[Finding, ...]
     same: tuple[str, ...]
-    times: Mapping[int, int]
-    store: str | None
+    times: Mapping[int, int] = field(default_factory=dict)
+    store: str | None = None
+
+    @property
+    def misshapen(self) -> bool:
+        """Whether the file has other sections, so that there is no more to compare."""
+        return any(finding.code == "section-missing" for finding in self.findings)
+
+    def with_same(self, name: str) -> ContainerCheck:
+        """This, and one thing more that is the same."""
+        return replace(self, same=(*self.same, name))
+
+    def with_more(self, findings: Iterable[Finding], undecided: Iterable[Finding] = ()) -> ContainerCheck:
+        """This and more that is different or open."""
+        return replace(self, findings=(*self.findings, *findings), undecided=(*self.undecided, *undecided))
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``eif container check --json``."""
@@ -87,8 +103,8 @@ def possible_files(tree: ContainerTree) -> tuple[Files, ...]:
 # -------------------------------------------------------------------------------- against an image file
 
 
-class _Deployed:
-    """The application ramdisk of the file, compared block by block; a time is read where ours has none."""
+class DeployedRamdisk:
+    """The application ramdisk of a file, compared block by block; a time is read where ours has none."""
 
     def __init__(self, file: BinaryIO, section: EifSection) -> None:
         self._part = FilePart(file, section.offset, section.size)
@@ -109,67 +125,99 @@ class _Deployed:
         return self.position == self._part.size
 
 
-def check_enclave_file(
-    tree: ContainerTree, file: BinaryIO, layout: Layout, blobs: NitroBlobs | None
+def check_surroundings(
+    config: ContainerConfig | None, file: BinaryIO, layout: Layout, parts: BootParts | None, remedy: str
 ) -> ContainerCheck:
-    """Compare the sections of an image file with what nitro-cli makes. Raises ContainerError, ImageError."""
+    """What of an image file is not its application ramdisk.
+
+    Without ``parts`` that stays open (``blobs-missing``), and ``remedy`` says what to do. A file with other
+    sections is only that (``section-missing``).
+    """
     ramdisks = layout.of_type(SectionType.RAMDISK)
     kernels, cmdlines = layout.of_type(SectionType.KERNEL), layout.of_type(SectionType.CMDLINE)
     shape = (len(kernels), len(cmdlines), len(ramdisks))
     if shape != (1, 1, 2):
-        detail = "not one kernel, one command line and two ramdisks, as nitro-cli writes"
+        detail = "not one kernel, one command line and two ramdisks, as nitro-cli and coattest write"
         finding = Finding("section-missing", "image", detail, "1, 1, 2", ", ".join(map(str, shape)))
-        return ContainerCheck((finding,), (), (), {}, None)
-    findings = list(_architecture(tree, layout))
-    undecided: list[Finding] = []
+        return ContainerCheck((finding,), (), ())
+    findings = list(_architecture(config, layout))
+    if parts is None:
+        missing = blobs_missing("kernel, command line and boot ramdisk (PCR0 and PCR1)", remedy)
+        return ContainerCheck(tuple(findings), (missing,), ())
     same: list[str] = []
-    if blobs is None:
-        undecided.append(_blobs_missing("kernel, command line and boot ramdisk (PCR0 and PCR1)"))
-    else:
-        for name, section, expected in (
-            ("kernel", kernels[0], blobs.kernel),
-            ("command line", cmdlines[0], blobs.cmdline),
-            ("boot ramdisk", ramdisks[0], blobs.boot),
-        ):
-            if section.size == len(expected) and b"".join(section_blocks(file, section)) == expected:
-                same.append(name)
-            else:
-                findings.append(Finding("section-content", name, "is not what the blobs make"))
+    for name, section, expected in (
+        ("kernel", kernels[0], parts.kernel),
+        ("command line", cmdlines[0], parts.cmdline),
+        ("boot ramdisk", ramdisks[0], parts.boot),
+    ):
+        if section.size == len(expected) and b"".join(section_blocks(file, section)) == expected:
+            same.append(name)
+        else:
+            findings.append(Finding("section-content", name, "is not what it has to be"))
+    return ContainerCheck(tuple(findings), (), tuple(same))
+
+
+def check_enclave_file(
+    tree: ContainerTree, file: BinaryIO, layout: Layout, blobs: BootParts | None
+) -> ContainerCheck:
+    """Compare the sections of an image file with what nitro-cli makes. Raises ContainerError, ImageError."""
+    around = check_surroundings(tree.image.config, file, layout, blobs, BLOBS)
+    if around.misshapen:
+        return around
+    application = layout.of_type(SectionType.RAMDISK)[1]
     for files in possible_files(tree):
         for store in _stores(tree):
-            deployed = _Deployed(file, ramdisks[1])
+            deployed = DeployedRamdisk(file, application)
             if deployed.equals(ramdisk_at(tree, files, deployed.time, store)):
-                same.append("application ramdisk")
                 times = dict(sorted(deployed.times.items()))
                 taken = store if tree.undecided else None
-                return ContainerCheck(tuple(findings), tuple(undecided), tuple(same), times, taken)
-    different, still_open = _differences(tree, file, layout, ramdisks[1])
-    return ContainerCheck((*findings, *different), (*undecided, *still_open), tuple(same), {}, None)
+                return replace(around.with_same(APPLICATION), times=times, store=taken)
+    different, still_open = _differences(tree, file, layout, application)
+    return around.with_more(different, still_open)
 
 
 def _stores(tree: ContainerTree) -> tuple[str, ...]:
     return STORES if tree.undecided else STORES[:1]
 
 
-def _architecture(tree: ContainerTree, layout: Layout) -> Iterator[Finding]:
-    config = tree.image.config
+def _architecture(config: ContainerConfig | None, layout: Layout) -> Iterator[Finding]:
     if config is not None:
         wanted = {"amd64": "x86_64", "arm64": "aarch64"}.get(config.platform.architecture, "")
         if wanted != layout.architecture:
             yield Finding("header", "image", "flags: the architecture", wanted, layout.architecture)
 
 
-def _blobs_missing(what: str) -> Finding:
-    return Finding(
-        "blobs-missing", "image", f"{what}: not compared without nitro-cli's blobs; name them with --blobs"
-    )
+def blobs_missing(what: str, remedy: str) -> Finding:
+    """The finding that something could not be compared; ``remedy`` says without what, and what to do."""
+    return Finding("blobs-missing", "image", f"{what}: not compared without {remedy}")
+
+
+def ramdisk_differences(blocks: Iterator[bytes], layout: Layout, theirs: Unpacking) -> Iterator[Finding]:
+    """What differs path by path between the ramdisk that the blocks are and a deployed one."""
+    with Spool(MAX_RAMDISK) as spool:
+        part, _ = spool.add(blocks, "ramdisk")
+        section = EifSection(SectionType.RAMDISK, 0, part.size)
+        made = replace(layout, sections=(section,), file_size=part.size)
+        for finding, _ in compare_trees(unpack_ramdisks(spool.file, made), theirs):
+            path = finding.where.partition(": ")[2]
+            yield replace(finding, where=f"{APPLICATION}: {path}" if path else APPLICATION)
+
+
+def unpack_application(file: BinaryIO, layout: Layout, section: EifSection) -> Unpacking:
+    """The tree that one ramdisk of an image file makes. Raises ImageError."""
+    return unpack_ramdisks(file, replace(layout, sections=(section,)))
+
+
+def other_bytes() -> Finding:
+    """The finding that ramdisks with the same files are not the same."""
+    return Finding("archive-bytes", APPLICATION, "the same files, but not the same bytes")
 
 
 def _differences(
     tree: ContainerTree, file: BinaryIO, layout: Layout, application: EifSection
 ) -> tuple[list[Finding], list[Finding]]:
     """What differs path by path from the container image, and what of that the image does not decide."""
-    theirs = unpack_ramdisks(file, replace(layout, sections=(application,)))
+    theirs = unpack_application(file, layout, application)
     times = {item.layer: 0 for item in tree.undecided}
     for item in reversed(tree.undecided):
         node = theirs.tree.stat(b"rootfs/" + item.path)
@@ -178,19 +226,13 @@ def _differences(
     outcomes = []
     for files in possible_files(tree):
         for store in _stores(tree):
-            with Spool(MAX_RAMDISK) as spool:
-                blocks = application_ramdisk(tree, *files, times=times, store=store)
-                part, _ = spool.add(blocks, "ramdisk")
-                section = EifSection(SectionType.RAMDISK, 0, part.size)
-                made = replace(layout, sections=(section,), file_size=part.size)
-                found = compare_trees(unpack_ramdisks(spool.file, made), theirs)
-                outcomes.append(_sorted((finding for finding, _ in found), paths))
+            blocks = application_ramdisk(tree, *files, times=times, store=store)
+            outcomes.append(_sorted(ramdisk_differences(blocks, layout, theirs), paths))
     different, still_open = min(outcomes, key=lambda each: (len(each[0]), len(each[1])))
     if different and any(item.cause == HIDDEN_LINK for item in tree.undecided):
         return [], [*still_open, *map(undecided_finding, tree.undecided)]
     if not different and not still_open:
-        detail = "the same files, but not the same bytes"
-        different = [Finding("archive-bytes", "application ramdisk", detail)]
+        different = [other_bytes()]
     return different, still_open
 
 
@@ -199,13 +241,10 @@ def _sorted(found: Iterator[Finding], paths: Set[str]) -> tuple[list[Finding], l
     different: list[Finding] = []
     still_open: list[Finding] = []
     for finding in found:
-        path = finding.where.partition(": ")[2]
-        named = replace(finding, where=f"application ramdisk: {path}" if path else "application ramdisk")
-        if finding.code == "entry-mtime" and path in paths:
+        kept, named = different, finding
+        if finding.code == "entry-mtime" and finding.where.partition(": ")[2] in paths:
             detail = "its layer's folders have more than one time"
-            named, kept = replace(named, code="undecidable", detail=detail), still_open
-        else:
-            kept = different
+            named, kept = replace(finding, code="undecidable", detail=detail), still_open
         if len(kept) < MAX_REPORTED:
             kept.append(named)
     return different, still_open
@@ -215,26 +254,33 @@ def _sorted(found: Iterator[Finding], paths: Set[str]) -> tuple[list[Finding], l
 
 
 def check_registers(
-    tree: ContainerTree, expected: Mapping[str, str], blobs: NitroBlobs | None
+    tree: ContainerTree, expected: Mapping[str, str], blobs: BootParts | None
 ) -> ContainerCheck:
     """Compare PCR0, PCR1 and PCR2, as far as they are expected. Raises ContainerError."""
     if tree.undecided:
-        return ContainerCheck((), tuple(map(undecided_finding, tree.undecided)), (), {}, None)
-    verdicts = [_registers(tree, files, expected, blobs) for files in possible_files(tree)]
+        return ContainerCheck((), tuple(map(undecided_finding, tree.undecided)), ())
+    verdicts = [
+        check_measured(application_ramdisk(tree, *files, times={}), expected, blobs, BLOBS)
+        for files in possible_files(tree)
+    ]
     return min(verdicts, key=lambda verdict: len(verdict.findings))
 
 
-def _registers(
-    tree: ContainerTree, files: Files, expected: Mapping[str, str], blobs: NitroBlobs | None
+def check_measured(
+    blocks: Iterator[bytes], expected: Mapping[str, str], parts: BootParts | None, remedy: str
 ) -> ContainerCheck:
-    before = (blobs.kernel, blobs.cmdline, blobs.boot) if blobs is not None else ()
+    """Compare the registers of an application ramdisk, and of what stands before it, with expected ones.
+
+    Without ``parts`` PCR0 and PCR1 stay open, and ``remedy`` says what to do.
+    """
+    before = (parts.kernel, parts.cmdline, parts.boot) if parts is not None else ()
     whole, application = hashlib.sha384(b"".join(before)), hashlib.sha384()
     first = whole.copy()
-    for block in application_ramdisk(tree, *files, times={}):
+    for block in blocks:
         whole.update(block)
         application.update(block)
     found = {"PCR2": extend(application.digest())}
-    if blobs is not None:
+    if parts is not None:
         found |= {"PCR0": extend(whole.digest()), "PCR1": extend(first.digest())}
     wrong = [
         Finding("measurement", name, "the container image gives another value", value, found[name])
@@ -244,8 +290,6 @@ def _registers(
     missing: Sequence[str] = [name for name in sorted(expected) if name not in found]
     return ContainerCheck(
         tuple(wrong),
-        (_blobs_missing(" and ".join(missing)),) if missing else (),
+        (blobs_missing(" and ".join(missing), remedy),) if missing else (),
         tuple(name for name in sorted(expected) if found.get(name) == expected[name]),
-        {},
-        None,
     )

@@ -19,6 +19,8 @@ from coattest.files import Folder, open_plain
 from coattest_build.containers.errors import ContainerError, beyond_limit
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import DIRECTORY, FILE, read_layer
+from coattest_build.containers.registry.fetching import RegistryFiles
+from coattest_build.containers.registry.reference import ImagePlace, Reference
 from coattest_build.containers.sources import (
     FilePart,
     Positioned,
@@ -130,11 +132,16 @@ ENTRIES = ("oci-layout", "index.json", "manifest.json")
 
 
 @contextlib.contextmanager
-def open_files(path: Path, spool: Spool) -> Iterator[tuple[ImageFiles | None, FilePart | None]]:
+def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | None, FilePart | None]]:
     """The files of an image's folder or archive; or, of an archive that is no image's, the archive itself.
 
-    A compressed archive is decompressed to the spool. Raises ContainerError, and as ``open_plain``.
+    A compressed archive is decompressed to the spool. Raises ContainerError, and as ``open_plain`` and
+    ``RegistryFiles``.
     """
+    if isinstance(path, Reference):
+        with Spool(spool.left()) as fetched:
+            yield RegistryFiles(path, fetched), None
+        return
     if path.is_dir():
         with Folder(path) as folder:
             files = FolderFiles(folder)

@@ -1,7 +1,7 @@
-"""Opens a container image from a path: which one it is, its configuration, its layers, all checked by digest.
+"""Opens a container image: which one it is, its configuration, its layers, all checked by digest.
 
 An OCI layout (a folder or an archive), an archive of ``docker save`` of any age, or one of ``docker export``,
-which is a file system and has no configuration.
+which is a file system and has no configuration; or an image of a registry.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from coattest.errors import CoattestError, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
@@ -32,6 +31,7 @@ from coattest_build.containers.manifests import (
     read_manifest,
     read_saved,
 )
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.containers.sources import (
     FilePart,
     Positioned,
@@ -101,7 +101,7 @@ class _Found:
 
 @contextlib.contextmanager
 def open_container_image(
-    path: Path, choice: Choice | None = None, *, max_size: int = DEFAULT_SIZE
+    path: ImagePlace, choice: Choice | None = None, *, max_size: int = DEFAULT_SIZE
 ) -> Iterator[OpenedImage]:
     """The image at ``path``, its layers decompressed to a private file until the end.
 
@@ -123,7 +123,7 @@ def open_container_image(
 
 
 @contextlib.contextmanager
-def _naming(path: Path, kind: type[CoattestError]) -> Iterator[None]:
+def _naming(path: ImagePlace, kind: type[CoattestError]) -> Iterator[None]:
     """Put the image's path before where an error of this kind is."""
     try:
         yield

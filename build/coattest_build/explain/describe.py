@@ -16,8 +16,7 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import Rows, unique_names
 from coattest.strictjson import MAX_DEPTH, too_deep
-from coattest_build.containers.errors import ContainerError
-from coattest_build.containers.own.plan import MAX_PLAN, RunPlan, decode_plan
+from coattest_build.containers.own.plan import RunPlan, plan_of
 from coattest_build.formats import cpio, eif, signature
 from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
 from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
@@ -246,19 +245,8 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
             unpacked,
             tuple(_ramdisks(file, layout, digests)) if files else None,
             tree,
-            _plan(unpacked),
+            plan_of(unpacked),
         )
-
-
-def _plan(unpacked: Unpacking) -> RunPlan | None:
-    """What the init of the kernel profile ``container`` starts; None where it is another one."""
-    found = unpacked.tree.stat(b"run")
-    if found is None or found.kind != "file" or found.body.size > MAX_PLAN or found.body.zeros:
-        return None
-    try:
-        return decode_plan(b"".join(unpacked.streams.blocks(found.body)))
-    except ContainerError:
-        return None
 
 
 def crc_finding(layout: Layout, crc: int) -> Finding | None:

@@ -24,6 +24,7 @@ from coattest_build.containers.image import (
     open_container_image,
 )
 from coattest_build.containers.manifests import MAX_DOCUMENT, read_config
+from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.containers.sources import FilePart, Positioned, Spool, plain_blocks
 from coattest_build.image import IMAGE_FILE
 from coattest_build.inputs.cache import Cache
@@ -41,7 +42,7 @@ def pin_of(opened: OpenedImage) -> LockedContainer:
 
 
 @contextlib.contextmanager
-def open_pinned(pin: LockedContainer, store: Cache, given: Path | None) -> Iterator[OpenedImage]:
+def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) -> Iterator[OpenedImage]:
     """The pinned image, from the file or folder ``given``, which fills the cache, or from the cache.
 
     Raises FoundFalse (``container-digest``) for another image or content that is not what its digest says,

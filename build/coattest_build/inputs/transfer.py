@@ -234,17 +234,20 @@ class _Redirects(urllib.request.BaseHandler):
         target = _target(request.full_url, headers.get("Location") or "")
         host = urlsplit(target).hostname or ""
         if self._route.first is None:  # behind a proxy, which looks names up itself
-            self._route.first = _named(urlsplit(request.full_url).hostname or "")
-        self._route.allow(_named(host))
+            self._route.first = named_place(urlsplit(request.full_url).hostname or "")
+        self._route.allow(named_place(host))
+        headers_again = dict(request.headers)
+        if urlsplit(target)[:2] != urlsplit(request.full_url)[:2]:  # a token is for the server it is of
+            headers_again.pop("Authorization", None)
         return self.parent.open(
-            urllib.request.Request(target, headers=dict(request.headers)),  # noqa: S310 - checked
+            urllib.request.Request(target, headers=headers_again),  # noqa: S310 - checked
             timeout=request.timeout,
         )
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
-def _named(host: str) -> str:
+def named_place(host: str) -> str:
     """The place that a host's name itself says; a name that has to be looked up counts as public."""
     if host == "localhost" or host.endswith((".localhost", "localhost.")):
         return "loopback"

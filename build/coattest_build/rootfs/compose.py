@@ -25,6 +25,7 @@ from coattest_build.rootfs.start import (
     add_surroundings,
     is_program,
     program_of,
+    run_plan_of,
     start_entries,
 )
 
@@ -111,7 +112,7 @@ def add_sources(tree: unpack.Tree, source: Path, origin: str, target: str) -> No
 
 
 def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
-    """Check that init will find its directories and the program, and that the profile's file has its place.
+    """Check that init will find its directories, the program and its user, and the profile's file its place.
 
     Raises UsageError: in the enclave each of these would show only as an early end.
     """
@@ -135,6 +136,8 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
             where=f"{IMAGE_FILE} [run] command",
             hint="set the file's executable bit in the source tree",
         )
+    if spec.container is not None:
+        run_plan_of(spec, spec.container, tree.root)
     if spec.profile_target in tree.kinds:
         raise UsageError(
             f"{spec.profile_target} is already in the root file system",

@@ -6,19 +6,21 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest.jsontext import emit_json
+from coattest.network import NO_NETWORK, Network
 from coattest.parser import NEW_FOLDER
 from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
 from coattest.programs.start import start_program
 from coattest.shell import err, json_option, out
 from coattest_build.cli.options import FILE, FOLDER
+from coattest_build.containers.own.imagefile import plan_of_image
 from coattest_local import records
 from coattest_local.host.enclave import (
     ENCLAVE_PORT,
@@ -29,6 +31,8 @@ from coattest_local.host.enclave import (
 )
 from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
 from coattest_local.qemu.tools import find_tools
+from coattest_parent.link.channels import Hybrid, parse_address
+from coattest_parent.link.forward import PortForwarder
 from coattest_parent.link.stop import Stop, Stopped
 
 # The process that is detached: what it prints goes here, beside the enclave's own console.
@@ -53,9 +57,8 @@ READY_FD = "COATTEST_READY_FD"
 @click.option(
     "--port",
     type=click.IntRange(1, 2**32 - 2),
-    default=ENCLAVE_PORT,
-    show_default=True,
-    help="The vsock port at which the program listens.",
+    help=f"The vsock port at which the program listens (default: the first that was measured, else "
+    f"{ENCLAVE_PORT}).",
 )
 @click.option("--detach", is_flag=True, help="Return when it listens; it runs until terminate-enclave.")
 @json_option
@@ -67,32 +70,46 @@ def run_enclave_command(
     instance_id: str,
     debug_mode: bool,
     host: str,
-    port: int,
+    port: int | None,
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Run IMAGE on a simulator until it ends or is interrupted. It protects nothing."""
+    """Run IMAGE on a simulator until it ends or is interrupted. It protects nothing.
+
+    Where a network was measured (--host qemu), the parent's side runs too: its proxy to the names of the
+    list, and for each measured port a TCP port of 127.0.0.1, the enclave's own where it is free.
+    """
     if debug_mode and host == "qemu":
         raise UsageError("QEMU has no debug mode", hint="use --host software")
     if detach:
         # The one that is detached runs elsewhere: it gets absolute paths.
         arguments = [str(image.resolve()), "--directory", str(directory.resolve()), "--host", host]
-        arguments += ["--role-arn", role_arn, "--instance-id", instance_id, "--port", str(port)]
-        return _detach(directory, [*arguments, *(["--debug-mode"] if debug_mode else [])], as_json)
+        arguments += ["--role-arn", role_arn, "--instance-id", instance_id]
+        arguments += [*(["--port", str(port)] if port else []), *(["--debug-mode"] if debug_mode else [])]
+        return _detach(directory, arguments, as_json)
+    plan = plan_of_image(image)
+    network = plan.network if plan else NO_NETWORK
+    measured = network.listen[0].vsock if network.listen else ENCLAVE_PORT
     # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
     with Stop(last=True) as stop, contextlib.suppress(Stopped), records.claimed(directory):
         err().print(WARNING, style="bold red")
-        with _start(
-            host,
-            image,
-            directory,
-            role_arn=role_arn,
-            instance_id=instance_id,
-            debug=debug_mode,
-            port=port,
-            check=stop.check,
-        ) as enclave:
+        with (
+            _start(
+                host,
+                image,
+                directory,
+                role_arn=role_arn,
+                instance_id=instance_id,
+                debug=debug_mode,
+                port=port or measured,
+                network=network,
+                check=stop.check,
+            ) as enclave,
+            outside(network, enclave.address) as ports,
+        ):
             record = records.record_of(enclave, image)
+            if network:
+                record |= {"ports": ports, "connect": list(network.connect)}
             records.write_record(directory, record)
             _show(record, as_json)
             code = enclave.wait_unless(stop)
@@ -127,12 +144,19 @@ def _start(
     instance_id: str,
     debug: bool,
     port: int,
+    network: Network,
     check: Callable[[], None],
 ) -> RunningEnclave | QemuEnclave:
     if host == "qemu":
-        tools = find_tools()
         return run_in_qemu(
-            image, directory, role_arn=role_arn, instance_id=instance_id, tools=tools, port=port, check=check
+            image,
+            directory,
+            role_arn=role_arn,
+            instance_id=instance_id,
+            tools=find_tools(),
+            port=port,
+            network=network,
+            check=check,
         )
     return run_enclave(
         image,
@@ -143,6 +167,30 @@ def _start(
         port=port,
         check=check,
     )
+
+
+@contextlib.contextmanager
+def outside(network: Network, address: str) -> Iterator[dict[str, str]]:
+    """For each measured port of the enclave a TCP port of 127.0.0.1; what leads where, as texts.
+
+    ``address`` is the enclave's, in QEMU.
+    """
+    with contextlib.ExitStack() as stack:
+        ports = {}
+        for one in network.listen:
+            hybrid = parse_address(address)
+            assert isinstance(hybrid, Hybrid)
+            forwarder = _forwarder(stack, one.tcp, Hybrid(hybrid.path, one.vsock))
+            ports[str(one.vsock)] = f"127.0.0.1:{forwarder.port}"
+        yield ports
+
+
+def _forwarder(stack: contextlib.ExitStack, port: int, enclave: Hybrid) -> PortForwarder:
+    """At this port of 127.0.0.1, or at a free one where another program has it or it is root's."""
+    try:
+        return stack.enter_context(PortForwarder(("127.0.0.1", port), enclave))
+    except CoattestError:
+        return stack.enter_context(PortForwarder(("127.0.0.1", 0), enclave))
 
 
 def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
@@ -189,3 +237,7 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         return
     for name in ("EnclaveID", "Flags", "address", "proxy_address", "console"):
         out().print(f"{name:14} {record[name]}", markup=False)
+    for vsock, address in record.get("ports", {}).items():
+        out().print(f"{address:14} leads to port {vsock} of the enclave", markup=False)
+    if record.get("connect"):
+        out().print(f"{'may reach':14} {', '.join(record['connect'])}", markup=False)

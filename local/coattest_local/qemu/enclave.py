@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from coattest.errors import EnvironmentFailure
+from coattest.network import NO_NETWORK, Network, parse_target
 from coattest.programs.environment import program_environment
 from coattest.programs.start import start_program
 from coattest_build.formats.measure import measure
@@ -36,6 +37,8 @@ from coattest_local.host.enclave import (
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
 from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuTools
+from coattest_parent.link.channels import Unix
+from coattest_parent.link.proxy import ConnectProxy
 
 KEEPER = Path(__file__).with_name("keeper.py")
 MIB = 1024 * 1024
@@ -75,13 +78,16 @@ def run_in_qemu(
     accelerator: str = "tcg",
     boot_seconds: float = BOOT_SECONDS,
     port: int = ENCLAVE_PORT,
+    network: Network = NO_NETWORK,
     check: Callable[[], None] | None = None,
     machine: Machine = Machine(),
 ) -> QemuEnclave:
     """Boot ``image`` with its files in ``directory``; returns when its vsock ``port`` accepts connections.
 
-    ``check`` is called now and then meanwhile; what it raises ends the start. Raises CoattestError: exit code
-    1 for a damaged image, 3 (not-booted) when QEMU or the guest ends or stays silent.
+    With a ``network``, which is the image's own, the parent's proxy runs beside it; where that has no
+    ``listen``, only the heartbeat is waited for. ``check`` is called now and then meanwhile; what it raises
+    ends the start. Raises CoattestError: exit code 1 for a damaged image, 3 (not-booted) when QEMU or the
+    guest ends or stays silent.
     """
     check_identity(role_arn, instance_id)
     measurements = measure(image)
@@ -99,6 +105,10 @@ def run_in_qemu(
         vsock = _keep([str(tools.vsock), "--vm", _vsock_options(run, hybrid)], stack, vsock_log)
         _await_path(run / "vhost.sock", vsock, directory / "vsock.log")
 
+        proxy = Unix(_port_socket(hybrid, PROXY_PORT))
+        if network.connect:  # before the program inside, which may ask as it starts
+            allow = {name: parse_target(name) for name in network.connect}
+            stack.enter_context(ConnectProxy(proxy, allow))
         module_id = f"{instance_id}-enc{secrets.token_hex(8)}"
         command = qemu_command(
             tools,
@@ -126,11 +136,12 @@ def run_in_qemu(
 
         while not heartbeat.beat.wait(POLL_SECONDS):
             look()
-        _await_port(hybrid, port, look)
+        if network.listen or not network:
+            _await_port(hybrid, port, look)
         return QemuEnclave(
             enclave_id=module_id,
             address=f"hybrid:{hybrid}:{port}",
-            proxy_address=f"unix:{_port_socket(hybrid, PROXY_PORT)}",
+            proxy_address=str(proxy),
             measurements=measurements,
             console=console,
             heartbeat_seconds=heartbeat.seconds or 0.0,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coattest_build.formats.measure import measure
-from support.build.container_command import run
 from support.build.container_images import config_of, entry, folder, ramdisk_of, saved, tar
+from support.build.containers.command import run
 from support.build.found_images import nitro_boot
 from support.build.images import pcr
 

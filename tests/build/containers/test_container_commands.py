@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.build.container_command import run
 from support.build.container_images import entry, folder, listed, ramdisk_of, saved, sha256, tar
+from support.build.containers.command import run
 
 DECIDED = saved([tar(folder("d"), entry("d/x", b"1"))])
 OPEN = saved(

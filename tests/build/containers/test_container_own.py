@@ -30,7 +30,6 @@ from coattest_build.explain.describe import describe_image, tree_rows
 from coattest_build.formats.eif import EifSection, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.kernel import Compiled, parse_config
-from support.build.container_command import run
 from support.build.container_images import Layout as OciLayout
 from support.build.container_images import (
     config_of,
@@ -42,6 +41,7 @@ from support.build.container_images import (
     symlink,
     tar,
 )
+from support.build.containers.command import run
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv/web:/x\nodd:x:::/o:/x\nweb:x:99:99::/no:/x\n"
 OTHERS = b"+33:x:5:5::/:\n%s:x:5:5::/:\nfew:x:35:users::/:\nfar:x:36:4294967295::/:\n" % (b"2" * 20)

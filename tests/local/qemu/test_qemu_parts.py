@@ -21,8 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.network import parse_network
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
 from coattest_local.cli.boot import liveness
+from coattest_local.cli.run_enclave import outside
 from coattest_local.qemu.boot import ZERO, compare_registers, expected
 from coattest_local.qemu.enclave import KEEPER, Machine, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
@@ -34,6 +36,7 @@ from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction import messages
 from support.local.qemu_compiler import patch, pins
+from support.parent.network import serving
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -393,3 +396,35 @@ def test_a_program_of_another_protocol_is_told_what_to_use(tmp_path: Path) -> No
             ):
                 liveness(client, NONCE)
         other.join()
+
+
+def test_each_measured_port_has_one_of_this_machine(tmp_path: Path) -> None:
+    """The enclave's own number where it is free, another one where it is not; bytes go to the right port."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "vm.sock"))
+    listener.listen()
+
+    def guest(peer: socket.socket) -> None:
+        asked = b""
+        while not asked.endswith(b"\n"):
+            asked += peer.recv(1)
+        peer.sendall(b"OK 1\n" + asked)
+        peer.shutdown(socket.SHUT_WR)
+        while peer.recv(100):
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
+        busy, free = taken.getsockname()[1], other.getsockname()[1]
+        other.close()
+        network = parse_network([f"5005:{busy}", f"6006:{free}"], [])
+        with (
+            serving(listener, guest),
+            outside(network, f"hybrid:{tmp_path / 'vm.sock'}:5005") as ports,
+        ):
+            assert ports["6006"] == f"127.0.0.1:{free}"
+            assert ports["5005"] != f"127.0.0.1:{busy}"
+            for vsock, address in ports.items():
+                place = address.partition(":")[2]
+                with socket.create_connection(("127.0.0.1", int(place)), 60) as client:
+                    client.shutdown(socket.SHUT_WR)
+                    assert client.recv(100) == f"CONNECT {vsock}\n".encode()

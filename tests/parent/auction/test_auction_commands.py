@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +13,7 @@ from coattest_local.aws import services
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
 from support.auction.auction_world import BIDS, World
+from support.forked import own
 from support.local.local_enclave import Cloud, enclave
 
 
@@ -179,9 +178,8 @@ def test_a_preview_says_no_amount_unless_asked(world: World) -> None:
     assert "200000" not in prose
     arguments = ["--manifest", "preview.cbor", "--buyer", "buyer-1", "--bids", "buyer-1.csv"]
     arguments += ["--auction-key", "buyer-1.key.pub", "--record", "buyer-1.json", "--release", "0.1.0"]
-    program = str(Path(sys.executable).with_name("auction"))
     done = subprocess.run(
-        [program, "bid", *arguments, "--preview", "--show-amounts"],
+        [*own("auction"), "bid", *arguments, "--preview", "--show-amounts"],
         cwd=world.folder,
         capture_output=True,
         text=True,
@@ -196,10 +194,9 @@ def test_every_problem_of_a_bids_file_has_its_line(world: World) -> None:
     """Three problems are three lines with file and line number, then one that counts them."""
     world.prepare("wrong", 600)
     (world.folder / "wrong.csv").write_text("lot,amount\nlot-1,1.5\nlot-9,3\nlot-2,7\n")
-    program = str(Path(sys.executable).with_name("auction"))
     done = subprocess.run(
         [
-            program,
+            *own("auction"),
             "bid",
             "--manifest",
             "wrong.cbor",

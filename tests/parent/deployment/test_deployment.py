@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +20,7 @@ from coattest_parent.deployment.runner import Enclave, LocalRunner
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.quorum.decision import Decision
 from support.build.python_image import make_python_image
+from support.forked import own
 from support.local.local_enclave import INSTANCE, ROLE, decision
 from support.raises import raises_code
 from support.verify.members import NOW, Members, profile_json, report_json
@@ -177,7 +177,7 @@ def test_a_decision_that_expires_meanwhile_is_none(decided: Decision) -> None:
 def run(folder: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
     """deploy-from-attestation as a process; its JSON document."""
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("deploy-from-attestation")), *arguments, "--json"],
+        [*own("deploy-from-attestation"), *arguments, "--json"],
         env={"PATH": os.environ["PATH"], "HOME": str(folder)},
         capture_output=True,
         text=True,

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from coattest.errors import UsageError
+from coattest.network import parse_network
 from coattest_parent.link import forward
 from coattest_parent.link.channels import Hybrid, Unix, Vsock, connect_to
 from coattest_parent.link.forward import PortForwarder, parse_forward
+from support.build.containers.own_enclaves import fill, own_enclave
 from support.parent.network import echo, serving
 
 PROXY = [sys.executable, "-c", "from coattest_parent.cli.auction import main; main()", "proxy"]
@@ -133,6 +135,45 @@ def test_the_command_carries_both_ways(tmp_path: Path) -> None:
         finally:
             service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
+
+
+def test_the_list_is_taken_from_the_enclaves_image(tmp_path: Path) -> None:
+    """What was measured may be reached, nothing else, and no port of it that leads nowhere is forwarded."""
+    network = parse_network(["5005:8080"], ["127.0.0.1:1"])
+    image = own_enclave(tmp_path / "x.eif", fill(tmp_path / "cache"), network=network)
+    out = Unix(tmp_path / "out")
+    line = [*PROXY, "--listen", str(out), "--eif", str(image), "--forward"]
+    done = subprocess.run([*line, "127.0.0.1:0=vsock:16:5006"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "measured are 5005" in done.stderr
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.bind(str(tmp_path / "notify"))
+    notify.settimeout(60)
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    with (
+        notify,
+        subprocess.Popen(
+            [*line, "127.0.0.1:0=vsock:16:5005"], env=environment, stderr=subprocess.DEVNULL
+        ) as service,
+    ):
+        try:
+            assert notify.recv(100) == b"READY=1"
+            for port, status in ((1, b"502"), (2, b"403")):  # nothing listens at either
+                with connect_to(out, 60) as client:
+                    client.sendall(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n\r\n" % port)
+                    assert client.recv(100).startswith(b"HTTP/1.1 " + status)
+        finally:
+            service.send_signal(signal.SIGTERM)
+        assert service.wait(30) == 0
+
+
+def test_an_image_without_a_network_is_exit_2(tmp_path: Path) -> None:
+    """Of the same kernel profile, or no image at all."""
+    image = own_enclave(tmp_path / "x.eif", fill(tmp_path / "cache"))
+    (tmp_path / "y.eif").write_bytes(b"no image" * 100)
+    for path, says in ((image, "has no network"), (tmp_path / "y.eif", "y.eif")):
+        done = subprocess.run([*PROXY, "--eif", str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["--connect", "A.test:443"], ["--connect", "a"], ["--forward", "443"]])

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import subprocess
-import sys
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -16,6 +15,7 @@ from coattest_parent.link.aws import parse_s3_uri
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest, load_own_key
 from coattest_verify.auction.place import bids_prefix
+from support.forked import own
 from support.local.local_enclave import PCRS, Cloud, LocalEnclave, decision
 from support.verify.members import NOW, Members, profile_json, report_json
 from support.yes import the_yes_to
@@ -77,7 +77,7 @@ class World:
         }
         program, *arguments = command
         done = subprocess.run(
-            [str(Path(sys.executable).with_name(program)), *arguments, "--json"],
+            [*own(program), *arguments, "--json"],
             cwd=self.folder,
             env=environment,
             capture_output=True,

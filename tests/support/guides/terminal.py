@@ -8,6 +8,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import subprocess
 import tempfile
@@ -91,6 +92,7 @@ class Terminal:
         os.close(terminal)
         os.close(scripts)
         self._typed = tempfile.TemporaryDirectory(prefix="typed-")
+        self._closing, self._close = os.pipe()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -133,14 +135,19 @@ class Terminal:
             self._shell.wait(20)
         self._shell.kill()
         self._shell.wait()
+        # A reader that is left would read from the next terminal, whose descriptor may have the same number.
+        os.close(self._close)
+        self._reader.join()
+        os.close(self._closing)
         os.close(self._person)
         self._typed.cleanup()
 
     def _read(self) -> None:
         decoder, unread = codecs.getincrementaldecoder("utf-8")("replace"), ""
-        # OSError: nobody has the terminal open any more, or it is closed here.
+        # OSError: nobody has the terminal open any more.
         with contextlib.suppress(OSError):
-            while more := os.read(self._person, 65536):
+            while self._closing not in select.select([self._person, self._closing], [], [])[0]:
+                more = os.read(self._person, 65536)
                 with self._new:
                     text = decoder.decode(more).replace("\r", "")
                     self.shown += text

@@ -15,6 +15,7 @@ from typing import Any
 from coattest_build.formats.eif import write_image
 from coattest_build.formats.measure import measure
 from coattest_build.ownwork import BUILT, OwnWork, sha256_hex
+from support.forked import PROGRAMS, own
 from support.verify.members import report_json
 from support.yes import the_yes_to
 
@@ -41,7 +42,7 @@ class Desk:
 
     def run(self, *argv: str, program: str = "verify") -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [str(BIN / program), *argv],
+            [*(own(program) if program in PROGRAMS else [str(BIN / program)]), *argv],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -1,11 +1,13 @@
-"""Checks an image file against a decision, by measuring it here."""
+"""Checks an image file against a decision, by measuring it here; and what of it the parent has to know."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from coattest.errors import FoundFalse
+from coattest.errors import FoundFalse, UsageError
 from coattest.findings import Finding
+from coattest.network import Network
+from coattest_build.containers.own.imagefile import plan_of_image
 from coattest_build.formats import measure
 from coattest_verify.quorum.decision import Decision
 
@@ -41,3 +43,11 @@ def check_image(image: Path, decision: Decision) -> measure.ImageMeasurements:
 def binding_pcrs(role_arn: str, instance_id: str) -> dict[int, bytes]:
     """PCR3 and PCR4 of an enclave started by that role on that instance, 48 bytes each."""
     return {3: bytes.fromhex(measure.pcr3(role_arn)), 4: bytes.fromhex(measure.pcr4(instance_id))}
+
+
+def measured_network(image: Path) -> Network:
+    """The network that an image file's enclave was measured with. Raises UsageError where it has none."""
+    plan = plan_of_image(image)
+    if plan is None or not plan.network:
+        raise UsageError("its enclave has no network", where=str(image), hint="`eif describe` shows one")
+    return plan.network

@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from coattest import __version__
+from coattest.errors import UsageError
+from coattest.files import open_plain
 from coattest_build import rootfs
+from coattest_build.containers.blobs import BootParts
 from coattest_build.containers.nitrocli import MAX_RAMDISK
+from coattest_build.containers.own.plan import RunPlan, plan_of
 from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
-from coattest_build.formats.eif import Part, SectionType, write_parts
+from coattest_build.formats.eif import ImageError, Part, SectionType, write_parts
+from coattest_build.formats.lenient.initramfs import unpack_ramdisks
+from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.image import CONTAINER
 from coattest_build.inputs.pinned_image import pin_of
 from coattest_build.kernel import Compiled, kernel_version
@@ -56,17 +62,36 @@ def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
     }
 
 
-def write_own_image(target: Path, profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> None:
-    """Write the image file. Raises ContainerError."""
-    with Spool(MAX_RAMDISK) as spool, tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
-        application, _ = spool.add(tree.blocks(), "application ramdisk")
+def own_boot_parts(profile: ContainerProfile, compiled: Compiled) -> BootParts:
+    """Kernel, command line and boot ramdisk."""
+    with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
         boot = Path(name) / "boot.cpio"
         cpio.write_ramdisk(boot, rootfs.boot_entries(compiled.init), mtime=profile.lock.source_date_epoch)
+        return BootParts(compiled.bzimage.read_bytes(), profile.spec.cmdline.encode(), boot.read_bytes())
+
+
+def write_own_image(target: Path, profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> None:
+    """Write the image file. Raises ContainerError."""
+    with Spool(MAX_RAMDISK) as spool:
+        application, _ = spool.add(tree.blocks(), "application ramdisk")
+        before = own_boot_parts(profile, compiled)
         parts = [
-            Part.of_file(SectionType.KERNEL, compiled.bzimage),
-            Part.of_bytes(SectionType.CMDLINE, profile.spec.cmdline.encode()),
+            Part.of_bytes(SectionType.KERNEL, before.kernel),
+            Part.of_bytes(SectionType.CMDLINE, before.cmdline),
             Part.of_bytes(SectionType.METADATA, own_metadata(profile, compiled, tree)),
-            Part.of_file(SectionType.RAMDISK, boot),
+            Part.of_bytes(SectionType.RAMDISK, before.boot),
             Part(SectionType.RAMDISK, application.size, lambda: plain_blocks(application)),
         ]
         write_parts(target, parts, flags=0)
+
+
+def plan_of_image(image: Path) -> RunPlan | None:
+    """What init starts in an image file with the kernel profile ``container``; None in another one.
+
+    Raises UsageError for a file that is no image, FileNotFoundError.
+    """
+    with open_plain(image) as file:
+        try:
+            return plan_of(unpack_ramdisks(file, read_found_layout(file).layout))
+        except ImageError as error:
+            raise UsageError(error.what, where=str(image), code=error.code) from None

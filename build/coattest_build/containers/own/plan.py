@@ -22,6 +22,7 @@ from coattest.network import (
 from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
 from coattest_build.containers.manifests import MAX_WORDS, ContainerConfig
 from coattest_build.containers.own.users import MAX_GROUPS, MAX_ID, ContainerUser
+from coattest_build.formats.lenient.initramfs import Unpacking
 
 FORMAT = "coattest-run/v1"
 MAX_PLAN = (1 << 20) - 1
@@ -120,6 +121,17 @@ def decode_plan(raw: bytes) -> RunPlan:
     if plan.encode() != raw:  # a network without ports and names, a number with zeros
         raise malformed
     return plan
+
+
+def plan_of(unpacked: Unpacking) -> RunPlan | None:
+    """What the init of the kernel profile ``container`` starts; None where it is another one."""
+    found = unpacked.tree.stat(b"run")
+    if found is None or found.kind != "file" or found.body.size > MAX_PLAN or found.body.zeros:
+        return None
+    try:
+        return decode_plan(b"".join(unpacked.streams.blocks(found.body)))
+    except ContainerError:
+        return None
 
 
 def run_plan(

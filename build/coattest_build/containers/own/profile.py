@@ -64,3 +64,8 @@ def obtain_kernel(
     )
     with _as_source(profile) as source:
         return kernel.obtain(spec, lock, source, store, files, jobs=jobs, fresh=False, reporter=reporter)
+
+
+def cached_kernel(profile: ContainerProfile, store: Cache) -> Compiled | None:
+    """Kernel and init, where the cache has them."""
+    return kernel.cached(profile.spec, profile.lock, store, profile.fragment, profile.init)

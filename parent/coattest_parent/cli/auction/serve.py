@@ -21,13 +21,14 @@ from coattest_parent.auction.spool import Courier, only_courier
 from coattest_parent.cli.auction.options import check_prefix, way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import Endpoint
-from coattest_parent.link.channels import PROXY_PORT, Unix, Vsock, parse_address
+from coattest_parent.link.channels import PROXY_PORT, Address, Unix, Vsock, parse_address
 from coattest_parent.link.forward import PortForwarder, parse_forward
 from coattest_parent.link.libraries import crash_text, hear
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
 from coattest_parent.link.status import State, StatusServer, parse_status_address
 from coattest_parent.link.stop import Stop, Stopped
 from coattest_parent.link.telemetry import Telemetry, codes_of
+from coattest_verify.rebuild.remeasure import measured_network
 
 status_option = click.option(
     "--status", help="Answer /healthz, /readyz and /metrics here: 127.0.0.1:PORT or unix:PATH."
@@ -105,10 +106,17 @@ def serve_command(
 )
 @click.option("--region", "regions", multiple=True, help="A region whose KMS the enclave may reach.")
 @click.option(
+    "--eif",
+    "images",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The image file of an enclave with a network, which may reach what its measured list has.",
+)
+@click.option(
     "--connect",
     multiple=True,
     metavar="HOST:PORT",
-    help="What an enclave with a network may reach: its measured list, as `eif describe` shows it.",
+    help="What an enclave with a network may reach, where its image file is not here.",
 )
 @click.option(
     "--forward",
@@ -122,6 +130,7 @@ def proxy_command(
     *,
     address: str,
     regions: tuple[str, ...],
+    images: tuple[Path, ...],
     connect: tuple[str, ...],
     forward: tuple[str, ...],
     status: str | None,
@@ -132,14 +141,18 @@ def proxy_command(
     'auction open' and 'auction serve' use it with --proxy none. It connects to KMS in these regions, to these
     names, and nothing else; ports of --forward lead to the enclave. Events go to stderr as JSON lines.
     """
-    if not (regions or connect or forward):
-        raise UsageError("nothing to carry", hint="give --region, --connect or --forward")
+    if not (regions or images or connect or forward):
+        raise UsageError("nothing to carry", hint="give --region, --eif, --connect or --forward")
     with Stop(last=True) as stop:
         target = Endpoint(endpoint_url or None).target
         allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
-        allow |= {name: parse_target(name) for name in parse_network((), connect).connect}
+        measured = [measured_network(image) for image in images]
+        names = (*parse_network((), connect).connect, *(name for one in measured for name in one.connect))
+        allow |= {name: parse_target(name) for name in names}
         listen = parse_address(address)
         ports = [parse_forward(text) for text in forward]
+        if measured:
+            _check_ports(ports, {pipe.vsock for one in measured for pipe in one.listen})
         asked_at = parse_status_address(status) if status else None
         with (
             _service() as telemetry,
@@ -160,6 +173,18 @@ def proxy_command(
                 if not serving():
                     raise Stopped("the proxy ended by itself", hint="start it again")
             _stopped(telemetry)
+
+
+def _check_ports(ports: list[tuple[tuple[str, int], Address]], measured: set[int]) -> None:
+    """Check that each enclave's port leads anywhere. Raises UsageError."""
+    for _, enclave in ports:
+        if not isinstance(enclave, Unix) and enclave.port not in measured:
+            raise UsageError(
+                "no enclave of --eif has this port",
+                where=f"--forward {enclave}",
+                hint=f"measured are {', '.join(map(str, sorted(measured))) or 'none'}",
+                code="bad-address",
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Container images straight from a registry, by digest."""
