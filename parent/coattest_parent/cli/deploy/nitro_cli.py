@@ -42,7 +42,7 @@ def sizes(cpu_count: int, memory: int) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def running(image: Path, size: tuple[str, ...]) -> Iterator[Vsock]:
+def nitro_enclave(image: Path, size: tuple[str, ...]) -> Iterator[Vsock]:
     """Start the image, never in debug mode, and end it afterwards. Raises EnvironmentFailure (nitro-cli)."""
     started = _answer("run-enclave", "--eif-path", str(image.resolve()), *size)
     cid, enclave = started.get("EnclaveCID"), started.get("EnclaveID")

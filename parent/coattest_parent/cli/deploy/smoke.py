@@ -172,7 +172,7 @@ def _target(image: Path | None, address: str | None, size: tuple[str, ...]) -> I
     if image is None:
         yield parse_address(address or "")
         return
-    with nitro_cli.running(image, size) as started:
+    with nitro_cli.nitro_enclave(image, size) as started:
         yield started
 
 
