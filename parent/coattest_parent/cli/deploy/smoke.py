@@ -109,8 +109,8 @@ def smoke_command(
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
     signer = load_signer(key) if key else None
     size, began = nitro_cli.sizes(cpu_count, memory), utc_now()
+    machine = nitro_cli.machine(instance_id) if signer else {}
     if signer:
-        machine = nitro_cli.machine(instance_id)
         confirm_signing(
             [
                 ("signs", "what this machine shows of the image with these measurements, whatever it is"),
