@@ -15,6 +15,7 @@ import pytest
 
 from coattest.errors import CoattestError, EnvironmentFailure, UsageError
 from coattest_build import packs, repository, source
+from support.bombs import zlib_bomb
 from support.raises import raises_code
 
 GIT = ("git", "-c", "user.name=n", "-c", "user.email=a@b.invalid", "-c", "protocol.file.allow=always")
@@ -274,11 +275,7 @@ def test_something_else_in_place_of_a_file_of_git_does_not_hang(checkout: Path, 
 @pytest.mark.parametrize("where", ["head", "tree", "pack"])
 def test_a_small_object_that_unpacks_to_gigabytes_is_refused(checkout: Path, where: str) -> None:
     """3 GiB of zeros in 3 MB: unpacking stops at the limit."""
-    stream = zlib.compressobj(9)
-    packed = [stream.compress(b"%b %d\0" % (b"tree" if where == "tree" else b"commit", 3 << 30))]
-    zeros = bytes(1 << 24)
-    packed += [stream.compress(zeros) for _ in range(3 << 6)]
-    data = b"".join([*packed, stream.flush()])
+    data = zlib_bomb(b"%b %d\0" % (b"tree" if where == "tree" else b"commit", 3 << 30), 3 << 6)
     if where == "pack":
         git(checkout, "repack", "-adq")
         (pack,) = (checkout / ".git/objects/pack").glob("*.pack")

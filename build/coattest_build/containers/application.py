@@ -42,7 +42,8 @@ class ContainerTree:
         if self.root is not None:
             return export(self.root, store)
         (layer,) = self.image.layers
-        return read_export(read_layer(layer.content, most=4 * MAX_ENTRIES), 0)
+        entries = read_layer(layer.content, most=4 * MAX_ENTRIES)
+        return read_export(entries, 0, Counted(self.image.max_size))
 
 
 def container_tree(image: OpenedImage) -> ContainerTree:
@@ -56,7 +57,7 @@ def container_tree(image: OpenedImage) -> ContainerTree:
 
 def apply_layers(image: OpenedImage) -> tuple[Inode, Counted]:
     """The tree of all layers, and what they took. Raises ContainerError where Docker would refuse."""
-    root, counted = Inode(DIRECTORY), Counted()
+    root, counted = Inode(DIRECTORY), Counted(image.max_size)
     for number, layer in enumerate(image.layers):
         try:
             apply_layer(root, layer.content, number, counted)

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from coattest_build.containers import layertar
-from coattest_build.containers.errors import beyond_limit, path_text, unloadable
+from coattest_build.containers.errors import path_text, unloadable
 from coattest_build.containers.layers import (
     CREATED,
     HIDDEN_LINK,
     IMPLIED,
-    MAX_PATHS,
     PARENT,
     Counted,
     Inode,
     LayerTree,
+    check_root,
     clean_name,
     walk,
 )
@@ -187,20 +187,18 @@ def undecided(root: Inode) -> tuple[Undecided, ...]:
     )
 
 
-def read_export(entries: Iterator[layertar.LayerEntry], place: int) -> Iterator[Exported]:
+def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Counted) -> Iterator[Exported]:
     """The entries of a ``docker export`` archive, with plain names. Raises ContainerError."""
     seen: set[bytes] = set()
-    total = 0
     for entry in entries:
+        counted.add(entry)
         path = b"/".join(clean_name(entry.name))
         if not path:
+            check_root(entry)
             continue
         if path in seen:
             raise unloadable("this name is there twice", where=path_text(path))
         seen.add(path)
-        total += len(path)
-        if total > MAX_PATHS:
-            raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
         folder = entry.kind == DIRECTORY
         target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:

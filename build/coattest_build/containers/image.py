@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coattest.errors import CoattestError, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
@@ -76,7 +76,7 @@ class OpenedImage:
 
     ``form`` is ``oci``, ``docker-save`` or ``docker-export``. ``manifest`` and ``config_sha256`` are SHA-256
     in hex, None where the form has none; ``config`` is None for an export, whose one layer is all of it.
-    ``document`` is the configuration as it came.
+    ``document`` is the configuration as it came, ``max_size`` how many bytes its files may have.
     """
 
     form: str
@@ -86,6 +86,7 @@ class OpenedImage:
     config: ContainerConfig | None
     layers: tuple[ImageLayer, ...]
     document: bytes = b""
+    max_size: int = DEFAULT_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def open_container_image(
             else:
                 assert archive is not None
                 opened = _export(archive, wanted, spool)
+            opened = replace(opened, max_size=max_size)
         with _naming(path, ContainerError):  # others are not about the image
             yield opened
 

@@ -79,8 +79,10 @@ class Inode:
 
 @dataclass(slots=True)
 class Counted:
-    """What all layers of an image have taken so far."""
+    """What all layers of an image have taken so far; ``limit`` is for the bytes of all files with holes."""
 
+    limit: int
+    content: int = 0
     entries: int = 0
     text: int = 0
     pieces: int = 0
@@ -93,6 +95,13 @@ class Counted:
         self.text += len(entry.name) + len(entry.target) + sum(map(len, entry.attributes))
         if self.text > MAX_TEXT:
             raise beyond_limit(f"more than {MAX_TEXT} bytes of names in its layers")
+        self.content += entry.size
+        if self.content > self.limit:  # a sparse file of a few bytes can be of petabytes
+            raise beyond_limit(
+                f"files of more than {self.limit} bytes",
+                where=path_text(entry.name),
+                hint="--max-size allows more",
+            )
         self.pieces += max(len(entry.content) - 1, 0)
         if self.pieces > MAX_PIECES:
             raise beyond_limit(f"sparse files of more than {MAX_PIECES} pieces in its layers")
@@ -121,6 +130,12 @@ def clean_name(name: bytes) -> list[bytes]:
             )
         parts.append(part)
     return parts
+
+
+def check_root(entry: LayerEntry) -> None:
+    """Refuse an entry for the root itself that is no folder: Docker removes all of the layer for it."""
+    if entry.kind != DIRECTORY:
+        raise unloadable("something that is no folder in place of the root", where=path_text(entry.name))
 
 
 IMPLIED = "implied"
@@ -207,6 +222,7 @@ class _Layer:
     def add(self, entry: LayerEntry) -> None:
         parts = clean_name(entry.name)
         if not parts:
+            check_root(entry)
             return
         if any(name.startswith(OVERLAY_ATTRIBUTES) for name in entry.attributes):
             raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))

@@ -126,11 +126,14 @@ def _document(data: bytes, what: str) -> Fields:
 
 
 def exact_names(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Refuse names that are one of ``names`` in another case: Go's readers take them too."""
-    known = {name.lower(): name for name in names}
+    """Refuse names that are one of ``names`` in another case: Go's readers take them too.
+
+    Also by the two letters beyond ASCII whose other case is in it, the long s and Kelvin's sign.
+    """
+    known = {name.casefold(): name for name in names}
     for name in values:
-        if known.get(name.lower(), name) != name:
-            raise two_readings(f"the name {shown(name)} is {known[name.lower()]} to Docker", where=where)
+        if known.get(name.casefold(), name) != name:
+            raise two_readings(f"the name {shown(name)} is {known[name.casefold()]} to Docker", where=where)
 
 
 def read_index(data: bytes, what: str) -> tuple[Descriptor, ...]:
@@ -240,7 +243,8 @@ def read_config(data: bytes, what: str) -> ContainerConfig:
         for diff_id in diff_ids:
             if not _DIGEST.fullmatch(diff_id):
                 raise not_read(f"the diff_id {shown(diff_id)} is not a SHA-256", where=what)
-        run = Fields(document.values.get("config") or {}, f"{what}: config")
+        found = document.values.get("config")
+        run = Fields({} if found is None else found, f"{what}: config")
         exact_names(run.values, _RUN, run.path)
         return ContainerConfig(
             platform=_platform(document),

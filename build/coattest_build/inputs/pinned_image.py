@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse
-from coattest.files import open_plain, read_whole
+from coattest.files import atomic_file, open_plain, read_whole
 from coattest_build.containers.image import (
     DEFAULT_SIZE,
     Choice,
@@ -52,8 +50,7 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         with _cached(pin, store) as opened:
             yield opened
         return
-    room = max(DEFAULT_SIZE, 4 * pin.size)  # a compressed archive is spooled too
-    with open_container_image(given, Choice(config=pin.config), max_size=room) as opened:
+    with open_container_image(given, Choice(config=pin.config), max_size=_room(pin)) as opened:
         found = pin_of(opened)
         if (found.config, found.layers, found.platform) != (pin.config, pin.layers, pin.platform):
             raise FoundFalse("is not the pinned image", where=str(given), code="container-digest")
@@ -63,22 +60,23 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         yield opened
 
 
+def _room(pin: LockedContainer) -> int:
+    """Bytes that it may unpack to: a compressed archive is spooled too."""
+    return max(DEFAULT_SIZE, 4 * pin.size)
+
+
 def _keep(store: Cache, sha256: str, content: Positioned | bytes) -> None:
     """Put content that was just checked into the cache, with one rename."""
     size = len(content) if isinstance(content, bytes) else content.size
     if store.take(sha256, size) is not None:
         return
-    with contextlib.ExitStack() as stack:
-        descriptor, name = tempfile.mkstemp(prefix=f"{sha256[:16]}-", dir=store.partial(sha256).parent)
-        stack.callback(Path(name).unlink, missing_ok=True)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else plain_blocks(content))
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"the cache cannot be written: {error.strerror}", where=str(store.folder)
-            ) from error
-        Path(name).replace(store.path(sha256))
+    try:
+        with atomic_file(store.path(sha256)) as temporary, temporary.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else plain_blocks(content))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the cache cannot be written: {error.strerror}", where=str(store.folder)
+        ) from error
 
 
 @contextlib.contextmanager
@@ -94,7 +92,7 @@ def _cached(pin: LockedContainer, store: Cache) -> Iterator[OpenedImage]:
         config = read_config(document, "config")
         if config.diff_ids != tuple(layer.diff_id for layer in pin.layers):
             raise FoundFalse("the lock's layers are not the configuration's", code="container-digest")
-        yield OpenedImage("cache", (), pin.manifest, pin.config, config, layers, document)
+        yield OpenedImage("cache", (), pin.manifest, pin.config, config, layers, document, _room(pin))
 
 
 def _cached_layer(pin: LockedLayer, store: Cache, spool: Spool) -> ImageLayer:

@@ -12,9 +12,16 @@ from coattest.errors import FoundFalse
 from coattest.findings import Finding
 from coattest_parent.deployment.runner import Enclave, require_local, require_plain
 from coattest_parent.link.enclave import EnclaveClient
-from coattest_verify.attestation import MaxAge, Verdict, verify_document
+from coattest_verify.attestation import (
+    Expectation,
+    ExpectNonce,
+    ExpectPcrs,
+    MaxAge,
+    Verdict,
+    verify_document,
+)
 from coattest_verify.attestation.profiles import root_for
-from coattest_verify.fleet.alive import expect_alive
+from coattest_verify.fleet.live import alive_expectations
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
@@ -117,8 +124,13 @@ def judge_live(
     Without a nonce its age is what makes it live.
     """
     decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
-    registers = {**decided, **binding_pcrs(role_arn, instance_id)}
-    expected = expect_alive(registers, MaxAge(max_age_ms, skew_ms=LIVE_SKEW_MS), nonce)
+    expected: list[Expectation] = [
+        ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
+        *alive_expectations(),
+        MaxAge(max_age_ms, skew_ms=LIVE_SKEW_MS),
+    ]
+    if nonce is not None:
+        expected.append(ExpectNonce(nonce))
     return verify_document(document, expected, now=now, root=root_for(decision.profile))
 
 

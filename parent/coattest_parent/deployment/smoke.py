@@ -15,9 +15,16 @@ from datetime import datetime
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
-from coattest_verify.attestation import MaxAge, Root, parse_unverified, verify_document
-from coattest_verify.fleet.alive import expect_alive
+from coattest_verify.attestation import (
+    ExpectNonce,
+    ExpectPcrs,
+    MaxAge,
+    Root,
+    parse_unverified,
+    verify_document,
+)
 from coattest_verify.fleet.hardware import CHECKS, SmokeCheck
+from coattest_verify.fleet.live import alive_expectations
 
 NONCE_SIZE = 32
 """Bytes of a nonce."""
@@ -93,7 +100,8 @@ def _asked(address: Address, kept: list[Document]) -> Document:
 def _judged(
     nonce: bytes, document: bytes, *, pcrs: dict[int, bytes], root: Root, now: datetime, skew_ms: int
 ) -> str:
-    expected = expect_alive(pcrs, MaxAge(MAX_AGE_MS, skew_ms=skew_ms), nonce)
+    age = MaxAge(MAX_AGE_MS, skew_ms=skew_ms)
+    expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
     verdict = verify_document(document, expected, now=now, root=root)
     if not verdict.ok:
         findings = verdict.findings

@@ -6,6 +6,8 @@ import contextlib
 import gzip
 import tarfile
 import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,22 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from coattest.errors import CoattestError
+from coattest.network import parse_network
 from coattest_build.containers.application import container_tree
 from coattest_build.containers.errors import ContainerError
-from coattest_build.containers.image import open_container_image
+from coattest_build.containers.image import Choice, open_container_image
 from coattest_build.containers.inspection import inspect_container
 from coattest_build.containers.layers import walk
 from coattest_build.containers.layertar import DIRECTORY, read_layer
+from coattest_build.containers.own.plan import RunPlan, decode_plan
 from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.own.users import MAX_ID, ContainerUser, resolve_user
 from coattest_build.containers.sources import HeldBytes
 from support.build.container_images import (
     CMD,
+    INDEX,
+    LAYER,
+    MANIFEST,
     Entry,
     Layout,
     config_of,
@@ -81,20 +89,21 @@ def mended(raw: bytes) -> bytes:
     return b"".join(blocks)
 
 
-def opened_or_refused(data: bytes) -> None:
-    """Read an image to its end, everything that is shown included."""
+def opened_or_refused(data: bytes, choice: Choice | None = None) -> bool:
+    """Read an image to its end, everything that is shown included; whether it was not refused."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "image.tar"
         path.write_bytes(data)
         refusal = None
         try:
-            with open_container_image(path, max_size=1 << 22) as image:
+            with open_container_image(path, choice, max_size=1 << 22) as image:
                 inspect_container(container_tree(image)).to_json()
                 for _ in own_tree(image).blocks():
                     pass
         except CoattestError as error:
             refusal = error
         assert refusal is None or (refusal.exit_code in (1, 2, 3) and "\n" not in str(refusal))
+        return refusal is None
 
 
 @SETTINGS
@@ -123,6 +132,118 @@ def whole_layout() -> bytes:
 def test_a_changed_image_is_read_or_refused(data: bytes) -> None:
     """Archives of every form."""
     opened_or_refused(data)
+
+
+@SETTINGS
+@given(st.sampled_from(LAYERS).flatmap(lambda raw: changed(raw, headers=True)))
+def test_a_changed_file_system_is_read_or_refused(data: bytes) -> None:
+    """Of ``docker export``, which no digest covers: also as the ramdisk of style nitro-cli."""
+    opened_or_refused(data)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "export.tar"
+        path.write_bytes(data)
+        with contextlib.suppress(CoattestError):
+            assert len(ramdisk_of(path, command=("/d/f",))) % 512 == 0
+
+
+def in_gzip(data: bytes) -> bytes:
+    """Two members, as eStargz has many."""
+    return gzip.compress(data[:1500], mtime=0) + gzip.compress(data[1500:], mtime=0)
+
+
+def in_zstd(data: bytes) -> bytes:
+    """A skippable frame and two others; the content as it is, so that no library is needed to write it."""
+    frames = b"\x50\x2a\x4d\x18\x03\0\0\0abc"
+    for part in (data[:1500], data[1500:]):
+        # RFC 8878: single segment with a size of 4 bytes, one raw block that is the last.
+        frames += b"\x28\xb5\x2f\xfd\xa0" + len(part).to_bytes(4, "little")
+        frames += (len(part) << 3 | 1).to_bytes(3, "little") + part
+    return frames
+
+
+@SETTINGS
+@given(st.sampled_from([(in_gzip, "+gzip"), (in_zstd, "+zstd")]), st.booleans(), st.data())
+def test_a_changed_compressed_layer_is_read_or_refused(
+    form: tuple[Callable[[bytes], bytes], str], whole: bool, data: st.DataObject
+) -> None:
+    """Under a right digest: what a hostile publisher pushes. What is read is what diff_id says."""
+    pack, kind = form
+    raw = data.draw(st.just(pack(LAYERS[0])) if whole else changed(pack(LAYERS[0])))
+    layout = Layout()
+    archive = layout.index(layout.manifest(LAYERS[:1], pack=lambda _: raw, kind=LAYER + kind)).archive()
+    assert opened_or_refused(archive) or not whole
+
+
+DESCRIPTORS = st.fixed_dictionaries(
+    {},
+    optional={
+        "mediaType": st.sampled_from([INDEX, MANIFEST, LAYER, "x"]),
+        "digest": st.sampled_from(range(3)),
+        "size": st.integers(-1, 3) | st.just("right"),
+        "platform": st.sampled_from(
+            [{"os": "linux", "architecture": "amd64"}, {"os": "unknown", "architecture": "unknown"}, {}, 1]
+        ),
+        "annotations": st.dictionaries(
+            st.sampled_from(["org.opencontainers.image.ref.name", "vnd.docker.reference.type"]), st.just("a")
+        ),
+    },
+)
+
+
+@SETTINGS
+@given(st.lists(st.lists(DESCRIPTORS, max_size=4), min_size=1, max_size=4), st.sampled_from(["a", None]))
+def test_any_nest_of_indexes_leads_to_one_image_or_is_refused(
+    levels: list[list[dict[str, Any]]], ref: str | None
+) -> None:
+    """Each level names what the levels below have, by right and wrong types, sizes and digests."""
+    layout = Layout()
+    layout.manifest(LAYERS[:1])
+    for level in levels:
+        known = list(layout.files)[1:]
+        descriptors = []
+        for each in level:
+            item = dict(each)
+            if "digest" in item:
+                place = known[-1 - item["digest"] % len(known)]
+                item["digest"] = f"sha256:{place.rpartition('/')[2]}"
+                item["size"] = len(layout.files[place]) if item.get("size") == "right" else item.get("size")
+            descriptors.append(item)
+        layout.index(layout.nested(*descriptors))
+    opened_or_refused(layout.archive(), Choice(ref=ref))
+
+
+PASSWD = st.lists(
+    st.lists(
+        st.sampled_from(["web", "root", "0", "33", "+5", "-1", "4294967296", "", "\udc80", "x"]), max_size=8
+    ).map(":".join),
+    max_size=4,
+).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogateescape"))
+
+
+@SETTINGS
+@given(PASSWD, PASSWD, st.lists(st.sampled_from(["web", "0", "33", "+5", "", "x"]), max_size=3).map(":".join))
+def test_any_user_of_any_databases_has_ids_or_is_refused(passwd: bytes, group: bytes, user: str) -> None:
+    """Ids within Docker's limits, and the first group among the groups; the same from what is written."""
+    with contextlib.suppress(ContainerError):
+        found = resolve_user(user, passwd, group)
+        assert 0 <= found.uid <= MAX_ID
+        assert found.gid == found.groups[0]
+        assert len(set(found.groups)) == len(found.groups)
+        assert all(0 <= one <= MAX_ID for one in found.groups)
+        plan = RunPlan(("/x",), (), found, "/", False)
+        assert decode_plan(plan.encode()) == replace(plan, user=replace(found, home=""))
+
+
+@SETTINGS
+@given(st.data())
+def test_a_changed_plan_is_what_encode_writes_or_refused(data: st.DataObject) -> None:
+    """No two files mean one thing: `describe`, `check` and the parent read what init does."""
+    user = ContainerUser(5, 6, (6, 7), "")
+    network = parse_network(["5005:8080"], ["a.example:443"])
+    raw = RunPlan(("/x", "y"), ("A=1",), user, "/d", True, network).encode()
+    other = data.draw(changed(raw))
+    with contextlib.suppress(ContainerError):
+        assert decode_plan(other).encode() == other
 
 
 JSON = st.recursive(

@@ -255,11 +255,30 @@ def test_a_manifest_that_is_not_plain_is_refused(name: str, tmp_path: Path) -> N
         config_of([ONE], {"Cmd": ["/a"], "cmd": ["/evil"]}),
         config_of([ONE], {"cmd": ["/evil"]}),
         config_of([ONE]).replace(b'"os"', b'"OS": "linux", "os"'),
+        config_of([ONE], {"Cmd": ["/a"], "User": "5", "U\u017fer": "0"}),
+        config_of([ONE], {"Cmd": ["/a"], "Wor\u212aingDir": "/x"}),
+        config_of([ONE]).replace(b'"rootfs"', '"root\u017f": 1, "rootfs"'.replace("root", "rootf").encode()),
     ],
 )
 def test_a_name_that_go_takes_in_another_case_is_refused(config: bytes, tmp_path: Path) -> None:
     """To Docker ``cmd`` is Cmd: what we would show is not what nitro-cli runs."""
     assert refusal(put(tmp_path, saved([ONE], config=config))).code == "container-two-readings"
+
+
+def test_a_second_list_of_layers_in_another_letter_is_refused(tmp_path: Path) -> None:
+    """Go takes a long s for an s, and the last of two: Docker would load these layers."""
+    layout = Layout()
+    evil = layout.blob(TWO, LAYER)
+    assert refusal(
+        layout.index(manifest_with(layout, **{"layer\u017f": [evil]})).write(tmp_path / "x")
+    ).code == ("container-two-readings")
+
+
+@pytest.mark.parametrize("value", [[], 0, False, "", "x"])
+def test_a_configuration_that_is_no_object_is_refused(value: object, tmp_path: Path) -> None:
+    """Also where it is empty: Docker does not load it."""
+    refused = refusal(put(tmp_path, saved([ONE], config=config_of([ONE], value))))  # type: ignore[arg-type]
+    assert refused.code == "container-malformed"
 
 
 def test_two_lists_in_one_archive_have_to_name_one_image(tmp_path: Path) -> None:

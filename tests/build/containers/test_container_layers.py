@@ -178,6 +178,8 @@ def test_what_linuxkit_drops_leaves_its_other_names_dangling(tmp_path: Path) -> 
 
 
 REFUSED: dict[str, tuple[tuple[tuple[Entry, ...], ...], str]] = {
+    "a file in place of the root": (((entry("./"),),), "in place of the root"),
+    "a link in place of the root": (((F, symlink("d/..", "/x")),), "in place of the root"),
     "a name out of the image": (((entry("../x"),),), "leads out"),
     "a hard link out of the image": (((hard_link("x", "../../y"),),), "leads out"),
     "a hard link to a lower layer": (((entry("a"),), (hard_link("b", "a"),)), "lower layers cannot"),

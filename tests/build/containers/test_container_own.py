@@ -30,8 +30,8 @@ from coattest_build.explain.describe import describe_image, tree_rows
 from coattest_build.formats.eif import EifSection, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.kernel import Compiled, parse_config
-from support.build.container_images import Layout as OciLayout
 from support.build.container_images import (
+    Entry,
     config_of,
     entry,
     folder,
@@ -41,6 +41,7 @@ from support.build.container_images import (
     symlink,
     tar,
 )
+from support.build.container_images import Layout as OciLayout
 from support.build.containers.command import run
 
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34::/srv/web:/x\nodd:x:::/o:/x\nweb:x:99:99::/no:/x\n"
@@ -225,12 +226,37 @@ def test_the_same_content_is_the_same_bytes_whoever_saved_it(opened: Opened) -> 
     assert ramdisk(opened(tar(*files))) == first
 
 
+def test_files_with_holes_have_the_images_limit(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A layer of 2 KB would be gigabytes on the disk of whoever looks at it: also in an export."""
+    layer = tar(hole(1 << 30), entry("a", mode=0o755))
+    for data in (saved([layer]), layer):
+        image.write_bytes(data)
+        assert run(capsys, "inspect", image)[0] == 0
+        code, _, said = run(capsys, "inspect", image, "--max-size", 1 << 29)
+        assert (code, "files of more than" in said) == (2, True)
+    image.write_bytes(saved([tar(hole(1 << 30)), tar(hole(1 << 30)), tar(hole(1))]))
+    assert run(capsys, "inspect", image)[0] == 2
+
+
+def hole(size: int) -> Entry:
+    """A sparse file of nothing."""
+    pax = {"major": "1", "minor": "0", "name": "hole", "realsize": str(size)}
+    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
+    return entry("hole", b"0\n".ljust(512, b"\0"), pax_headers=headers)
+
+
+def test_an_entrypoint_of_one_empty_word_is_none(opened: Opened) -> None:
+    """Docker's way to clear that of the base image."""
+    layers = [tar(folder("d"))]
+    for entrypoint in (None, [], [""]):
+        tree = opened(saved(layers, {"Entrypoint": entrypoint, "Cmd": ["/a", ""]}))
+        assert tree.plan.words == ("/a", "")
+
+
 def test_a_ramdisk_has_an_end(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sparse file takes a few bytes of a layer, and any number of the disk that a ramdisk is written to."""
     monkeypatch.setattr(nitrocli, "MAX_RAMDISK", 1 << 20)
-    pax = {"major": "1", "minor": "0", "name": "hole", "realsize": str(1 << 30)}
-    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
-    tree = opened(saved([tar(entry("hole", b"0\n".ljust(512, b"\0"), pax_headers=headers))]))
+    tree = opened(saved([tar(hole(1 << 30))]))
     assert sum(map(len, iter_until(tree.blocks()))) < 1 << 20
 
 
@@ -334,7 +360,7 @@ def test_an_image_file_names_profile_and_content(
         "container": document["container"],
     }
     assert described.to_json()["start"] == "run"
-    rows = {row.path: row.hidden for row in tree_rows(described.unpacked, {})}
+    rows = {row.path: row.hidden for row in tree_rows(described.unpacked)}
     assert (rows["rootfs/srv/tool"], rows["rootfs/opt/a/b"]) == (None, None)
     shown_to_people = CliRunner().invoke(describe_command, [str(target)]).output
     assert "container (init starts what /run says)" in shown_to_people

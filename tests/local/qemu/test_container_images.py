@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,10 +25,11 @@ from click.testing import CliRunner
 from coattest.errors import EnvironmentFailure
 from coattest_build import builder
 from coattest_build.cli.container_build import container_build_command
+from coattest_build.cli.container_check import check_command
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.formats.cpio import content_blocks, read_entries
-from coattest_build.formats.eif import SectionType, read_layout
+from coattest_build.formats.eif import SectionType
 from coattest_build.formats.measure import measure
 from coattest_build.image import LOCK_FILE
 from coattest_build.inputs.lock import load_lock
@@ -38,11 +41,14 @@ from coattest_local.qemu.tools import QemuTools, find_tools
 from coattest_parent.link.channels import connect_to, parse_address
 from coattest_parent.link.forward import PortForwarder
 from coattest_parent.link.proxy import ConnectProxy
+from coattest_verify.cli.rebuild import rebuild_command
+from coattest_verify.quorum.statements.claim import Claimed
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
-from support.enclave.enclave_image import compile_program, whole
+from support.enclave.enclave_image import compile_program, read_layout, whole
 from support.only_in import only_in
 from support.parent.network import NAME, TARGET, tls_server
+from support.verify.members import Members
 
 only_in("container-images")
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1800)]
@@ -63,6 +69,7 @@ ENTRYPOINT ["python3"]
 CMD ["server.py", "two words"]
 """
 WWW_DATA = 33
+NITRO_LOCAL = [sys.executable, "-c", "from coattest_local.cli import main; main()"]
 # Docker's fourteen without CAP_MKNOD.
 DOCKERS = 0xA80425FB & ~(1 << 27)
 
@@ -75,7 +82,10 @@ def tools() -> QemuTools:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Path]]:
-    """One Dockerfile on a Debian root file system, built and saved by buildah and by Docker's BuildKit."""
+    """One Dockerfile on a Debian root file system, built and saved by buildah and by Docker's BuildKit.
+
+    ``carried`` is BuildKit's image as buildah saves it again.
+    """
     if lacking := container_route.missing("dockerd", container_route.DOCKER):
         reason = f"needs {', '.join(lacking)}"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
@@ -89,14 +99,14 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, 
         (context / "Dockerfile").write_text(DOCKERFILE)
         (scratch / "docker").mkdir()
         with container_route.docker_daemon(scratch / "docker") as buildkit:
-            found = {}
-            for maker, engine in (
-                ("buildah", container_route.Buildah(scratch / "buildah")),
-                ("buildkit", buildkit),
-            ):
+            found, buildah = {}, container_route.Buildah(scratch / "buildah")
+            engines: Mapping[str, container_route.Engine] = {"buildah": buildah, "buildkit": buildkit}
+            for maker, engine in engines.items():
                 engine.image("localhost/coattest-server", context)
                 found[maker] = scratch / f"{maker}.tar"
                 engine.save("localhost/coattest-server", found[maker])
+            found["carried"] = scratch / "carried.tar"
+            buildah.carry(found["buildkit"], found["carried"])
         yield found
 
 
@@ -153,6 +163,40 @@ def test_two_makers_of_one_dockerfile_give_one_ramdisk(archives: Mapping[str, Pa
             with ramdisks[maker].open("wb") as file:
                 file.writelines(own_tree(opened).blocks())
     assert ramdisks["buildah"].read_bytes() == ramdisks["buildkit"].read_bytes()
+
+
+def test_two_members_with_different_daemons_come_to_one_decision(
+    archives: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has the image from Docker, the other from buildah; both build it by `verify rebuild`."""
+    monkeypatch.setenv("COATTEST_CONFIG", str(tmp_path / "config"))
+    source = tree_of(archives["buildkit"], tmp_path / "tree")
+    given = {"buyer-1": archives["buildkit"], "buyer-2": archives["carried"]}
+    assert given["buyer-1"].read_bytes() != given["buyer-2"].read_bytes()
+    members = Members.make(tmp_path / "quorum", require_compiled_kernel=False)
+    claim = builder.build(source, tmp_path / "publisher", container=archives["carried"]).claim()
+    members.claimed = Claimed.decode(claim)
+    members.write("claim.json", claim)
+    members.publish("buyer-1")
+    for name, archive in given.items():
+        words = ("--source", source, "--attestations", members.attestations, "--from", archive)
+        line = [str(word) for word in (*words, "--out", tmp_path / name, "--json")]
+        done = CliRunner().invoke(rebuild_command, line)
+        assert done.exit_code == 0, done.output
+        members.sign(name, json.loads((tmp_path / name / "rebuild.json").read_text()))
+    outcome = members.decide()
+    assert outcome.decision is not None, outcome.reasons
+    assert outcome.decision.agreed == tuple(given)
+    assert outcome.decision.pcrs[0] == measure(tmp_path / "publisher/image.eif").pcr0
+
+
+def tree_of(archive: Path, folder: Path) -> Path:
+    """A tree from `eif init container` whose lock pins this image."""
+    write_start("container", folder)
+    with open_container_image(archive) as opened:
+        lock = replace(load_lock(folder)[0], container=pin_of(opened))
+    (folder / LOCK_FILE).write_text(lock.render())
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -251,14 +295,11 @@ def test_a_container_image_in_image_toml_boots(static: bytes, tools: QemuTools, 
     """From `eif init container` and its pin: its own user and folder, /dev/nsm as image.toml says."""
     config = {"Cmd": ["static"], "Env": ["PATH=/opt/bin"], "User": "1234:5", "WorkingDir": "/opt"}
     (tmp_path / "image.tar").write_bytes(saved([static], config))
-    write_start("container", tmp_path / "tree")
-    with open_container_image(tmp_path / "image.tar") as opened:
-        lock = replace(load_lock(tmp_path / "tree")[0], container=pin_of(opened))
-    (tmp_path / "tree" / LOCK_FILE).write_text(lock.render())
-    report = builder.build(tmp_path / "tree", tmp_path / "out", container=tmp_path / "image.tar")
+    tree = tree_of(tmp_path / "image.tar", tmp_path / "tree")
+    report = builder.build(tree, tmp_path / "out", container=tmp_path / "image.tar")
     said = ends(tmp_path / "out/image.eif", tmp_path / "e", tools)
     assert "ids 1234 5 in /opt\nnsm 0\ninit: the program ended with exit code 3" in said
-    assert measure(tmp_path / "out/image.eif").pcr0 == dict(report.profile("aws").pcrs)["PCR0"]
+    assert measure(tmp_path / "out/image.eif").pcr0 == dict(dict(report.profiles)["aws"].pcrs)["PCR0"]
 
 
 def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuTools, tmp_path: Path) -> None:
@@ -336,6 +377,47 @@ def test_a_network_leads_where_it_was_measured_to_and_nowhere_else(tools: QemuTo
         assert (proxy.tunnels_opened, proxy.refused) == (1, [])
     unsupported = errno.EAFNOSUPPORT
     assert facts == {"vsock": f"{unsupported} {unsupported} {unsupported} 0\n", "uid": 0}
+
+
+def test_one_command_runs_an_enclave_with_its_network(tools: QemuTools, tmp_path: Path) -> None:
+    """Proxy and ports are those that were measured; `eif container check` finds the file equal."""
+    (tmp_path / "ca.pem").write_bytes(tls_ca_pem())
+    families = compile_program("families", tmp_path, PLACE)
+    layer = node_layer(
+        {"families": families, "srv/network.js": PLACE / "network.js", "srv/ca.pem": tmp_path / "ca.pem"}
+    )
+    config = {"Cmd": ["node", "/srv/network.js"], "Env": ["PATH=/bin"], "User": "0:0"}
+    source, eif = tmp_path / "image.tar", tmp_path / "x.eif"
+    source.write_bytes(saved([layer], config))
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        nowhere = f"127.0.0.1:{nobody.getsockname()[1]}"
+    words = ("--style", "coattest", "--listen", "5005:8080", "--connect", nowhere)
+    build(source, eif, *words)
+    done = CliRunner().invoke(check_command, [str(word) for word in (source, "--eif", eif, *words)])
+    assert done.exit_code == 0, done.output
+    place = ["--directory", str(tmp_path / "e")]
+    line = [*NITRO_LOCAL, "run-enclave", str(eif), *place, "--host", "qemu", "--detach", "--json"]
+    started = subprocess.run(
+        [*line, "--role-arn", ROLE, "--instance-id", INSTANCE], capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 0, started.stderr
+    try:
+        record = json.loads(started.stdout)
+        assert record["connect"] == [nowhere]
+        port = int(record["ports"]["5005"].rpartition(":")[2])
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+                connection.request("GET", f"/{nowhere}")
+                answer = json.loads(connection.getresponse().read())
+                break
+            except (http.client.HTTPException, OSError):
+                assert time.monotonic() < deadline
+                time.sleep(1)
+        assert answer == {"proxy": 502}
+    finally:
+        subprocess.run([*NITRO_LOCAL, "terminate-enclave", *place], check=True, capture_output=True)
 
 
 def retried(enclave: QemuEnclave) -> Any:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from coattest_parent.deployment.stack.rollout import Applied
 from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
 from support.raises import raises_code
+from support.verify.fleet.worlds import fleet_toml
 
 
 def scaled(bench: Bench, capacity: int) -> Applied:
@@ -82,6 +84,40 @@ def test_status_says_who_does_not_show_itself(bench: Bench) -> None:
     while s3.get_object(**place)["Body"].read() == old:
         time.sleep(0.1)
     assert "PCR0" in details(bench.status())
+
+
+def test_the_fleet_command_watches_what_apply_made(bench: Bench) -> None:
+    """Its instances by Auto Scaling, their documents from the bucket; a replaced one is news."""
+    (parent,) = bench.apply().parents
+    world, settings = bench.world, bench.plan.settings
+    base = bench.stack(settings.base_stack)
+    assert base
+    source = {
+        "name": "parents",
+        "kind": "s3-live",
+        "bucket": base.outputs["ResultBucket"],
+        "stack": bench.plan.parents_stack,
+        "region": settings.region,
+        "role-arn": settings.role_arn,
+        "releases": [world.first.name],
+    }
+    (world.folder / "FLEET.toml").write_text(fleet_toml(source))
+    words = ("FLEET.toml", "--state", f"{settings.name}.json", "--endpoint-url", world.services.endpoint)
+
+    def look(expect: int) -> Any:
+        deciding = [word for word in world.first.deciding if word not in ("--release", world.first.name)]
+        return world.command("verify", "fleet", *words, *deciding, "--json", expect=expect)
+
+    (row,) = look(0)["sources"][0]["enclaves"]
+    assert (row["place"], row["module_id"]) == (parent.instance, parent.module_id)
+    terminated(bench, parent.instance)
+    (after,) = bench.apply().parents
+    found = look(3)
+    assert {row["place"]: row["status"] for row in found["sources"][0]["enclaves"]} == {
+        after.instance: "verified",
+        parent.instance: "waiting",
+    }
+    assert {change["kind"] for change in found["changes"]} == {"news"}
 
 
 def test_a_capacity_error_is_told_with_its_reason(bench: Bench) -> None:

@@ -18,6 +18,7 @@ from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.stack import planning, rollout, stacks
 from coattest_parent.deployment.stack.parents import Parents
 from coattest_parent.deployment.stack.stacks import Stacks
+from coattest_verify.fleet.live import DOCUMENT, LiveObjects
 from coattest_verify.keypolicy.report import BuyerReport
 from support.local.kms_world import allow, policy
 from support.parent.deployments import ACCOUNTS, now
@@ -115,11 +116,15 @@ class Bucket:
         assert base
         cloud = self.bench.cloud()
         found = cloud.parents(self.bench.plan, base)
-        keys = {self.place(*name.split("/"))["Key"]: each for name, each in content.items()}
+
+        class These(LiveObjects):
+            def read(self, instance: str, name: str = DOCUMENT) -> bytes | None:
+                return content.get(f"{instance}/{name}")
 
         class Replaced(Parents):
-            def _object(self, key: str) -> bytes | None:
-                return keys.get(key)
+            @property
+            def objects(self) -> LiveObjects:
+                return These(None, self.bucket, self.settings.account, self.name)
 
         values = {item.name: getattr(found, item.name) for item in dataclasses.fields(found)}
         return Replaced(**values | ({"clock": lambda: at} if at else {}))

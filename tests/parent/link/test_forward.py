@@ -167,13 +167,13 @@ def test_the_list_is_taken_from_the_enclaves_image(tmp_path: Path) -> None:
         assert service.wait(30) == 0
 
 
-def test_an_image_without_a_network_is_exit_2(tmp_path: Path) -> None:
-    """Of the same kernel profile, or no image at all."""
+def test_an_image_without_a_network_is_refused(tmp_path: Path) -> None:
+    """Exit 2 for one of the same kernel profile; 1 for no image at all, as for all who run one."""
     image = own_enclave(tmp_path / "x.eif", fill(tmp_path / "cache"))
     (tmp_path / "y.eif").write_bytes(b"no image" * 100)
-    for path, says in ((image, "has no network"), (tmp_path / "y.eif", "y.eif")):
+    for path, code, says in ((image, 2, "has no network"), (tmp_path / "y.eif", 1, "not an EIF")):
         done = subprocess.run([*PROXY, "--eif", str(path)], capture_output=True, text=True, check=False)
-        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["--connect", "A.test:443"], ["--connect", "a"], ["--forward", "443"]])

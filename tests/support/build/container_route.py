@@ -61,6 +61,11 @@ class Buildah:
         """As Engine, as an OCI archive."""
         self._buildah("push", "--quiet", name, f"oci-archive:{archive}")
 
+    def carry(self, archive: Path, target: Path) -> None:
+        """Take an image from an archive of docker into the store, and save it again."""
+        name = self._buildah("pull", "--quiet", f"docker-archive:{archive}")
+        self._buildah("push", "--quiet", name, f"docker-archive:{target}")
+
     def export(self, dockerfile: Path, context: Path, arguments: Sequence[str], out: Path) -> None:
         """As Engine."""
         name = f"localhost/coattest-images-{threading.get_ident()}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from support.forked import own
 
 
 def verify(*arguments: str | Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``verify attestation`` with arguments, and what it finds on stdin."""
-    program = "from coattest_verify.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", program, "attestation", *map(str, arguments)],
+        [*own("verify"), "attestation", *map(str, arguments)],
         input=stdin,
         capture_output=True,
         text=True,

@@ -18,7 +18,8 @@ import cbor2
 import pytest
 from click.testing import CliRunner, Result
 
-from coattest.errors import UsageError
+from coattest import extras
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
@@ -32,6 +33,7 @@ from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote
 from support.guides.blocks import ROOT, blocks_of
 from support.local.local_enclave import PCRS
 from support.loopback import Handler, Loopback
+from support.raises import raises_code
 from support.verify.fleet.worlds import FleetWorld, files_toml, module
 from support.verify.members import NOW, Members, profile_json, report_json
 
@@ -117,7 +119,7 @@ class Nitriding(Handler):
 
 def test_the_example_of_the_page_is_typed(quorum: Members, folder: Path) -> None:
     """Its FLEET.toml and its command, with hosts of this machine; the table has whole identifiers."""
-    (toml,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    toml = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[0]
     (typed,) = [each.text for block in blocks_of("docs/fleet.md") for each in block.commands]
     with Loopback.of(Nitriding) as one, Loopback.of(Nitriding) as two:
         text = toml.replace("https://", "http://")
@@ -140,12 +142,28 @@ def test_the_page_has_every_field_and_no_other() -> None:
     rows = re.findall(
         r"^\| (`[^|]*) \| ", PAGE.split("## FLEET.toml")[1].split("## Watching")[0], re.MULTILINE
     )
-    on_page = set(re.findall(r"[a-z][a-z-]*", " ".join(rows))) - {"source"}
-    text = (ROOT / "verify/coattest_verify/fleet/file.py").read_text()
-    read = set(
-        re.findall(r'(?:fields\.[a-z]+\(|optional\(|_duration\(fields, |_texts\(fields, )"([a-z-]+)"', text)
-    )
+    on_page = set(re.findall(r"`(?:\[\[[a-z]+\]\]` `)?([a-z][a-z-]*)`", " ".join(rows)))
+    files = ("file.py", "keys.py", "grammar.py")
+    text = "".join((ROOT / "verify/coattest_verify/fleet" / name).read_text() for name in files)
+    reading = r'(?:fields\.[a-z]+\(|optional\(\s*|(?:duration_of|texts_of|_path)\(fields, )"([a-z-]+)"'
+    read = set(re.findall(reading, text))
     assert on_page == read - {"source"}
+
+
+def test_a_bucket_needs_the_extra_and_credentials(
+    quorum: Members, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is asked, with the example of the page: one line each."""
+    of_files(folder, 1).write(re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)[1])
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with raises_code(EnvironmentFailure, "no-credentials"):
+        run(quorum)
+    monkeypatch.setattr(extras, "EXTRAS", {"aws": ("not_there",)})
+    with raises_code(EnvironmentFailure, "missing-extra", match="extra 'aws'"):
+        run(quorum)
 
 
 def test_json_is_one_document(quorum: Members, folder: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from coattest_verify.attestation.limits import SKEW_MAX_MS
-from coattest_verify.fleet.file import MAX_SOURCES, InFiles, OverHttp, duration_ms, load_fleet
+from coattest_verify.fleet.file import MAX_SOURCES, InFiles, OverHttp, load_fleet
+from coattest_verify.fleet.grammar import duration_ms
 from support.verify.fleet.worlds import files_toml, fleet_toml
 from support.verify.usage_errors import usage_error
 
@@ -25,7 +26,7 @@ def load(tmp_path: Path, text: str) -> Any:
     """The only source of a FLEET.toml."""
     path = tmp_path / "FLEET.toml"
     path.write_text(text)
-    (source,) = load_fleet(path)
+    (source,) = load_fleet(path).sources
     return source
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,6 +25,9 @@ _NAMES: Final = re.compile(rb"eventsource|event.?source|kms\.amazonaws", re.IGNO
 _BEGINNING: Final = 65536
 """Bytes in which a log's first bracket, or a name of CloudTrail's, is looked for."""
 
+_DAY: Final = re.compile(r"/([0-9]{4})/([0-9]{2})/([0-9]{2})/")
+"""CloudTrail's folders (User Guide, "Finding your CloudTrail log files"); a file elsewhere is of any day."""
+
 SIGNATURE_SUFFIX: Final = ".signature"
 MAX_SIGNATURE: Final = 4096
 """Bytes of a digest's signature in hex; RSA of 2,048 bits has 512."""
@@ -39,8 +42,10 @@ Step = Callable[[], None]
 """Called after each file, for a progress display."""
 
 
-def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
-    """Take in a log file, or a folder of them as ``aws s3 sync`` leaves it.
+def from_path(
+    found: Collected, path: Path, step: Step = lambda: None, *, days_of: datetime | None = None
+) -> None:
+    """Take in a log file, or a folder of them as ``aws s3 sync`` leaves it; for ``days_of`` see ``_earlier``.
 
     A digest's signature is S3 metadata, which a folder does not have: it is read from FILE.signature beside
     it. Links are not followed; they and all that cannot be read are findings. Raises UsageError where there
@@ -57,8 +62,10 @@ def from_path(found: Collected, path: Path, step: Step = lambda: None) -> None:
     for count, file in enumerate(_files(found, path), 1):
         if count > MAX_LOG_FILES:
             raise UsageError(f"more than {MAX_LOG_FILES} files", hint="take a smaller folder at a time")
-        _take(found, file, file.relative_to(path).as_posix())
-        step()
+        name = file.relative_to(path).as_posix()
+        if not _earlier(name, days_of):
+            _take(found, file, name)
+            step()
 
 
 def _files(found: Collected, top: Path) -> Iterator[Path]:
@@ -124,7 +131,21 @@ def _take(found: Collected, file: Path, name: str) -> None:
         found.log(data, name, name)
 
 
-def from_bucket(found: Collected, s3: Any, url: str, step: Step = lambda: None) -> None:
+def _earlier(name: str, since: datetime | None) -> bool:
+    """Whether a file's folders say a day from which nothing is needed to show a time from ``since`` on.
+
+    Of digests the day before that time's is read, of logs two, as the first of those digests lists such logs.
+    """
+    day = _DAY.search(f"/{name}")
+    if since is None or day is None:
+        return False
+    before = timedelta(days=1 if DIGEST_FOLDER in name else 2)
+    return "-".join(day.groups()) < f"{since - before:%Y-%m-%d}"
+
+
+def from_bucket(
+    found: Collected, s3: Any, url: str, step: Step = lambda: None, *, days_of: datetime | None = None
+) -> None:
     """Take in every log and digest below ``s3://bucket/prefix``, with a boto3 client.
 
     Raises AwsFailure where the bucket cannot be listed or S3 is not reached; an object that S3 refuses is a
@@ -136,6 +157,8 @@ def from_bucket(found: Collected, s3: Any, url: str, step: Step = lambda: None) 
         for count, (name, size) in enumerate(_names(s3, bucket, prefix), 1):
             if count > MAX_LOG_FILES:
                 raise UsageError(f"more than {MAX_LOG_FILES} objects", hint="take a smaller prefix at a time")
+            if _earlier(name, days_of):
+                continue
             if name.lower().endswith(SUFFIXES) or (size and _object_like_a_log(s3, bucket, name)):
                 _take_object(found, s3, bucket, name)
                 step()

@@ -14,7 +14,16 @@ from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import read_bounded, write_atomic
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.fleet.file import MAX_ENCLAVES, MAX_SOURCES
-from coattest_verify.fleet.judge import ANSWERS, DECIDED, STATUSES, VERIFIED, WAITING, ExpectedRelease, Judged
+from coattest_verify.fleet.judge import (
+    ANSWERS,
+    DECIDED,
+    MISSING,
+    STATUSES,
+    VERIFIED,
+    WAITING,
+    ExpectedRelease,
+    Judged,
+)
 from coattest_verify.quorum.members.file import parse_utc, utc
 
 STATE_FORMAT: Final = "coattest-fleet-state/v1"
@@ -50,9 +59,12 @@ class LastLook:
     sources: Mapping[str, Mapping[str, LastSeen]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows: Iterable[Judged], releases: Iterable[ExpectedRelease]) -> LastLook:
-        """What a look saw."""
-        sources: dict[str, dict[str, LastSeen]] = {}
+    def of(
+        cls, rows: Sequence[Judged], releases: Iterable[ExpectedRelease], last: LastLook | None = None
+    ) -> LastLook:
+        """What a look saw; of a source that could not be looked at, what the ``last`` one saw."""
+        before = last.sources if last else {}
+        sources = {name: dict(before.get(name, {})) for name in _unseen(rows)}
         for row in rows:
             sources.setdefault(row.source, {})[row.key] = LastSeen(
                 row.status, remembered_id(row.module_id), row.since
@@ -63,6 +75,11 @@ class LastLook:
         """Since when an enclave is silent, by the last look."""
         seen = self.sources.get(source, {}).get(key)
         return seen.since if seen else None
+
+
+def _unseen(rows: Sequence[Judged]) -> set[str]:
+    """The sources in which no place was found: their folder, or group, cannot be listed, or is empty."""
+    return {row.source for row in rows} - {row.source for row in rows if row.key != MISSING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +131,24 @@ def changes(
         seen = before.sources.get(row.source, {}).get(row.key)
         if (change := _changed(seen, row, first=last is None)) is not None:
             found.append(change)
-    now = LastLook.of(rows, ())
+    now = LastLook.of(rows, (), last)
     for source, earlier in before.sources.items():
         for key in earlier.keys() - now.sources.get(source, {}).keys():
             if earlier[key].status == VERIFIED:
-                found.append(Change(NEWS, source, "gone", key, f"is gone: {earlier[key].module_id}"))
+                found.append(
+                    Change(NEWS, source, "gone", key, f"is gone: {earlier[key].module_id}".removesuffix(": "))
+                )
     return found
 
 
 def _changed(seen: LastSeen | None, row: Judged, *, first: bool) -> Change | None:
     was, module_id = seen.status if seen else "", remembered_id(row.module_id)
+    now = f": {module_id}, release {row.release}" if module_id else ""
     if row.status == VERIFIED:
         if seen is None:
-            text = None if first else ("new", f"is new: {module_id}, release {row.release}")
+            text = None if first else ("new", f"is new{now}")
         elif was != VERIFIED:
-            text = ("verified", f"is verified again: {module_id}, release {row.release}")
+            text = ("verified", f"is verified again{now}")
         elif seen.module_id != module_id:
             text = ("replaced", f"{seen.module_id} was replaced by {module_id}")
         else:
@@ -179,7 +199,7 @@ def _decode(data: bytes) -> LastLook:
     releases = fields.fields("releases")
     answers = {name: releases.choice(name, tuple(ANSWERS)) for name in releases.values}
     sources = {}
-    for source, entries in fields.mapping("sources", low=0, high=MAX_SOURCES).items():
+    for source, entries in fields.mapping("sources", low=0, high=3 * MAX_SOURCES).items():
         below = Fields(entries, source[:80])
         if len(below.values) > 2 * MAX_ENCLAVES:
             raise Rejected(f"{below.path}: more than {2 * MAX_ENCLAVES} enclaves")

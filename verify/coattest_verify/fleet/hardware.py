@@ -16,10 +16,10 @@ from typing import Any
 from coattest.errors import Rejected, UsageError
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.attestation import ExpectPcrs, MaxAge, verify_document
+from coattest_verify.attestation import ExpectNonce, ExpectPcrs, MaxAge, verify_document
 from coattest_verify.attestation.measurements import missing_registers
 from coattest_verify.attestation.profiles import root_for
-from coattest_verify.fleet.alive import expect_alive
+from coattest_verify.fleet.live import alive_expectations
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 from coattest_verify.signatures.keys import PublicKey, Signer
 
@@ -158,7 +158,8 @@ def _findings(report: HardwareReport) -> Iterator[Finding]:
 
 def _of_document(report: HardwareReport, nonce: bytes, document: bytes) -> Iterator[Finding]:
     """What is wrong with a document as of when it was made, which the report's times must enclose."""
-    expected = expect_alive(report.registers, MaxAge(None, skew_ms=SKEW_MS), nonce)
+    age = MaxAge(None, skew_ms=SKEW_MS)
+    expected = [ExpectPcrs(report.registers), ExpectNonce(nonce), *alive_expectations(), age]
     now = datetime.fromtimestamp(report.ended / 1000, timezone.utc)
     root = root_for("local" if report.simulator else "aws")
     verdict = verify_document(document, expected, now=now, root=root)

@@ -6,13 +6,15 @@ that it refused is looked for why: whether it is genuine, and of which release.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from coattest.errors import CoattestError, Rejected
 from coattest.findings import Finding
+from coattest.strictjson import shown
 from coattest_verify.attestation import (
     ChainCache,
     Document,
@@ -24,10 +26,13 @@ from coattest_verify.attestation import (
     MaxAge,
     Root,
     UnsafeAnyMeasurement,
+    Verdict,
     parse_unverified,
-    verify_document,
 )
-from coattest_verify.fleet.file import FleetSource, InFiles
+from coattest_verify.attestation.expectations import Demands
+from coattest_verify.attestation.verify import verify_under
+from coattest_verify.fleet.file import FleetSource, InBucket, InFiles
+from coattest_verify.fleet.live import DOCUMENT, LISTED_MAX, LOG, STALE, alive_expectations
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
 VERIFIED: Final = "verified"
@@ -54,6 +59,15 @@ ANSWERS: Final = {DECIDED: VERIFIED, REVOKED: REVOKED, REFUSED: REFUSED, "pendin
 
 MISSING: Final = "*"
 """The key of all that a source lacks of its count."""
+
+STRANGE: Final = "strange"
+MANY: Final = "many"
+"""The places of objects in a bucket that no instance puts, and of more than are listed."""
+
+STRAYS_MAX: Final = 1000
+"""Rows of instances that a group does not name: a writer to the bucket makes no state too large to read."""
+
+_OBJECT = re.compile(rf"(i-[0-9a-f]{{8,17}})/(?:{re.escape(DOCUMENT)}|{re.escape(LOG)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,76 +133,95 @@ class Judged:
         }
 
 
-def judge_answer(
-    source: FleetSource,
-    place: str,
-    answer: FetchedDocument | CoattestError,
-    *,
-    releases: Sequence[ExpectedRelease],
-    root: Root,
-    cache: ChainCache,
-) -> Judged:
-    """What is at a place, by its answer at its own time, or by the reason why there is none.
+@dataclass(frozen=True, slots=True)
+class SourceJudge:
+    """Says what is at each place of a source. ``releases`` are those that may run there."""
 
-    ``releases`` are those that may run in this source.
-    """
-    if isinstance(answer, CoattestError):
-        status = INVALID if isinstance(answer, Rejected) and answer.code != "absent" else SILENT
-        return Judged(source.name, place, status, findings=(Finding(answer.code, place, answer.what),))
-    document, nonce, now = answer.document, answer.nonce, answer.at
-    beside: list[Expectation] = [MaxAge(source.max_age_ms, skew_ms=source.skew_ms)]
-    if nonce is not None:
-        beside.append(ExpectNonce(nonce))
-    if source.user_data is not None:
-        beside.append(ExpectUserData(source.user_data or None))
-    bound = {3: binding_pcrs(source.role_arn, "")[3]} if source.role_arn else {}
-    sets = [ExpectPcrs({**each.pcrs, **bound}) for each in releases if each.answer == DECIDED and each.pcrs]
-    findings: tuple[Finding, ...] = ()
-    if sets:
-        verdict = verify_document(document, [ExpectAnyPcrs(sets), *beside], now=now, root=root, cache=cache)
-        if verdict.ok:
-            return _genuine(source, place, verdict.document, releases, ())
-        findings = verdict.findings
-    looked = verify_document(document, [UnsafeAnyMeasurement(), *beside], now=now, root=root, cache=cache)
-    if looked.ok:
-        return _genuine(source, place, looked.document, releases, findings, accepted=False)
-    codes = {finding.code for finding in looked.findings}
-    if "too-old" in codes and codes <= {"too-old", "certificate-dates"}:
-        stale = parse_unverified(document)  # all but its age was verified; its certificates' at its own time
-        own = verify_document(document, [UnsafeAnyMeasurement()], now=stale.timestamp, root=root, cache=cache)
-        if own.ok:
-            return Judged(source.name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
-    return Judged(source.name, place, INVALID, findings=looked.findings)
+    source: FleetSource
+    releases: Sequence[ExpectedRelease]
+    root: Root
+    cache: ChainCache
+    usual: Demands | None = field(init=False)
+    """What is asked of a document without a nonce; made once, as it is the same for a thousand files."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "usual", self._demands("", None))
 
-def _genuine(
-    source: FleetSource,
-    place: str,
-    document: Document,
-    releases: Sequence[ExpectedRelease],
-    findings: tuple[Finding, ...],
-    *,
-    accepted: bool = True,
-) -> Judged:
-    """A genuine document by its release. A revocation goes first: it says that these bytes are bad."""
-    found = {
-        each.answer: each
-        for each in reversed(releases)
-        if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
-    }
-    release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
-    release = release or next(iter(found.values()), None)
-    status = ANSWERS.get(release.answer, UNDECIDED) if release else DRIFTED
-    if status == VERIFIED and not accepted:
-        status = DRIFTED  # the release's registers, and another role's PCR3
-    if status == VERIFIED:
-        findings = ()
-    elif status != DRIFTED and release is not None:
-        findings = release.reasons
-    elif not findings:
-        findings = (Finding("measurement", place, "PCR0 to PCR2 are of no release that is expected here"),)
-    name = release.name if release else ""
-    return Judged(source.name, place, status, document.module_id, name, document.timestamp, findings)
+    def __call__(self, place: str, answer: FetchedDocument | CoattestError) -> Judged:
+        """What is at a place, by its answer at its own time, or by the reason why there is none."""
+        name = self.source.name
+        if isinstance(answer, CoattestError):
+            status = INVALID if isinstance(answer, Rejected) and answer.code != "absent" else SILENT
+            return Judged(name, place, status, findings=(Finding(answer.code, place, answer.what),))
+        own = answer.nonce is not None or isinstance(self.source.reach, InBucket)
+        demands = self._demands(place, answer.nonce) if own else self.usual
+        findings: tuple[Finding, ...] = ()
+        if demands is not None:
+            verdict = self._verdict(demands, answer.document, answer.at)
+            if verdict.ok:
+                return self._genuine(place, verdict.document, ())
+            findings = verdict.findings
+        beside = Demands.of([UnsafeAnyMeasurement(), *self._beside(answer.nonce)])
+        looked = self._verdict(beside, answer.document, answer.at)
+        if looked.ok:
+            return self._genuine(place, looked.document, findings, accepted=False)
+        codes = {finding.code for finding in looked.findings}
+        if "too-old" in codes and codes <= STALE:
+            # All but its age was verified; its certificates' at its own time.
+            stale = parse_unverified(answer.document)
+            if self._verdict(Demands.of([UnsafeAnyMeasurement()]), answer.document, stale.timestamp).ok:
+                return Judged(name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
+        return Judged(name, place, INVALID, findings=looked.findings)
+
+    def _verdict(self, demands: Demands, document: bytes, now: datetime) -> Verdict:
+        return verify_under(demands, document, now=now, root=self.root, cache=self.cache, strict=False)
+
+    def _demands(self, place: str, nonce: bytes | None) -> Demands | None:
+        """A decided release's registers and all else; None where no release is decided."""
+        role = self.source.role_arn
+        bound = {3: binding_pcrs(role, "")[3]} if role else {}
+        if isinstance(self.source.reach, InBucket):
+            bound = binding_pcrs(role, place)
+        decided = [each.pcrs for each in self.releases if each.answer == DECIDED and each.pcrs]
+        sets = [ExpectPcrs({**pcrs, **bound}) for pcrs in decided]
+        return Demands.of([ExpectAnyPcrs(sets), *self._beside(nonce)]) if sets else None
+
+    def _beside(self, nonce: bytes | None) -> list[Expectation]:
+        """What is asked of a document beside its registers."""
+        source = self.source
+        beside: list[Expectation] = [MaxAge(source.max_age_ms, skew_ms=source.skew_ms)]
+        if nonce is not None:
+            beside.append(ExpectNonce(nonce))
+        if source.user_data is not None:
+            beside.append(ExpectUserData(source.user_data or None))
+        if isinstance(source.reach, InBucket):
+            beside += alive_expectations()
+        return beside
+
+    def _genuine(
+        self, place: str, document: Document, findings: tuple[Finding, ...], *, accepted: bool = True
+    ) -> Judged:
+        """A genuine document by its release. A revocation goes first: it says that these bytes are bad."""
+        found = {
+            each.answer: each
+            for each in reversed(self.releases)
+            if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
+        }
+        release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
+        release = release or next(iter(found.values()), None)
+        status = ANSWERS.get(release.answer, UNDECIDED) if release else DRIFTED
+        if status == VERIFIED and not accepted:
+            status = DRIFTED  # the release's registers, and PCR3 or PCR4 of another role or instance
+        if status == VERIFIED:
+            findings = ()
+        elif status != DRIFTED and release is not None:
+            findings = release.reasons
+        elif not findings:
+            findings = (
+                Finding("measurement", place, "PCR0 to PCR2 are of no release that is expected here"),
+            )
+        name = release.name if release else ""
+        return Judged(self.source.name, place, status, document.module_id, name, document.timestamp, findings)
 
 
 def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]:
@@ -207,7 +240,8 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
                 row = replace(row, status=UNEXPECTED, findings=(finding,))
         rows.append(row)
     verified = {row.module_id for row in rows if row.status == VERIFIED}
-    lacking = set(source.ids) - _names(verified)
+    places = isinstance(source.reach, InBucket)  # each id is one, and has a row
+    lacking = set() if places else set(source.ids) - _names(verified)
     if not lacking and len(verified) >= source.count and isinstance(source.reach, InFiles):
         # Files of enclaves that were replaced: nobody waits for these.
         return [row for row in rows if row.status != SILENT or not row.module_id]
@@ -216,11 +250,52 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
         finding = Finding("fleet-missing", source.name, f"no document of {name}")
         rows.append(Judged(source.name, "", SILENT, name, findings=(finding,)))
     if listed and len(rows) < source.count:  # of ids too: an instance can have more enclaves than one
-        detail = f"{there} of {source.count} enclaves have a document"
+        which = (
+            "instances are in service" if isinstance(source.reach, InBucket) else "enclaves have a document"
+        )
+        detail = f"{there} of {source.count} {which}"
         rows.append(
             Judged(source.name, "", SILENT, findings=(Finding("fleet-missing", source.name, detail),))
         )
     return rows
+
+
+def judge_objects(
+    source: FleetSource, objects: Iterable[tuple[str, datetime]], named: Container[str], *, now: datetime
+) -> list[Judged]:
+    """What lies in an Auto Scaling group's bucket and should not, by each object's name and when it was put.
+
+    That is whatever no instance puts, and what was put lately for an instance that the group does not name:
+    older ones are of instances that were replaced, and nobody waits for these.
+    """
+    strays, strange, odd, count = dict[str, None](), "", 0, 0
+    lately = now - timedelta(milliseconds=source.max_age_ms)
+    for name, put in objects:
+        count += 1
+        found = _OBJECT.fullmatch(name)
+        if found is None:
+            strange, odd = strange or shown(name), odd + 1
+        elif found[1] not in named and put > lately:
+            strays[found[1]] = None
+    rows = [
+        _unexpected(source, each, each, "puts documents, and its group does not name it")
+        for each in list(strays)[:STRAYS_MAX]
+    ]
+    if odd:
+        rows.append(
+            _unexpected(source, STRANGE, "", f"{odd} object(s) that no instance puts, like {strange}")
+        )
+    if len(strays) > STRAYS_MAX or count >= LISTED_MAX:
+        detail = (
+            f"{count} objects, of {len(strays)} instances that the group does not name: not all are shown"
+        )
+        rows.append(_unexpected(source, MANY, "", detail))
+    return rows
+
+
+def _unexpected(source: FleetSource, place: str, instance: str, detail: str) -> Judged:
+    finding = Finding("fleet-unexpected", place, detail)
+    return Judged(source.name, place, UNEXPECTED, instance, findings=(finding,))
 
 
 def _names(module_ids: Iterable[str]) -> set[str]:
@@ -228,13 +303,16 @@ def _names(module_ids: Iterable[str]) -> set[str]:
     return {name for each in module_ids for name in (each, each.partition("-enc")[0])}
 
 
-def settled(row: Judged, silent_since: datetime | None, *, now: datetime, boot_ms: int) -> Judged:
-    """A silent enclave is waited for while it may still boot; ``silent_since`` is what the last look said."""
-    if row.status != SILENT:
+def settled(row: Judged, since: datetime | None, *, now: datetime, wait: Mapping[str, int]) -> Judged:
+    """What is silent is waited for while it may still boot: ``wait`` is milliseconds, by status.
+
+    ``since`` is when the last look began to wait.
+    """
+    if row.status not in wait:
         return row
-    since = silent_since or now
-    waiting = now - since < timedelta(milliseconds=boot_ms)
-    return replace(row, status=WAITING if waiting else SILENT, since=since)
+    since = since or now
+    waiting = now - since < timedelta(milliseconds=wait[row.status])
+    return replace(row, status=WAITING if waiting else row.status, since=since)
 
 
 def exit_code(rows: Iterable[Judged], releases: Iterable[ExpectedRelease]) -> int:

@@ -7,16 +7,20 @@ that none needs an escape; enclaves are counted and not labelled, as their ids c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from typing import TYPE_CHECKING
 
-from coattest_verify.fleet.file import FleetSource
-from coattest_verify.fleet.judge import DECIDED, STATUSES, VERIFIED, ExpectedRelease, Judged
+from coattest_verify.fleet.judge import DECIDED, STATUSES, VERIFIED
+
+if TYPE_CHECKING:
+    from coattest_verify.fleet.look import Look
 
 HELP = {
     "enclaves": "Enclaves, or places without one, by what the last look found",
     "expected": "Enclaves that there must be",
     "oldest_document_seconds": "Age of the oldest document that was accepted",
+    "policies": "1 for what the last look found of a buyer's key policy, 0 for each other status",
+    "audits": "1 for what the last audit of a buyer's key found, 0 for each other status",
+    "audit_covered_until_timestamp_seconds": "Until when digests show that the key's logs are complete",
     "release_decided": "1 when the quorum decided on the release, and nothing revoked it",
     "decision_expires_timestamp_seconds": "When the decision on the release ends",
     "exit_code": "0 all verified, 1 something found false, 3 something silent or undecided",
@@ -24,18 +28,12 @@ HELP = {
 }
 
 
-def metrics(
-    sources: Sequence[FleetSource],
-    rows: Sequence[Judged],
-    releases: Sequence[ExpectedRelease],
-    *,
-    code: int,
-    now: datetime,
-) -> str:
+def metrics(look: Look) -> str:
     """The text of the file."""
+    rows, now = look.rows, look.at
     found: dict[str, list[tuple[str, float]]] = {name: [] for name in HELP}
     count = Counter((row.source, row.status) for row in rows)
-    for source in sources:
+    for source in look.sources:
         label = f'source="{source.name}"'
         for status in STATUSES:
             found["enclaves"].append((f'{label},status="{status}"', count[source.name, status]))
@@ -45,12 +43,18 @@ def metrics(
         ]
         if times:
             found["oldest_document_seconds"].append((label, (now - min(times)).total_seconds()))
-    for each in releases:
+    for name, kind, checked in (("policies", "policy", look.policies), ("audits", "audit", look.audits)):
+        for row in checked:
+            label = f'{kind}="{row.source.partition(":")[2]}"'
+            found[name] += [(f'{label},status="{status}"', row.status == status) for status in STATUSES]
+            if row.time:
+                found["audit_covered_until_timestamp_seconds"].append((label, row.time.timestamp()))
+    for each in look.releases:
         label = f'release="{each.name}"'
         found["release_decided"].append((label, each.answer == DECIDED))
         if each.expires:
             found["decision_expires_timestamp_seconds"].append((label, each.expires.timestamp()))
-    found["exit_code"].append(("", code))
+    found["exit_code"].append(("", look.code))
     found["last_look_timestamp_seconds"].append(("", now.timestamp()))
     lines = []
     for name, values in found.items():

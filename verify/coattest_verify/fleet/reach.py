@@ -10,40 +10,68 @@ import secrets
 import urllib.error
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected
 from coattest.files import Folder
 from coattest.shell import from_os_error
 from coattest_build.inputs.transfer import open_address, read_response
 from coattest_verify.attestation.files import DOCUMENT_SUFFIXES, FILE_MAX, decode_document
-from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, InFiles, OverHttp
-from coattest_verify.fleet.judge import FetchedDocument, Judged
+from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, InBucket, InFiles, OverHttp
+from coattest_verify.fleet.judge import FetchedDocument, Judged, judge_objects
+from coattest_verify.fleet.live import LiveObjects, group_of
 
 AT_A_TIME: Final = 32
-"""Requests over HTTP at a time."""
+"""Requests over a network at a time."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 Judging = Callable[[str, FetchedDocument | CoattestError], Judged]
+Clients = Callable[[str, str], Any]
+"""A boto3 client of a service (``s3``) in a Region, the same one each time."""
 
 
-def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]) -> list[Judged]:
-    """Ask for each document of a source, and judge it while others are asked for; in the places' order.
+def no_aws(service: str, region: str) -> NoReturn:
+    """The clients of a fleet that has nothing in AWS."""
+    raise LookupError(f"{service} in {region}")
 
-    ``judging`` gets a place (host, or file name) and its answer, or why there is none. A folder that cannot
-    be listed is one place without a name.
+
+@dataclass(frozen=True, slots=True)
+class AskedSource:
+    """The answers of a source in the places' order, and ``strays``: what is there and of no place.
+
+    ``source`` has the ids and the count of what must be there now.
+    """
+
+    source: FleetSource
+    answers: list[Judged]
+    strays: list[Judged] = field(default_factory=list)
+
+
+def ask_all(
+    source: FleetSource, judging: Judging, clock: Callable[[], datetime], clients: Clients
+) -> AskedSource:
+    """Ask for each document of a source, and judge it while others are asked for.
+
+    ``judging`` gets a place (host, file name, or instance id) and its answer, or why there is none. A folder
+    or a group that cannot be listed is one place without a name.
     """
     with contextlib.ExitStack() as stack:
+        strays: list[Judged] = []
         try:
-            places, ask = _reached(source.reach, clock, stack)
+            if isinstance(source.reach, InBucket):
+                source, strays, ask = _bucket(source, source.reach, clock, clients)
+                places = source.ids
+            else:
+                places, ask = _reached(source.reach, clock, stack)
         except CoattestError as error:
-            return [judging("", error)]
+            return AskedSource(source, [judging("", error)])
         except OSError as error:
-            return [judging("", from_os_error(error))]
+            return AskedSource(source, [judging("", from_os_error(error))])
 
         def one(place: str) -> Judged:
             try:
@@ -54,9 +82,33 @@ def ask_all(source: FleetSource, judging: Judging, clock: Callable[[], datetime]
                 answer = from_os_error(error)
             return judging(place, answer)
 
-        workers = AT_A_TIME if isinstance(source.reach, OverHttp) else os.cpu_count() or 1
+        workers = (os.cpu_count() or 1) if isinstance(source.reach, InFiles) else AT_A_TIME
         pool = stack.enter_context(ThreadPoolExecutor(min(workers, len(places) or 1)))
-        return list(pool.map(one, places))
+        return AskedSource(source, list(pool.map(one, places)), strays)
+
+
+def _bucket(
+    source: FleetSource, reach: InBucket, clock: Callable[[], datetime], clients: Clients
+) -> tuple[FleetSource, list[Judged], Callable[[str], FetchedDocument]]:
+    """A source with the instances that Auto Scaling has in service, what else is there, and how to ask."""
+    group = group_of(clients("autoscaling", reach.region), reach.stack)
+    if len(group.instances) > MAX_ENCLAVES:
+        raise EnvironmentFailure(f"more than {MAX_ENCLAVES} instances", where=reach.stack, code="too-large")
+    owner = source.role_arn.split(":")[4]
+    objects = LiveObjects(clients("s3", reach.region), reach.bucket, owner, reach.stack)
+    strays = judge_objects(source, objects.listed(), group.instances, now=clock())
+    ids = group.in_service
+    source = replace(source, ids=ids, count=max(source.count, group.wanted, len(ids)))
+
+    def ask(instance: str) -> FetchedDocument:
+        data = objects.read(instance)
+        if data is None:
+            raise objects.failed_boot(instance) or EnvironmentFailure(
+                "no document", where=instance, code="fleet-missing"
+            )
+        return FetchedDocument(data, None, clock())
+
+    return source, strays, ask
 
 
 def _reached(

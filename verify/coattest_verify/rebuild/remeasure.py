@@ -46,7 +46,10 @@ def binding_pcrs(role_arn: str, instance_id: str) -> dict[int, bytes]:
 
 
 def measured_network(image: Path) -> Network:
-    """The network that an image file's enclave was measured with. Raises UsageError where it has none."""
+    """The network that an image file's enclave was measured with.
+
+    Raises UsageError where it has none, ImageError for a file that is no image.
+    """
     plan = plan_of_image(image)
     if plan is None or not plan.network:
         raise UsageError("its enclave has no network", where=str(image), hint="`eif describe` shows one")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from coattest import __version__
-from coattest.errors import UsageError
 from coattest.files import open_plain
 from coattest_build import rootfs
 from coattest_build.containers.blobs import BootParts
@@ -18,7 +17,7 @@ from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.sources import Spool, plain_blocks
 from coattest_build.formats import cpio
-from coattest_build.formats.eif import ImageError, Part, SectionType, write_parts
+from coattest_build.formats.eif import Part, SectionType, write_parts
 from coattest_build.formats.lenient.initramfs import unpack_ramdisks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.image import CONTAINER
@@ -88,10 +87,7 @@ def write_own_image(target: Path, profile: ContainerProfile, compiled: Compiled,
 def plan_of_image(image: Path) -> RunPlan | None:
     """What init starts in an image file with the kernel profile ``container``; None in another one.
 
-    Raises UsageError for a file that is no image, FileNotFoundError.
+    Raises ImageError for a file that is no image, FileNotFoundError.
     """
     with open_plain(image) as file:
-        try:
-            return plan_of(unpack_ramdisks(file, read_found_layout(file).layout))
-        except ImageError as error:
-            raise UsageError(error.what, where=str(image), code=error.code) from None
+        return plan_of(unpack_ramdisks(file, read_found_layout(file).layout))

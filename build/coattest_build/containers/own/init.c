@@ -3,7 +3,7 @@
  *
  * Built against the kernel's own nolibc (tools/include/nolibc), like the auction's init, whose heartbeat it has.
  * The ramdisks leave /rootfs, the image's files, and /run, which says what to start: texts that end with NUL,
- * in the order in which plan_of_image reads them. What can be decided from the image was decided at the build;
+ * in the order in which read_plan reads them. What can be decided from the image was decided at the build;
  * anything unexpected here ends the enclave. The build puts forward.c before this file.
  */
 
@@ -184,7 +184,7 @@ static int has_network(void)
 	return listen_count || name_count;
 }
 
-static void plan_of_image(void)
+static void read_plan(void)
 {
 	int fd = open("/run", O_RDONLY, 0);
 	long size = 0, got = 0;
@@ -533,7 +533,7 @@ int main(void)
 	mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, 0);
 	open_standard_files();
 	heartbeat();
-	plan_of_image();
+	read_plan();
 	prepare_root();
 	forwarder = start_forwarder();
 	if (pipe2(output, O_CLOEXEC | O_NONBLOCK) || syscall(__NR_fchown, output[1], uid, gid))

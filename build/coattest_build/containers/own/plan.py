@@ -141,7 +141,9 @@ def run_plan(
 
     Raises ContainerError where nothing is started, or the environment has two readings.
     """
-    words = (*(config.entrypoint or ()), *(config.cmd or ()))
+    # One empty word is Docker's way to say that there is no Entrypoint (moby, daemon/create.go).
+    entrypoint = () if config.entrypoint == ("",) else config.entrypoint or ()
+    words = (*entrypoint, *(config.cmd or ()))
     if not words or not words[0]:
         raise ContainerError(
             "has neither Entrypoint nor Cmd: nothing would run", code="container-unsupported"

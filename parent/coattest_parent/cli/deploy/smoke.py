@@ -133,7 +133,7 @@ def smoke_command(
                 upload=refused_upload,
                 skew_ms=clock_skew,
             ):
-                err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
+                err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}")
                 checks.append(check)
     except CoattestError as error:
         failure = error
@@ -143,7 +143,7 @@ def smoke_command(
         made = HardwareReport(simulator, _ms(began), _ms(ended), machine, pcrs, tuple(checks), said)
         write_atomic(report, sign_hardware(signer, made))
         for finding in hardware_findings(made):
-            err().print(f"counts for nothing: {printable(str(finding))}", style="yellow", markup=False)
+            err().print(f"counts for nothing: {printable(str(finding))}", style="yellow")
     if failure:
         raise failure
     _show(checks, as_json)
@@ -160,7 +160,7 @@ def _registers(path: Path, name: str | None) -> dict[int, bytes]:
     sets = read_measurements(read_whole(path, MEASUREMENTS_MAX), where=where)
     (chosen,) = choose_set(sets, name, where=where)
     for note in chosen.notes:
-        err().print(f"note: {printable(note)}", markup=False)
+        err().print(f"note: {printable(note)}")
     missing = missing_registers(chosen.pcrs, (0, 1, 2))
     if missing is not None:
         raise UsageError(missing, where=where, hint="eif measure image.eif > FILE")

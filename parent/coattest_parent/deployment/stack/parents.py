@@ -14,29 +14,17 @@ from typing import Any
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest.text import printable
 from coattest_parent.deployment.live import judge_live, not_the_decided, require_in_force
 from coattest_parent.deployment.stack import events
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Stacks, StackState, stack_failed
 from coattest_parent.deployment.stack.templates import BOOT_MINUTES, CAPACITY, GROUP
 from coattest_parent.link.aws import Aws
+from coattest_verify.fleet.live import IN_SERVICE, LIVE_MAX_AGE_MS, STALE, LiveObjects, group_of
 from coattest_verify.quorum.decision import Decision
-
-LIVE_MAX_AGE_MS = 3 * 60 * 1000
-"""Milliseconds since a document was signed: they come every minute, and two in a row may be lost."""
-
-DOCUMENT_MAX = 16 * 1024
-"""Bytes of an attestation document, and of a failed boot's log that are read."""
 
 POLL_SECONDS = 2.0
 """Seconds between two looks at the instances."""
-
-LOG_MAX = 300
-"""Characters of a failed boot's log that are shown: its last line says what failed."""
-
-STALE = {"too-old", "certificate-dates"}
-"""Findings of a document that was good once: its instance is silent, and nothing is false."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +60,14 @@ class Parents:
 
     def listed(self) -> tuple[Parent, ...]:
         """The instances that the group has now, by id; none where there is no group yet."""
-        with aws_errors(self.name):
-            answer = self.aws.autoscaling(self.settings.region).describe_auto_scaling_groups(
-                AutoScalingGroupNames=[self.name]
-            )
-        found = [each for group in answer["AutoScalingGroups"] for each in group.get("Instances", [])]
-        return tuple(sorted((_parent(each) for each in found), key=lambda each: each.instance))
+        found = group_of(self.aws.autoscaling(self.settings.region), self.name)
+        return tuple(Parent(instance, state) for instance, state in found.instances.items())
+
+    @property
+    def objects(self) -> LiveObjects:
+        """What the instances put into the bucket."""
+        s3 = self.aws.s3(self.settings.region)
+        return LiveObjects(s3, self.bucket, self.settings.account, self.name)
 
     def look(self, parent: Parent, *, since: datetime | None = None) -> Parent | None:
         """The parent with its verified document; None while there is none, or one of before ``since``.
@@ -86,8 +76,8 @@ class Parents:
         and once the decision has expired (no-decision); EnvironmentFailure (boot-failed) with the log of an
         instance that gave up; AwsFailure.
         """
-        place = f"live/{self.name}/{parent.instance}"
-        document, now = self._object(f"{place}/document.cbor"), self.clock()
+        objects = self.objects
+        document, now = objects.read(parent.instance), self.clock()
         require_in_force(self.decision, now)
         if document is not None:
             verdict = judge_live(
@@ -105,14 +95,9 @@ class Parents:
                 return Parent(parent.instance, parent.lifecycle, found.module_id, found.timestamp)
             if verdict.ok:
                 return None
-        log = self._object(f"{place}/failed.log")
-        if log is not None:
-            raise EnvironmentFailure(
-                f"its boot failed: {_last_line(log)}",
-                where=parent.instance,
-                hint=f"the whole log is s3://{self.bucket}/{place}/failed.log",
-                code="boot-failed",
-            )
+        failed = objects.failed_boot(parent.instance)
+        if failed is not None:
+            raise failed
         return None
 
     def progress(self) -> Progress:
@@ -202,7 +187,7 @@ class Parents:
                 if found is not None:
                     verified[parent.instance] = found
                     self._say_verified(found)
-            serving = [each for each in listed if each.lifecycle == "InService"]
+            serving = [each for each in listed if each.lifecycle == IN_SERVICE]
             if len(serving) == len(listed) == capacity and all(each.instance in verified for each in serving):
                 return tuple(verified[each.instance] for each in serving)
             if self.clock() > until:
@@ -228,19 +213,6 @@ class Parents:
                 return ()
             raise
         return tuple(answer["Activities"])
-
-    def _object(self, key: str) -> bytes | None:
-        """An object's first bytes; None where there is none."""
-        try:
-            with aws_errors(f"s3://{self.bucket}/{key}"):
-                answer = self.aws.s3(self.settings.region).get_object(
-                    Bucket=self.bucket, Key=key, ExpectedBucketOwner=self.settings.account
-                )
-                return answer["Body"].read(DOCUMENT_MAX)
-        except AwsFailure as error:
-            if error.service_code == "NoSuchKey":
-                return None
-            raise
 
 
 class Progress:
@@ -282,16 +254,6 @@ class Progress:
         return EnvironmentFailure(
             f"{error.what}; {self._cause}", where=error.where, hint=error.hint, code=error.code
         )
-
-
-def _parent(found: Mapping[str, Any]) -> Parent:
-    return Parent(str(found["InstanceId"]), str(found["LifecycleState"]))
-
-
-def _last_line(log: bytes) -> str:
-    """The last line of a log that has any words: it comes from an instance, so it is only text."""
-    lines = [line for line in log.decode("utf-8", "replace").splitlines() if line.strip()]
-    return printable(lines[-1])[-LOG_MAX:] if lines else "it says nothing"
 
 
 def capacity_of(state: StackState) -> str:

@@ -28,6 +28,7 @@ from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
 from coattest_parent.deployment.stack.templates import CAPACITY, FROM_BASE
 from coattest_parent.link.aws import Aws
+from coattest_verify.fleet.live import IN_SERVICE
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -267,7 +268,7 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
         except CoattestError as error:
             findings += error.findings or [Finding(error.code, parent.instance, error.what)]
         shown.append(found or parent)
-    serving = sum(parent.lifecycle == "InService" for parent in shown)
+    serving = sum(parent.lifecycle == IN_SERVICE for parent in shown)
     if serving != plan.settings.capacity:
         wanted = str(plan.settings.capacity)
         findings.append(

@@ -10,6 +10,7 @@ from typing import Any
 from coattest_verify.fleet.file import load_fleet
 from coattest_verify.fleet.judge import DECIDED, ExpectedRelease
 from coattest_verify.fleet.look import Look, Watcher
+from coattest_verify.fleet.reach import Clients, no_aws
 from support.verify.nitro_ca import NOW, NOW_MS, PCRS, document, usual_chain
 
 SECOND = timedelta(seconds=1)
@@ -57,6 +58,7 @@ class FleetWorld:
         default_factory=lambda: {"0.1.0": (DECIDED, IMAGE_PCRS)}
     )
     again: bool = False
+    clients: Clients = no_aws
     keeps_state: bool = True
 
     def put(self, name: str, data: bytes) -> None:
@@ -85,6 +87,7 @@ class FleetWorld:
             self.decide,
             usual_chain().root,
             lambda: self.now,
+            self.clients,
             state=self.folder / "state.json" if self.keeps_state else None,
             prometheus=self.folder / "fleet.prom",
             again=self.again,

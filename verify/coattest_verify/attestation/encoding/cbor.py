@@ -170,11 +170,21 @@ def _map(data: bytes, offset: int, count: int, depth: int) -> tuple[dict[int | s
     _check_depth(offset, depth)
     _check_count(data, offset, 2 * count)
     entries: dict[int | str, Value] = {}
-    size = 0
+    size, limit = 0, len(data)
     while size != count:
         if count < 0 and offset < len(data) and data[offset] == _BREAK:
             return entries, offset + 1
         start = offset
+        # A register, as most entries are: an integer up to 23, and bytes with their length in one byte.
+        if start + 2 < limit and data[start] <= 0x17 and data[start + 1] == 0x58 and data[start + 2] > 0x17:
+            offset = start + 3 + data[start + 2]
+            if offset <= limit:
+                entries[data[start]] = data[start + 3 : offset]
+                size += 1
+                if len(entries) != size:
+                    raise CborError(start, "each key once", f"{data[start]} again")
+                continue
+            offset = start
         key, offset = read_item(data, offset, depth)
         # Not isinstance: a bool is an int to Python, and True would be found under 1.
         if type(key) is not str and type(key) is not int:

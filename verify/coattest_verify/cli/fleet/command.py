@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -10,20 +11,31 @@ from typing import Any, NoReturn
 
 import click
 
+from coattest.aws import aws_settings
 from coattest.errors import CoattestError, Rejected, UsageError
+from coattest.extras import need_extra
 from coattest.files import require_writable
 from coattest.jsontext import emit_json
 from coattest.shell import json_option, option_group, report_error, utc_now
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.cli.fleet.keys import KeyChecks
 from coattest_verify.cli.fleet.show import show_changes, show_look
 from coattest_verify.cli.options import EXISTING_FILE, FILE, evidence_options
 from coattest_verify.cli.release.which import Belonging
-from coattest_verify.fleet.file import duration_ms, load_fleet
+from coattest_verify.fleet.file import FleetFile, InBucket, load_fleet
+from coattest_verify.fleet.grammar import duration_ms
 from coattest_verify.fleet.judge import ExpectedRelease
 from coattest_verify.fleet.look import Watcher
+from coattest_verify.fleet.reach import AT_A_TIME, Clients, no_aws
 from coattest_verify.quorum.authority import evidence_from, outcome_from
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import claims_in
+
+AWS_TIMEOUT = 20
+"""Seconds to connect to AWS, and to wait for bytes: a look has thousands of requests."""
+
+AWS_ATTEMPTS = 3
+"""Attempts per request in all, with botocore's standard back-off and jitter; the next look is one more."""
 
 
 def decided_releases(
@@ -46,6 +58,44 @@ def decided_releases(
             outcome.reasons,
         )
     return found
+
+
+def needs_aws(fleet: FleetFile) -> bool:
+    """Whether anything of a fleet lies in AWS."""
+    return (
+        any(isinstance(source.reach, InBucket) for source in fleet.sources)
+        or any(policy.key for policy in fleet.policies)
+        or any(audit.logs.startswith("s3://") or not audit.public_keys for audit in fleet.audits)
+    )
+
+
+def aws_clients(endpoint: str | None) -> Clients:
+    """boto3 clients, each made once: a session renews its credentials itself.
+
+    Raises EnvironmentFailure without the extra, AwsFailure (no-credentials) without any, as the clients may.
+    """
+    need_extra("aws")
+    import boto3  # noqa: PLC0415  (an extra)
+    from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import NoCredentialsError  # noqa: PLC0415
+
+    config = Config(
+        connect_timeout=AWS_TIMEOUT,
+        read_timeout=AWS_TIMEOUT,
+        retries={"mode": "standard", "total_max_attempts": AWS_ATTEMPTS},
+        max_pool_connections=AT_A_TIME,
+    )
+    with aws_settings("credentials"):
+        session: Any = boto3.session.Session()
+        if session.get_credentials() is None:
+            raise NoCredentialsError
+
+    @functools.cache
+    def client(service: str, region: str) -> Any:
+        with aws_settings(service):
+            return session.client(service, region_name=region, endpoint_url=endpoint, config=config)
+
+    return client
 
 
 def watch(watcher: Watcher, every: float, *, sleep: Callable[[float], None] = time.sleep) -> NoReturn:
@@ -91,6 +141,7 @@ def _every(_context: click.Context, _parameter: click.Parameter, value: str | No
     heading="Watching",
 )
 @evidence_options
+@click.option("--endpoint-url", help="Where S3, Auto Scaling, KMS and CloudTrail are, if not at AWS.")
 @json_option
 def fleet_command(
     *,
@@ -98,32 +149,38 @@ def fleet_command(
     every: float | None,
     state: Path | None,
     prometheus: Path | None,
+    endpoint_url: str | None,
     as_json: bool,
     **options: Any,
 ) -> int:
     """Verify every enclave of a fleet, and say what changed since the last look.
 
-    FLEET.toml names the sources of documents (files, or addresses that are asked over a fresh nonce), and for
-    each the releases that may run there. What is decided is decided anew at each look. Exit code 0: every
-    enclave is verified. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent
-    or its release is not decided yet.
+    FLEET.toml names the sources of documents (files, addresses that are asked over a fresh nonce, or the
+    bucket of a deployment), for each the releases that may run there, and buyers' keys with their policies
+    and trails. What is decided is decided anew at each look. Exit code 0: every enclave is verified, every
+    key as decided. 1: one is drifted, revoked or refused, or its document is not valid. 3: one is silent or
+    its release is not decided yet.
     """
     if every is not None and as_json:
         raise UsageError("--json prints one document, and --every looks again and again")
-    sources = load_fleet(fleet)
+    watched = load_fleet(fleet)
     for path in (state, prometheus):
         if path is not None:
             require_writable(path)
+    clients: Clients = no_aws
+    if needs_aws(watched):
+        clients = aws_clients(endpoint_url)
     options["root"] = Roots().pinned(options["root"])
-    names = sorted({name for source in sources for name in source.releases})
     watcher = Watcher(
-        sources,
-        lambda now: decided_releases(options, names, now),
+        watched,
+        lambda now: decided_releases(options, watched.releases, now),
         root_for(options["profile"]),
         utc_now,
+        clients,
         state=state,
         prometheus=prometheus,
         again=every is not None,
+        keys=KeyChecks(watched, {**options, "endpoint_url": endpoint_url}, clients),
     )
     if every is not None:
         watch(watcher, every)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from coattest.errors import UsageError
@@ -41,7 +41,14 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     """
     now = utc_now()
     # What binds a member needs the member's own agreeing statement.
-    decisions = decisions_from(given, now=now, own=given["member"])
+    made = policy_of(given, decisions_from(given, now=now, own=given["member"]), now)
+    for warning in made.warnings:
+        err().print(f"warning: {warning}", style="yellow")
+    return made
+
+
+def policy_of(given: Mapping[str, Any], decisions: tuple[Decision, ...], now: datetime) -> MadePolicy:
+    """The policy that options ask for, for these decisions. Raises what ``generate_policy`` raises."""
     options = PolicyOptions(
         registers=further(given),
         bind_role=not given["no_pcr3"],
@@ -61,7 +68,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
         simulator=given["simulator"],
         options=options,
     )
-    made = MadePolicy(
+    return MadePolicy(
         document,
         parse_policy(policy_text(document)),
         decisions,
@@ -70,9 +77,6 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
         given["break_glass"],
         _warnings(given),
     )
-    for warning in made.warnings:
-        err().print(f"warning: {warning}", style="yellow", markup=False)
-    return made
 
 
 def context_rules(given: Mapping[str, Any]) -> ContextRules:
