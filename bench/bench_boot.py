@@ -46,7 +46,7 @@ def bare_image(image: Path, folder: Path) -> Path:
     source = Path(__file__).with_name("listen.c")
     subprocess.run(["gcc", "-O1", "-static", "-s", "-o", program, source], check=True)
     with image.open("rb") as file:
-        layout = eif.read_layout(file)
+        layout = eif.read_structure(file)
         parts = {
             kind: b"".join(eif.section_blocks(file, layout.of_type(kind)[0]))
             for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)

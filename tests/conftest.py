@@ -70,7 +70,7 @@ class BuiltImages:
 
     def image(self, profile: str) -> Path:
         """The image file of a profile."""
-        return self.directory / self.report.profile(profile).name
+        return self.directory / dict(self.report.profiles)[profile].name
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -75,4 +75,4 @@ def test_every_option_of_deployment_is_of_a_target() -> None:
     }
     for name in ("plan_command", "apply_command", "status_command", "destroy_command"):
         found = {parameter.name for parameter in getattr(deploy, name).params}
-        assert found <= both | deploy.OF_AWS | deploy.OF_LOCAL, name
+        assert found <= both | deploy.OF_AWS | {*deploy.OF_LOCAL}, name

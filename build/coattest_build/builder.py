@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,8 +86,9 @@ def build(
         if inputs.spec.bytecode:
             with reporter.step("Compiling the image's Python modules with the image's Python"):
                 rootfs.compile_modules(inputs.spec.bytecode, root, scratch)
-        isolation = sandbox.Isolation().to_json()
-        return assemble_images(inputs, compiled, payload or root, out, scratch, "native", isolation, reporter)
+        return assemble_images(
+            inputs, compiled, payload or root, out, scratch, "native", sandbox.ISOLATION, reporter
+        )
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def assemble_images(  # noqa: PLR0917 - every part of an image, in the order of 
         kernel_compiled_here=compiled.fresh,
         kernel_sha256=compiled.sha256,
         isolation=isolation,
-        tool_version=tool_version(),
+        tool_version=coattest.__version__,
         tool_sha256=tool_digest(),
         inputs=inputs_of(lock),
         kernel_profile=spec.kernel.profile,
@@ -296,14 +296,6 @@ def _container_inputs(pin: LockedContainer | None) -> Iterator[BuildInput]:
     for number, layer in enumerate(pin.layers, 1):
         name = f"layer-{number}"
         yield BuildInput(name, platform, layer.diff_id, f"sha256/{layer.diff_id}", CONTAINER_INPUT)
-
-
-def tool_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return metadata.version("coattest")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _modules(package: Path) -> Iterator[Path]:

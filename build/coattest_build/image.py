@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
 from coattest.network import NO_NETWORK, Network, parse_network
+from coattest.strictjson import Fields, shown
 from coattest.text import parse_toml
 from coattest_build.inputs.names import (
     COMMAND_LINE,
     COMPONENT,
     DEBIAN_NAME,
     IMAGE_TEXT,
+    PATH_MAX,
     SUITE,
     USER,
     VARIABLE,
@@ -31,6 +32,7 @@ MINIMAL, CONTAINER = "minimal", "container"
 KERNEL_PROFILES = (MINIMAL, CONTAINER)
 """What a kernel and its init are for: one program of one's own, or ordinary programs (ADR 197)."""
 PROFILE_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+WORKDIR = re.compile(r"/(?:[^/].*)?")
 IMAGE_FILE = "build/image.toml"
 LOCK_FILE = "build/image.lock"
 SOURCE_FOLDERS = ("build/kernel", "build/init", "enclave")
@@ -140,95 +142,9 @@ class ImageSpec:
         raise UsageError(f"no profile {profile!r}", where=IMAGE_FILE, hint=f"one of {known}")
 
 
-class _Table:
-    """A TOML table every key of which must be read: ``finish`` refuses the others."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self._values, self._where, self._read = values, where, set[str]()
-
-    def _take(self, key: str, kind: type) -> Any:
-        self._read.add(key)
-        value = self._values.get(key)
-        if not isinstance(value, kind):
-            raise _bad(f"{key} is missing or not a {kind.__name__}", self._where)
-        return value
-
-    def has(self, key: str) -> bool:
-        return key in self._values
-
-    def text(self, key: str, grammar: re.Pattern[str]) -> str:
-        value: str = self._take(key, str)
-        if not grammar.fullmatch(value):
-            raise _bad(f"{key} is not allowed: {value[:80]!r}", self._where)
-        return value
-
-    def text_or(self, key: str, grammar: re.Pattern[str], default: str) -> str:
-        return self.text(key, grammar) if self.has(key) else default
-
-    def flag(self, key: str) -> bool:
-        """A boolean; false when it is missing."""
-        return self.has(key) and bool(self._take(key, bool))
-
-    def path(self, key: str) -> str:
-        return _relative(self._take(key, str), f"{self._where} {key}")
-
-    def source(self, key: str) -> str:
-        return _in_source(self._take(key, str), f"{self._where} {key}")
-
-    def choice(self, key: str, known: Iterable[str]) -> str:
-        value: str = self._take(key, str)
-        if value not in known:
-            raise _bad(f"{key} {value[:80]!r} is not supported", self._where, f"one of {', '.join(known)}")
-        return value
-
-    def texts(
-        self, key: str, grammar: re.Pattern[str] | None = None, *, optional: bool = False
-    ) -> tuple[str, ...]:
-        if optional and not self.has(key):
-            return ()
-        values = self._take(key, list)
-        if len(values) > MAX_LIST or not all(isinstance(value, str) and is_plain(value) for value in values):
-            raise _bad(
-                f"{key} must be a list of at most {MAX_LIST} strings, none empty or with control characters",
-                self._where,
-            )
-        wrong = [value for value in values if grammar and not grammar.fullmatch(value)]
-        if wrong:
-            raise _bad(f"{key}: not allowed: {wrong[0][:80]!r}", self._where)
-        return tuple(values)
-
-    def paths(self, key: str, *, optional: bool = False) -> tuple[str, ...]:
-        return tuple(_relative(value, f"{self._where} {key}") for value in self.texts(key, optional=optional))
-
-    def table(self, key: str) -> _Table:
-        return _Table(self._take(key, dict), f"{self._where} [{key}]")
-
-    def table_or_none(self, key: str) -> _Table | None:
-        return self.table(key) if self.has(key) else None
-
-    def pairs(self, key: str, *, without: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
-        """The texts of a table by name, sorted; empty when the table is missing."""
-        if not self.has(key):
-            return ()
-        chosen = {name: value for name, value in self._take(key, dict).items() if name not in without}
-        # No control characters: in the image, the command and the environment have a line for each text.
-        for name, value in chosen.items():
-            if not isinstance(value, str) or not is_plain(f"{name}{value}") or not name:
-                raise _bad(f"{key} must map strings to strings, one line each", self._where)
-        return tuple(sorted(chosen.items()))
-
-    def ignore(self, keys: Iterable[str]) -> None:
-        self._read.update(keys)
-
-    def finish(self) -> None:
-        unknown = sorted(set(self._values) - self._read)
-        if unknown:
-            raise _bad(f"unknown key {unknown[0]!r}", self._where)
-
-
 def _relative(value: str, where: str) -> str:
     if not is_relative_path(value):
-        raise _bad(f"{value[:80]!r} is not a plain relative path", where)
+        raise Rejected(f"{where}: {shown(value)} is not a plain relative path")
     return value
 
 
@@ -236,162 +152,193 @@ def _in_source(value: str, where: str) -> str:
     """A source-relative path that the digest of the source covers."""
     _relative(value, where)
     if not any(value == folder or value.startswith(f"{folder}/") for folder in SOURCE_FOLDERS):
-        raise _bad(
-            f"{value[:80]!r} is outside {', '.join(SOURCE_FOLDERS)}",
-            where,
-            "move the file into one of these folders of the source tree",
+        raise Rejected(
+            f"{where}: {shown(value)} is outside {', '.join(SOURCE_FOLDERS)}",
+            hint="move the file into one of these folders of the source tree",
         )
     return value
 
 
-def _command(words: tuple[str, ...], profile: str, where: str) -> tuple[str, ...]:
+def _path(table: Fields, key: str) -> str:
+    return _relative(table.text(key, limit=PATH_MAX), table.at(key))
+
+
+def _source(table: Fields, key: str) -> str:
+    return _in_source(table.text(key, limit=PATH_MAX), table.at(key))
+
+
+def _texts(
+    table: Fields, key: str, grammar: re.Pattern[str] | None = None, *, optional: bool = False
+) -> tuple[str, ...]:
+    """A list of texts; one that is ``optional`` is empty when it is missing."""
+    if optional and not table.has(key):
+        return ()
+    values = table.items(key, high=MAX_LIST)
+    for value in values:
+        if not isinstance(value, str) or not is_plain(value) or (grammar and not grammar.fullmatch(value)):
+            rule = f"of the form {grammar.pattern}" if grammar else "a text without control characters"
+            raise Rejected(f"{table.at(key)}: {shown(str(value))} is not {rule}")
+    return tuple(values)
+
+
+def _paths(table: Fields, key: str, *, optional: bool = False) -> tuple[str, ...]:
+    return tuple(_relative(value, table.at(key)) for value in _texts(table, key, optional=optional))
+
+
+def _pairs(table: Fields, key: str) -> tuple[tuple[str, str], ...]:
+    """The texts of a table by name, sorted; empty when the table is missing."""
+    found = table.optional(key, partial(table.mapping, low=0, high=MAX_LIST)) or {}
+    # No control characters: in the image, the command and the environment have a line for each text.
+    for name, value in found.items():
+        if not isinstance(value, str) or not is_plain(f"{name}{value}") or not name:
+            raise Rejected(f"{table.at(key)} must map strings to strings, one line each")
+    return tuple(sorted(found.items()))
+
+
+def _command(run: Fields, profile: str) -> tuple[str, ...]:
     """The command; minimal's init searches no PATH, so that there it begins with the program's path."""
+    words = _texts(run, "command")
     if not words or (profile == MINIMAL and not words[0].startswith("/")):
-        raise _bad("command must begin with the absolute path of a program", where)
-    _relative(words[0].removeprefix("/"), f"{where} command")
+        raise Rejected("run.command must begin with the absolute path of a program")
+    _relative(words[0].removeprefix("/"), "run.command")
     return words
 
 
-def _container_run(run: _Table, profile: str, where: str) -> ContainerRun | None:
+def _container_run(run: Fields, profile: str) -> ContainerRun | None:
     """The fields of ``[run]`` that only the profile ``container`` has."""
     if profile == CONTAINER:
-        folder = run.text_or("workdir", re.compile(r"/(?:[^/].*)?"), "/")
+        folder = run.optional("workdir", partial(run.text, pattern=WORKDIR, limit=PATH_MAX)) or "/"
         if folder != "/":
-            _relative(folder[1:], f"{where} workdir")
-        user, nsm = run.text_or("user", USER, ""), run.flag("nsm")
-        return ContainerRun(user, folder, nsm, _network(run, where))
+            _relative(folder[1:], "run.workdir")
+        user = run.optional("user", partial(run.text, pattern=USER)) or ""
+        return ContainerRun(user, folder, bool(run.optional("nsm", run.boolean)), _network(run))
     for key in ("user", "workdir", "nsm", "network"):
         if run.has(key):
-            raise _bad(
-                f"{key} is for the kernel profile {CONTAINER}; with {profile} the program is root in / and "
-                "has /dev/nsm",
-                where,
-                f'take {key} out, or set profile = "{CONTAINER}" under [kernel], with its fragment and init',
+            raise Rejected(
+                f"run.{key} is for the kernel profile {CONTAINER}; with {profile} the program is root in / "
+                "and has /dev/nsm",
+                hint=f'take it out, or set [kernel] profile = "{CONTAINER}", with its fragment and init',
             )
     return None
 
 
-def _payload_run(payload: _Table, top: _Table, profile: str) -> ContainerRun:
+def _payload_run(payload: Fields, top: Fields, profile: str) -> ContainerRun:
     """``[container]``: files, command, user and folder are those of the image that the lock pins."""
     if profile != CONTAINER:
-        raise _bad(f'a container image needs profile = "{CONTAINER}"', f"{IMAGE_FILE} [kernel]")
+        raise Rejected(f'kernel: a container image needs profile = "{CONTAINER}"')
     for name in ("run", "runtime", "wheels", "bytecode", "files"):
         if top.has(name):
-            raise _bad(f"[{name}] is not for an image of a [container], which has its own", IMAGE_FILE)
-    return ContainerRun(nsm=payload.flag("nsm"), network=_network(payload, f"{IMAGE_FILE} [container]"))
+            raise Rejected(f"[{name}] is not for an image of a [container], which has its own")
+    return ContainerRun(nsm=bool(payload.optional("nsm", payload.boolean)), network=_network(payload))
 
 
-def _network(table: _Table, where: str) -> Network:
+def _network(table: Fields) -> Network:
     """``network`` of a table: two lists of texts, either of which may be left out."""
-    pipes = table.table_or_none("network")
+    pipes: Fields | None = table.optional("network", table.fields)
     if pipes is None:
         return NO_NETWORK
-    listen, connect = pipes.texts("listen", optional=True), pipes.texts("connect", optional=True)
-    pipes.finish()
+    listen, connect = (_texts(pipes, key, optional=True) for key in ("listen", "connect"))
+    pipes.done()
     try:
         return parse_network(listen, connect)
     except UsageError as error:
-        raise _bad(error.what, f"{where} network", error.hint) from None
-
-
-def _environment(pairs: tuple[tuple[str, str], ...], where: str) -> tuple[tuple[str, str], ...]:
-    """The environment; a name with = in it would be read as a different name."""
-    for name, _ in pairs:
-        if not VARIABLE.fullmatch(name):
-            raise _bad(f"{name[:80]!r} is not the name of a variable", f"{where} [environment]")
-    return pairs
+        raise Rejected(f"{pipes.path}: {error.what}", hint=error.hint) from None
 
 
 def parse_spec(text: str) -> ImageSpec:
     """The specification in the text of an image.toml. Raises UsageError."""
     try:
-        top = _Table(parse_toml(text.encode(), max_size=MAX_FILE), IMAGE_FILE)
+        return _spec(Fields(parse_toml(text.encode(), max_size=MAX_FILE), ""))
     except Rejected as error:
-        raise _bad(error.what, IMAGE_FILE) from None
-    top.choice("format", (FORMAT,))
-    debian, kernel = top.table("debian"), top.table("kernel")
-    toolchain, profiles = top.table("toolchain"), top.table("profiles")
-    payload = top.table_or_none("container")
-    run, runtime = (top.table(name) if payload is None else _Table({}, name) for name in ("run", "runtime"))
-    wheels, bytecode = top.table_or_none("wheels"), top.table_or_none("bytecode")
-    kernel_profile = kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL
-    profile_files = top.pairs("profiles", without=("target",))
+        raise _bad(error.what, IMAGE_FILE, error.hint) from None
+
+
+def _spec(top: Fields) -> ImageSpec:
+    top.exactly("format", FORMAT)
+    debian, kernel, toolchain = (top.fields(name) for name in ("debian", "kernel", "toolchain"))
+    payload, wheels, bytecode = (
+        top.optional(name, top.fields) for name in ("container", "wheels", "bytecode")
+    )
+    kernel_profile = kernel.optional("profile", partial(kernel.choice, allowed=KERNEL_PROFILES)) or MINIMAL
+    if payload is None:
+        run, runtime = top.fields("run"), top.fields("runtime")
+        container = _container_run(run, kernel_profile)
+    else:
+        run, runtime = Fields({}, "run"), Fields({}, "runtime")
+        container = _payload_run(payload, top, kernel_profile)
+    profiles = dict(_pairs(top, "profiles"))
     spec = ImageSpec(
         name=top.text("name", IMAGE_TEXT),
         release=top.text("release", IMAGE_TEXT),
-        architecture=top.choice("architecture", ARCHITECTURES),
+        architecture=top.choice("architecture", tuple(ARCHITECTURES)),
         default_profile=top.text("default_profile", PROFILE_NAME),
-        cmdline=top.text("cmdline", COMMAND_LINE),
-        command=(
-            _command(run.texts("command"), kernel_profile, f"{IMAGE_FILE} [run]") if payload is None else ()
-        ),
-        environment=_environment(run.pairs("environment"), f"{IMAGE_FILE} [run]"),
-        suites=debian.texts("suites", SUITE),
+        cmdline=top.text("cmdline", COMMAND_LINE, limit=MAX_FILE),
+        command=_command(run, kernel_profile) if payload is None else (),
+        environment=_pairs(run, "environment"),
+        suites=_texts(debian, "suites", SUITE),
         component=debian.text("component", COMPONENT),
         kernel=Kernel(
             kernel.text("package", DEBIAN_NAME),
-            kernel.path("tarball"),
-            kernel.source("config"),
-            kernel.source("init"),
+            _path(kernel, "tarball"),
+            _source(kernel, "config"),
+            _source(kernel, "init"),
             kernel_profile,
         ),
-        toolchain=toolchain.texts("packages", DEBIAN_NAME),
-        toolchain_links=toolchain.pairs("links"),
-        runtime=runtime.texts("packages", DEBIAN_NAME, optional=payload is not None),
-        directories=runtime.paths("directories", optional=payload is not None),
-        prune=runtime.paths("prune", optional=True),
+        toolchain=_texts(toolchain, "packages", DEBIAN_NAME),
+        toolchain_links=_pairs(toolchain, "links"),
+        runtime=_texts(runtime, "packages", DEBIAN_NAME, optional=payload is not None),
+        directories=_paths(runtime, "directories", optional=payload is not None),
+        prune=_paths(runtime, "prune", optional=True),
         wheels=(
             Wheels(
-                wheels.source("requirements"),
-                wheels.path("target"),
-                wheels.source("wanted") if wheels.has("wanted") else None,
+                _source(wheels, "requirements"),
+                _path(wheels, "target"),
+                wheels.optional("wanted", partial(_source, wheels)),
             )
             if wheels
             else None
         ),
         bytecode=(
             Bytecode(
-                bytecode.path("interpreter"),
-                bytecode.paths("directories", optional=True),
-                bytecode.paths("sourceless", optional=True),
+                _path(bytecode, "interpreter"),
+                _paths(bytecode, "directories", optional=True),
+                _paths(bytecode, "sourceless", optional=True),
             )
             if bytecode
             else None
         ),
-        files=top.pairs("files"),
-        profile_target=profiles.path("target"),
-        profiles=profile_files,
-        container=(
-            _container_run(run, kernel_profile, f"{IMAGE_FILE} [run]")
-            if payload is None
-            else _payload_run(payload, top, kernel_profile)
-        ),
+        files=_pairs(top, "files"),
+        profile_target=_relative(profiles.pop("target", ""), "profiles.target"),
+        profiles=tuple(profiles.items()),
+        container=container,
         from_container=payload is not None,
     )
-    profiles.ignore(name for name, _ in profile_files)
-    for table in (top, run, debian, kernel, toolchain, runtime, profiles, wheels, bytecode, payload):
+    for table in (top, run, debian, kernel, toolchain, runtime, wheels, bytecode, payload):
         if table:
-            table.finish()
+            table.done()
     _check(spec)
     return spec
 
 
 def _check(spec: ImageSpec) -> None:
-    """Check the rules for single values and for several fields together. Raises UsageError."""
+    """Check the rules for single values and for several fields together. Raises Rejected, UsageError."""
+    for name, _ in spec.environment:  # a name with = in it would be read as a different name
+        if not VARIABLE.fullmatch(name):
+            raise Rejected(f"run.environment: {shown(name)} is not the name of a variable")
     for target, source in spec.files:
-        _relative(target, f"{IMAGE_FILE} [files]")
-        _in_source(source, f"{IMAGE_FILE} [files]")
+        _relative(target, "files")
+        _in_source(source, "files")
     for link, target in spec.toolchain_links:
-        _relative(link, f"{IMAGE_FILE} [toolchain]")
-        _relative(target, f"{IMAGE_FILE} [toolchain]")
+        _relative(link, "toolchain.links")
+        _relative(target, "toolchain.links")
     for name, source in spec.profiles:
-        _in_source(source, f"{IMAGE_FILE} [profiles]")
+        _in_source(source, "profiles")
         if not PROFILE_NAME.fullmatch(name):
-            raise _bad(f"{name!r} is not a profile name", IMAGE_FILE)
+            raise Rejected(f"profiles: {shown(name)} is not a profile name")
     if not spec.suites:
-        raise _bad("suites is empty", f"{IMAGE_FILE} [debian]")
+        raise Rejected("debian.suites is empty")
     if sum(glob.count(wild) for glob in spec.prune for wild in "*?[") > MAX_WILDCARDS:
-        raise _bad(f"prune has more than {MAX_WILDCARDS} wildcards", f"{IMAGE_FILE} [runtime]")
+        raise Rejected(f"runtime.prune has more than {MAX_WILDCARDS} wildcards")
     spec.profile_source(spec.default_profile)
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from coattest.errors import UsageError
 from coattest.network import NO_NETWORK, Network
 from coattest_build.formats.measure import ImageMeasurements, SectionDigest
 from coattest_build.image import MINIMAL
@@ -42,14 +41,9 @@ class ImageResult:
     def to_json(self) -> dict[str, Any]:
         """Its object in a report or claim."""
         return {
-            "image": {
-                "name": self.name,
-                "size": self.size,
-                "sha256": self.sha256,
-                "sha384": self.sha384,
-            },
+            "image": {name: getattr(self, name) for name in ("name", "size", "sha256", "sha384")},
             "pcrs": dict(self.pcrs),
-            "sections": [{"type": s.type, "size": s.size, "sha384": s.sha384} for s in self.sections],
+            "sections": [asdict(section) for section in self.sections],
         }
 
 
@@ -61,15 +55,6 @@ class SourceIdentity:
     dirty: bool
     tree_sha256: str
     lock_sha256: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Its object in a report."""
-        return {
-            "commit": self.commit,
-            "dirty": self.dirty,
-            "tree_sha256": self.tree_sha256,
-            "lock_sha256": self.lock_sha256,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +69,6 @@ class BuildInput:
     sha256: str
     path: str
     kind: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Its object in a report."""
-        return {
-            "name": self.name,
-            "version": self.version,
-            "sha256": self.sha256,
-            "path": self.path,
-            "kind": self.kind,
-        }
 
 
 def container_config(inputs: Iterable[tuple[str, str, str]]) -> str | None:
@@ -124,13 +99,6 @@ class BuildReport:
     kernel_profile: str = MINIMAL
     network: Network = NO_NETWORK
 
-    def profile(self, name: str) -> ImageResult:
-        """The result of one profile. Raises UsageError when it was not built."""
-        for known, result in self.profiles:
-            if known == name:
-                return result
-        raise UsageError(f"no profile {name!r} in the report")
-
     def to_json(self) -> dict[str, Any]:
         """The document that is written to build.json, and by ``verify rebuild`` to rebuild.json."""
         return {
@@ -138,7 +106,7 @@ class BuildReport:
             "release": self.release,
             "architecture": self.architecture,
             "route": self.route,
-            "source": self.source.to_json(),
+            "source": asdict(self.source),
             "profiles": self._profiles(),
             "kernel": {
                 "profile": self.kernel_profile,
@@ -148,7 +116,7 @@ class BuildReport:
             "network": self.network.to_json() if self.network else None,
             "isolation": dict(self.isolation),
             "tool": {"version": self.tool_version, "sha256": self.tool_sha256},
-            "inputs": [item.to_json() for item in self.inputs],
+            "inputs": [asdict(item) for item in self.inputs],
         }
 
     def claim(self) -> bytes:

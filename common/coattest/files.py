@@ -48,26 +48,31 @@ STATE_VARIABLE = "COATTEST_STATE"
 """Environment variable with the folder of everything that coattest must not forget."""
 
 
+def user_folder(variable: str, *default: str) -> Path:
+    """``$VARIABLE`` of the XDG Base Directory Specification, else ``default`` in the user's home.
+
+    One that is not absolute does not count. Raises EnvironmentFailure where there is no home.
+    """
+    given = Path(os.environ.get(variable, ""))
+    try:
+        return given if given.is_absolute() else Path.home().joinpath(*default)
+    except RuntimeError:
+        raise EnvironmentFailure("there is no home folder", hint=f"set {variable}") from None
+
+
 def state_folder(name: str) -> Path:
     """``$COATTEST_STATE/NAME``, else ``$XDG_DATA_HOME/coattest/NAME``, else
     ``~/.local/share/coattest/NAME``.
     """
     if state := os.environ.get(STATE_VARIABLE):
         return Path(state) / name
-    data = os.environ.get("XDG_DATA_HOME")
-    try:
-        base = Path(data) if data and Path(data).is_absolute() else Path.home() / ".local" / "share"
-    except RuntimeError:
-        raise EnvironmentFailure("there is no home folder", hint=f"set {STATE_VARIABLE}") from None
-    return base / "coattest" / name
+    return user_folder("XDG_DATA_HOME", ".local", "share") / "coattest" / name
 
 
 def config_folder() -> Path:
     """``$COATTEST_CONFIG``, else ``$XDG_CONFIG_HOME/coattest``, else ``~/.config/coattest``."""
-    if chosen := os.environ.get(CONFIG_VARIABLE):
-        return Path(chosen)
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base and Path(base).is_absolute() else Path.home() / ".config") / "coattest"
+    chosen = os.environ.get(CONFIG_VARIABLE)
+    return Path(chosen) if chosen else user_folder("XDG_CONFIG_HOME", ".config") / "coattest"
 
 
 def real_path(path: Path) -> Path:
@@ -235,6 +240,20 @@ def read_whole(path: Path, limit: int = MAX_SIZE) -> bytes:
     if len(content) > limit:
         raise UsageError(f"larger than {limit} bytes", where=str(path), code="too-large")
     return content
+
+
+@contextlib.contextmanager
+def given_file(path: Path, *, hint: str | None = None, code: str | None = None) -> Iterator[None]:
+    """Within the block, a file that the caller named and that is absent, or rejected, is a UsageError.
+
+    ``hint`` says how to get the file, ``code`` is for one that is rejected.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path), hint=hint) from None
+    except Rejected as error:
+        raise UsageError(error.what, where=str(path), code=code) from None
 
 
 def _up_to(file: BinaryIO, count: int) -> bytes:

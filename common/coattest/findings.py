@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from coattest.codes import require
 
@@ -34,11 +34,4 @@ class Finding:
 
     def to_json(self) -> dict[str, str | None]:
         """One flat object: code, where, detail, expected, found, rule; null where there is nothing to say."""
-        return {
-            "code": self.code,
-            "where": self.where,
-            "detail": self.detail,
-            "expected": self.expected,
-            "found": self.found,
-            "rule": self.rule,
-        }
+        return asdict(self)

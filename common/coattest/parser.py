@@ -64,12 +64,11 @@ def option_group(*options: Decorator, heading: str | None = None) -> Decorator:
     """One decorator of several options, which stand in ``--help`` in this order, under ``heading``."""
 
     def decorate(command: Any) -> Any:
-        earlier = list(map(id, _parameters(command)))
         for option in reversed(options):
-            command = option(command)
-        for parameter in _parameters(command):
-            if heading is not None and id(parameter) not in earlier:
-                vars(parameter).setdefault("heading", heading)
+            command, added = _with_option(command, option)
+            for parameter in added:
+                if heading is not None:
+                    vars(parameter).setdefault("heading", heading)
         return command
 
     return decorate
@@ -103,11 +102,9 @@ def signing_key(option: Decorator) -> Decorator:
 
 def _kept_apart(option: Decorator, kind: str) -> Decorator:
     def decorate(command: Any) -> Any:
-        earlier = list(map(id, _parameters(command)))
-        command = option(command)
-        for parameter in _parameters(command):
-            if id(parameter) not in earlier:
-                vars(parameter)["apart"] = kind
+        command, added = _with_option(command, option)
+        for parameter in added:
+            vars(parameter)["apart"] = kind
         return command
 
     return decorate
@@ -143,6 +140,13 @@ def refuse_ignored(names: Iterable[str], why: str) -> None:
     ]
     if given:
         raise UsageError(f"{', '.join(given)} would do nothing {why}", hint="leave it out")
+
+
+def _with_option(command: Any, option: Decorator) -> tuple[Any, list[click.Parameter]]:
+    """The command or function with one more option, or several, and these."""
+    earlier = list(map(id, _parameters(command)))
+    command = option(command)
+    return command, [each for each in _parameters(command) if id(each) not in earlier]
 
 
 def _parameters(command: Any) -> list[click.Parameter]:

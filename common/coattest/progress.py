@@ -53,7 +53,7 @@ class Terminal:
 
     def note(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:

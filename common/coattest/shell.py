@@ -261,7 +261,7 @@ def report_error(error: BaseException, name: str) -> int:
         else:
             if failure.exit_code == BUG and os.environ.get("COATTEST_DEBUG") == "1":
                 traceback.print_exception(error)
-            err().print(f"{name}: {failure}", style="red", markup=False)
+            err().print(f"{name}: {failure}", style="red")
     with contextlib.suppress(OSError):
         if _wants_json() and not json_printed():
             emit_json(failure.to_json())

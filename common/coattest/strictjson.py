@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from coattest.errors import Rejected
 from coattest.jsontext import RepeatedName, unique_names
+
+T = TypeVar("T")
 
 MAX_SIZE = 4 * 1024 * 1024
 """Bytes of one document. A statement over two profiles and 400 locked inputs has about 150 kB."""
@@ -191,10 +193,10 @@ class Fields:
         """A field that is carried but not interpreted."""
         return self._get(name)
 
-    def optional(self, name: str, read: Callable[[str], Any]) -> Any:
-        """``read(name)`` where the field is there and not null, else None."""
+    def optional(self, name: str, read: Callable[..., T], *form: Any, **limits: int) -> T | None:
+        """``read(name, *form, **limits)`` where the field is there and not null, else None."""
         self._taken.add(name)
-        return read(name) if self.values.get(name) is not None else None
+        return read(name, *form, **limits) if self.values.get(name) is not None else None
 
     def done(self) -> None:
         """Refuse fields that were not read. Raises Rejected."""

@@ -26,7 +26,7 @@ LOCK = "host.lock"
 STOP_SECONDS = 20.0
 
 
-def record_of(enclave: RunningEnclave | QemuEnclave, image: Path) -> dict[str, Any]:
+def record_of(enclave: RunningEnclave, image: Path) -> dict[str, Any]:
     """The record of a running enclave, with nitro-cli's names where it has them."""
     return {
         "EnclaveName": image.stem,

@@ -337,7 +337,7 @@ def main(
         )
     else:
         again = "" if built.compiled else " (built before)"
-        out().print(f"{built.source}: {built.qemu}{again}", markup=False)
+        out().print(f"{built.source}: {built.qemu}{again}")
 
 
 if __name__ == "__main__":

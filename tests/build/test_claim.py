@@ -15,7 +15,7 @@ from coattest.errors import Rejected
 from coattest.network import parse_network
 from coattest_build.formats.measure import SectionDigest
 from coattest_build.report import BuildInput, BuildReport, ImageResult, SourceIdentity
-from coattest_build.sandbox.isolate import Isolation
+from coattest_build.sandbox.isolate import ISOLATION
 from coattest_verify.cli.words import claim_rows
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
@@ -38,7 +38,7 @@ REPORT = BuildReport(
     profiles=(("aws", profile()), ("local", profile("image.local.eif", "b"))),
     kernel_compiled_here=True,
     kernel_sha256="3" * 64,
-    isolation=Isolation().to_json(),
+    isolation=ISOLATION,
     tool_version="0.1.0",
     tool_sha256="4" * 64,
     inputs=(
@@ -64,7 +64,7 @@ def test_what_a_build_writes_is_what_a_buyer_reads() -> None:
     assert {name: result.to_json() for name, result in read.profiles.items()} == CLAIM["profiles"]
     assert (read.built.route, read.built.commit, read.built.kernel_compiled) == ("native", "c" * 40, True)
     assert (read.built.kernel_sha256, read.built.tool_sha256) == ("3" * 64, "4" * 64)
-    assert read.built.isolation == Isolation().to_json()
+    assert read.built.isolation == ISOLATION
     assert [item._asdict() for item in read.built.inputs] == REPORT.to_json()["inputs"]
     assert differences(REPORT) == ()
     outside = dataclasses.replace(REPORT, source=dataclasses.replace(REPORT.source, commit=None))

@@ -188,7 +188,7 @@ def test_the_image_runs_what_the_container_image_says(source: Path, tmp_path: Pa
             "platform": "linux/amd64",
         },
     }
-    digests = {row.path: row.sha256 for row in tree_rows(found.unpacked, {})}
+    digests = {row.path: row.sha256 for row in tree_rows(found.unpacked)}
     conf = (source / "enclave/aws.conf").read_bytes()
     assert digests["rootfs/etc/enclave.conf"] == sha256(conf)
     assert digests["rootfs/srv/tool"] == sha256(b"tool")
@@ -375,9 +375,9 @@ def test_a_lock_keeps_its_pin_in_the_text(tmp_path: Path) -> None:
         ("[container]", "[runtime]\npackages = []\n[container]", "[runtime] is not for an image of a"),
         ("[container]", '[run]\ncommand = ["/x"]\n[container]', "[run] is not for an image of a"),
         ("[container]", '[files]\n"a" = "enclave/a"\n[container]', "[files] is not for an image of a"),
-        ("nsm = true", "nsm = 1", "nsm is missing or not a bool"),
+        ("nsm = true", "nsm = 1", "container.nsm: not true or false"),
         ("nsm = true", '[container.network]\nlisten = ["x"]', "not a vsock port and a TCP port: 'x'"),
-        ("nsm = true", 'image = "x"', "unknown key 'image'"),
+        ("nsm = true", 'image = "x"', "container.'image': unknown field"),
     ],
 )
 def test_a_fault_in_image_toml_is_said_where_it_is(

@@ -90,7 +90,7 @@ def victim(built_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
     shutil.copyfile(built_images.image("aws"), path)
     places = [0, 0x1C, 0x11C, 540]
     with path.open("rb") as file:
-        for section in eif.read_layout(file).sections:
+        for section in eif.read_structure(file).sections:
             places.append(section.offset - 12)
             if section.type is SectionType.RAMDISK:
                 places += [e.header_offset for e in cpio.read_entries(file, section.offset, section.size)]
@@ -102,7 +102,7 @@ def test_one_changed_byte_is_named(victim: tuple[Path, list[int]], built_images:
     """One changed byte in one of the image's source files is traced to that file and line."""
     path, _ = victim
     with path.open("r+b") as file:
-        section = eif.read_layout(file).of_type(SectionType.RAMDISK)[1]
+        section = eif.read_structure(file).of_type(SectionType.RAMDISK)[1]
         name = "rootfs/usr/lib/coattest/coattest_enclave/__main__.py"
         (entry,) = (e for e in cpio.read_entries(file, section.offset, section.size) if e.name == name)
         file.seek(entry.data_offset + 3)

@@ -63,7 +63,9 @@ def test_a_tree_is_whole(kind: str, kernel: str, words: list[str], tmp_path: Pat
     ]
     assert pins.used_for("runtime") == pins.wheels == ()
     sources = [source for _, source in (*spec.files, *spec.profiles)]
-    assert [name for name in sources if not (folder / name).exists()] == starts.BY_YOU[kind]
+    assert [name for name in sources if not (folder / name).exists()] == (
+        ["enclave/program"] if kind == "static" else []
+    )
 
 
 def test_a_service_that_needs_tcp_is_not_written_for_a_kernel_without(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from coattest_local.cli import demo
 from coattest_local.demo.sources import copy_source
 from coattest_local.demo.stage import CommandResult, Party, Stage, step_failed
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import generate_auction_key
 from coattest_verify.cli.options import SigningKey
+from coattest_verify.signatures.keys import generate_key
 from support.auction.auctions import manifest
 from support.command_tree import verbs
 
@@ -125,7 +125,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(
 
 def test_an_encrypted_auction_key_names_what_seal_has(program: Program, tmp_path: Path) -> None:
     """``auction seal`` has no ``--passphrase-file``, so nobody is sent to it."""
-    generate_auction_key(tmp_path / "auction.key", b"open sesame")
+    generate_key(tmp_path / "auction.key", "p384", b"open sesame")
     content = manifest()
     (tmp_path / "manifest.cbor").write_bytes(content.encode())
     bids = [word for buyer in content.buyers for word in ("--bid-digest", f"{buyer.name}={'ab' * 48}")]
@@ -156,7 +156,7 @@ def test_an_error_in_a_bids_file_names_the_file(program: Program, tmp_path: Path
     """One finding is one line: the file, its line, what is wrong; never an amount."""
     content = manifest()
     (tmp_path / "manifest.cbor").write_bytes(content.encode())
-    generate_auction_key(tmp_path / "auction.key")
+    generate_key(tmp_path / "auction.key", "p384")
     lots = list(messages.LotList(content.lots))
     amounts = ["77123.5", *[""] * (len(lots) - 1)]
     rows = [f"{lot.id},{amount}\n" for lot, amount in zip(lots, amounts, strict=True)]

@@ -56,6 +56,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "eif container check": (
         f"{F}/image.tar --expect {F}/measurements.json",
         f"{F}/image --eif {F}/image.eif --blobs {F}/blobs",
+        f"{F}/image.tar --style coattest --eif {F}/image.eif --json",
     ),
     "eif container inspect": (f"{F}/image", f"{F}/image.tar --json", "."),
     "eif container ramdisk": (

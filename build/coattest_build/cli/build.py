@@ -88,9 +88,9 @@ def build_command(
         return
     console = out()
     for profile, result in report.profiles:
-        console.print(f"{profile}: {target / result.name}, {result.size:,} bytes", markup=False)
+        console.print(f"{profile}: {target / result.name}, {result.size:,} bytes")
         for register, value in result.pcrs:
-            console.print(f"  {register} {value}", markup=False)
+            console.print(f"  {register} {value}")
     changes = " (uncommitted changes)" if report.source.dirty else ""
     console.print(f"source tree {report.source.tree_sha256}{changes}")
     console.print(f"lock        {report.source.lock_sha256}")

@@ -134,8 +134,8 @@ def ramdisk_command(
     if as_json:
         emit_json({"ramdisk": str(target), "sha256": digest.hexdigest(), "size": size, "PCR2": pcr2})
     else:
-        out().print(f"{target}: {size} bytes, sha256 {digest.hexdigest()}", markup=False, soft_wrap=True)
-        out().print(f"PCR2 of {style}'s image: {pcr2}", markup=False, soft_wrap=True)
+        out().print(f"{target}: {size} bytes, sha256 {digest.hexdigest()}")
+        out().print(f"PCR2 of {style}'s image: {pcr2}")
 
 
 def _show(image: ImagePlace, found: Inspection) -> None:

@@ -123,7 +123,6 @@ def _note_own(tree: OwnTree) -> None:
         err().print(
             f"note: {path_text(path)} is a folder and hides the link of a layer below, as in Docker",
             style="yellow",
-            markup=False,
         )
 
 

@@ -174,12 +174,12 @@ def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
     if not as_json:
         console = out()
         for name in verdict.same:
-            console.print(f"same: {name}", markup=False)
+            console.print(f"same: {name}")
         for clock, seconds in verdict.times.items():
             whose = f"layer {clock}" if clock else "the container"
-            console.print(f"taken from the image file: the time of {whose}, {seconds}", markup=False)
+            console.print(f"taken from the image file: the time of {whose}, {seconds}")
         if verdict.store is not None:
-            console.print(f"modes and owners as Docker makes them with {verdict.store}", markup=False)
+            console.print(f"modes and owners as Docker makes them with {verdict.store}")
     where = str(image)
     if verdict.findings:
         first = verdict.findings[0].code

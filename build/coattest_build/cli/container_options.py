@@ -171,5 +171,4 @@ def note_decided(tree: ContainerTree, store: str | None) -> None:
             f"note: {len(tree.undecided)} folders are as {store or STORES[0]} makes them at the times given; "
             "other stores of Docker give some of them another mode or owner",
             style="yellow",
-            markup=False,
         )

@@ -51,9 +51,9 @@ def describe_command(image: Path, files: bool, as_json: bool) -> int:
         findings += description.unpacked.findings
     elif not as_json:
         for finding in description.unpacked.findings:
-            err().print(f"note: {printable(str(finding))}", style="yellow", markup=False)
+            err().print(f"note: {printable(str(finding))}", style="yellow")
     for finding in findings:
-        err().print(f"eif: {image}: {printable(str(finding))}", style="red", markup=False)
+        err().print(f"eif: {image}: {printable(str(finding))}", style="red")
     return 1 if findings else 0
 
 
@@ -81,7 +81,7 @@ def _show(image: Path, description: Description) -> None:
         console.print("Files that the enclave sees", style="italic")
         console.show_lines(_files(description.tree))
     for note in (*description.notes, *map(str, description.breaches)):
-        err().print(f"note: {printable(note)}", style="yellow", markup=False)
+        err().print(f"note: {printable(note)}", style="yellow")
 
 
 def _metadata(description: Description) -> str:

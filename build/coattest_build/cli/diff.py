@@ -42,7 +42,7 @@ def diff_command(a: Path, b: Path, as_json: bool) -> int:
     if comparison.identical:
         return 0
     first = comparison.line(comparison.findings[0])
-    err().print(f"eif: first difference: {first}", style="red", markup=False)
+    err().print(f"eif: first difference: {first}", style="red")
     return 1
 
 

@@ -69,7 +69,7 @@ def lock_command(
     try:
         previous, _ = locks.load_lock(source)
     except locks.BadLock as error:
-        err().print(f"not compared with an earlier lock: {error.what}", markup=False)
+        err().print(f"not compared with an earlier lock: {error.what}")
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
     archive, date = locker.read_archive(spec, bases[0], reporter)

@@ -37,4 +37,4 @@ def sbom_command(source: Path, out: Path | None, as_json: bool) -> None:
         click.echo(text, nl=False)
         return
     write_atomic(out, text.encode())
-    err().print(f"{out}: {len(document['components'])} components", markup=False)
+    err().print(f"{out}: {len(document['components'])} components")

@@ -81,8 +81,8 @@ def sign_command(
     if as_json:
         emit_json({"image": str(signed.path), **signed.measurements.nitro_json()})
     else:
-        out().print(f"PCR8 {signed.measurements.pcr8}", markup=False)
-        err().print(f"signed {signed.path}", markup=False)
+        out().print(f"PCR8 {signed.measurements.pcr8}")
+        err().print(f"signed {signed.path}")
 
 
 def _ask(secret: str) -> str:

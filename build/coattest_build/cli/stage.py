@@ -51,7 +51,7 @@ def prepare_command(
     if as_json:
         emit_json({"stage": str(folder), "run": ["/usr/bin/perl", f"/{DRIVER}"]})
     else:
-        out().print(f"{folder}: run /usr/bin/perl /{DRIVER} inside", markup=False)
+        out().print(f"{folder}: run /usr/bin/perl /{DRIVER} inside")
 
 
 @stage_command.command("assemble")
@@ -91,4 +91,4 @@ def assemble_command(
         emit_json(document)
         return
     for profile, result in report.profiles:
-        out().print(f"{profile}: {result.name} {dict(result.pcrs)['PCR0']}", markup=False)
+        out().print(f"{profile}: {result.name} {dict(result.pcrs)['PCR0']}")

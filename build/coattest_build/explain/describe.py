@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from coattest.files import open_plain
@@ -17,50 +16,13 @@ from coattest.findings import Finding
 from coattest.jsontext import Rows, unique_names
 from coattest.strictjson import MAX_DEPTH, too_deep
 from coattest_build.containers.own.plan import RunPlan, plan_of
-from coattest_build.formats import cpio, eif, signature
-from coattest_build.formats.cpio import RamdiskEntry, RamdiskError
-from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
+from coattest_build.formats import eif, signature
+from coattest_build.formats.eif import ImageError, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.lenient.layout import FoundLayout, read_found_layout
 from coattest_build.formats.lenient.tree import Node
 from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
-
-
-@dataclass(frozen=True, slots=True)
-class FileRow:
-    """A file of a ramdisk; ``sha256`` is set for files, ``target`` for symlinks."""
-
-    name: str
-    kind: str
-    mode: int
-    size: int
-    sha256: str | None
-    target: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; the mode is four octal digits."""
-        row: dict[str, Any] = {"name": self.name, "type": self.kind, "mode": f"{stat.S_IMODE(self.mode):04o}"}
-        if self.kind == "file":
-            row |= {"size": self.size, "sha256": self.sha256}
-        if self.kind == "symlink":
-            row["target"] = self.target
-        return row
-
-
-@dataclass(frozen=True, slots=True)
-class Ramdisk:
-    """A ramdisk's files, as the strict reader has them; where it refuses, ``refused`` says why."""
-
-    index: int
-    files: tuple[FileRow, ...]
-    refused: Finding | None
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; ``files`` is null in a refused ramdisk, whose ``refused`` is the finding."""
-        if self.refused is not None:
-            return {"index": self.index, "files": None, "refused": self.refused.to_json()}
-        return {"index": self.index, "files": [row.to_json() for row in self.files]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +89,7 @@ class TreeRow:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What ``eif describe`` shows. ``ramdisks`` and ``tree`` are None when files were not asked for.
+    """What ``eif describe`` shows. ``tree`` is None when files were not asked for.
 
     ``metadata`` is a JSON value, None when there is none or ``metadata_error`` says why it does not parse.
     ``unpacked`` is what Linux makes of the ramdisks; ``signature_error`` says why a signature cannot be read.
@@ -143,7 +105,6 @@ class Description:
     signature_error: Finding | None
     signature_notes: tuple[str, ...]
     unpacked: Unpacking
-    ramdisks: tuple[Ramdisk, ...] | None
     tree: tuple[TreeRow, ...] | None
     plan: RunPlan | None
     """What the init of the kernel profile ``container`` starts."""
@@ -204,8 +165,6 @@ class Description:
             "notes": list(self.notes),
             **measured.nitro_json(),
         }
-        if self.ramdisks is not None:
-            document["ramdisks"] = [ramdisk.to_json() for ramdisk in self.ramdisks]
         if self.tree is not None:
             document["tree"] = Rows(self.tree, TreeRow.to_json)
         return document
@@ -230,8 +189,6 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
         signed = found_signature(file, layout, bytes.fromhex(measured.measured.pcr0), now)
         metadata, metadata_error = _metadata(_start(file, layout, SectionType.METADATA))
         unpacked = unpack_ramdisks(file, layout, digests=files)
-        digests: dict[int, str] = {}
-        tree = tuple(tree_rows(unpacked, digests)) if files else None
         return Description(
             found,
             replace(measured.measured, pcr8=signed.pcr8),
@@ -243,8 +200,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
             signed.error,
             signed.notes,
             unpacked,
-            tuple(_ramdisks(file, layout, digests)) if files else None,
-            tree,
+            tuple(tree_rows(unpacked)) if files else None,
             plan_of(unpacked),
         )
 
@@ -273,11 +229,8 @@ MAX_SHOWN_CMDLINE = 1 << 16
 """Bytes of a command line that are shown."""
 
 
-def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]:
-    """Every path of the tree that an image's ramdisks put there, sorted by path.
-
-    ``digests`` gets the SHA-256 of each file by where its content begins in the image.
-    """
+def tree_rows(unpacked: Unpacking) -> Iterator[TreeRow]:
+    """Every path of the tree that an image's ramdisks put there, sorted by path."""
     rootfs = unpacked.tree.stat(b"rootfs")
     mounts = CONTAINER_MOUNTS if start_file(unpacked) == "run" else INIT_MOUNTS
     over = mounts if rootfs is not None and rootfs.children else ()
@@ -289,8 +242,6 @@ def tree_rows(unpacked: Unpacking, digests: dict[int, str]) -> Iterator[TreeRow]
         if node.kind == "file":
             sha256 = node.body.sha256 or known.get(id(node)) or unpacked.streams.sha256(node.body)
             known[id(node)] = sha256
-            if not node.body.stream and node.body.size and not node.body.zeros:
-                digests[unpacked.streams.raw.file_offset(node.body.offset)] = sha256
         shown = path.decode(errors="backslashreplace") or "/"
         hidden = next((mount.decode() for mount in over if path.startswith(mount + b"/")), None)
         yield TreeRow(shown, node, unpacked.ramdisk_of[node.entry], sha256, hidden)
@@ -373,37 +324,3 @@ def found_signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) 
 
 MAX_FOUND_SIGNATURE = 4 * signature.MAX_FOUND_CERTIFICATE
 """Bytes of a signature section that are read; most bytes of the PEM take two."""
-
-
-def _ramdisks(file: BinaryIO, layout: Layout, digests: Mapping[int, str]) -> Iterator[Ramdisk]:
-    for index, section in enumerate(layout.of_type(SectionType.RAMDISK)):
-        try:
-            yield Ramdisk(index, tuple(file_rows(file, section, digests)), None)
-        except RamdiskError as error:
-            yield Ramdisk(index, (), Finding(error.code, f"ramdisk {index}", error.what))
-
-
-def file_rows(
-    file: BinaryIO, section: EifSection, digests: Mapping[int, str] = MappingProxyType({})
-) -> Iterator[FileRow]:
-    """Every entry of a ramdisk with its digest, in the archive's order. Raises RamdiskError.
-
-    ``digests`` are known ones, by where the content begins in the file.
-    """
-    for entry in cpio.read_entries(file, section.offset, section.size):
-        sha256 = None
-        if entry.kind == "file":
-            sha256 = (digests.get(entry.data_offset) if entry.size else None) or _sha256(file, entry)
-        target = (
-            cpio.link_target(file, entry).decode(errors="backslashreplace")
-            if entry.kind == "symlink"
-            else None
-        )
-        yield FileRow(entry.name, entry.kind, entry.mode, entry.size, sha256, target)
-
-
-def _sha256(file: BinaryIO, entry: RamdiskEntry) -> str:
-    digest = hashlib.sha256()
-    for block in cpio.content_blocks(file, entry):
-        digest.update(block)
-    return digest.hexdigest()

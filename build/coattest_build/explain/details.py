@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -47,19 +47,15 @@ class Place:
 
     def to_json(self) -> dict[str, Any]:
         """``offset``, and ``excerpt`` where there is one."""
-        if self.excerpt is None:
-            return {"offset": self.offset}
-        shown = self.excerpt
-        return {
-            "offset": self.offset,
-            "excerpt": {"kind": shown.kind, "place": shown.place, "a": shown.a, "b": shown.b},
-        }
+        return {"offset": self.offset} | ({"excerpt": asdict(self.excerpt)} if self.excerpt else {})
 
 
 Found = tuple[Finding, "Place | None"]
 """A difference, and its place where contents were compared."""
 
 
-def differs(code: str, where: str, a: str | None = None, b: str | None = None) -> Found:
-    """A difference without a byte offset."""
-    return Finding(code, where, DETAILS[code], a, b), None
+def differs(
+    code: str, where: str, a: str | None = None, b: str | None = None, *, place: Place | None = None
+) -> Found:
+    """A difference."""
+    return Finding(code, where, DETAILS[code], a, b), place

@@ -6,8 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from coattest.findings import Finding
-from coattest_build.explain.details import DETAILS, Found, Place, differs
+from coattest_build.explain.details import Found, Place, differs
 from coattest_build.explain.excerpt import Span, excerpt, first_difference
 from coattest_build.formats.lenient.initramfs import Unpacking
 from coattest_build.formats.lenient.tree import Node
@@ -62,7 +61,7 @@ def compare_trees(a: Unpacking, b: Unpacking) -> Iterator[Found]:
 def _alone(one: Node | None, other: Node | None, where: str) -> Found:
     known = one or other
     assert known is not None
-    shown = f"{known.kind}, mode {known.mode & 0o7777:04o}, {known.body.length} bytes"
+    shown = f"{known.kind}, mode {known.mode & 0o7777:04o}, {len(known.target) or known.body.length} bytes"
     if one is None:
         return differs("entry-added", where, None, shown)
     return differs("entry-removed", where, shown, None)
@@ -101,10 +100,9 @@ def _content(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]
             return
         place = Place(offset, excerpt(_span(pair.a, one), _span(pair.b, other), offset))
     if a.length == b.length:
-        yield Finding("entry-content", where, DETAILS["entry-content"]), place
-        return
-    code = "entry-size"
-    yield Finding(code, where, DETAILS[code], f"{a.length} bytes", f"{b.length} bytes"), place
+        yield differs("entry-content", where, place=place)
+    else:
+        yield differs("entry-size", where, f"{a.length} bytes", f"{b.length} bytes", place=place)
 
 
 def _place(a: Span, b: Span) -> Place | None:

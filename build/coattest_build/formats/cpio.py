@@ -65,7 +65,6 @@ class RamdiskEntry:
     mode: int
     size: int
     data_offset: int
-    header_offset: int
     uid: int
     gid: int
     mtime: int
@@ -166,12 +165,12 @@ def read_entries(file: BinaryIO, offset: int, size: int) -> Iterator[RamdiskEntr
         rules.accept(name, mode, length)
         if links != 1 and not stat.S_ISDIR(mode):
             raise rules.fail(f"{name!r} has {links} links", "cpio-hard-link")
-        start, position = position, data + length + -length % 4
+        position = data + length + -length % 4
         if position > end:
             raise rules.fail(f"{name!r} ends beyond the ramdisk", "cpio-truncated")
         if any(_read(file, data + length, -length % 4)):
             raise rules.fail(f"{name!r} is not padded with zeros", "cpio-padding")
-        entry = RamdiskEntry(name, mode, length, data, start, uid, gid, mtime)
+        entry = RamdiskEntry(name, mode, length, data, uid, gid, mtime)
         if stat.S_ISLNK(mode):
             _target(file, entry, rules)
         yield entry

@@ -45,8 +45,8 @@ MAX_SIGNATURE = 32768
 MAX_IMAGE = 16 << 30
 """Bytes of a file, twice the largest ramdisk that is read: a hole of a terabyte would be hashed for hours."""
 
-_HEADER = struct.Struct(">4sHHQQHH32Q32QII")
-_SECTION = struct.Struct(">HHQ")
+HEADER = struct.Struct(">4sHHQQHH32Q32QII")
+SECTION = struct.Struct(">HHQ")
 
 
 class ImageError(FoundFalse):
@@ -74,7 +74,7 @@ class SectionType(enum.IntEnum):
         return self.name.lower()
 
 
-_LIMITS = {
+LIMITS = {
     SectionType.CMDLINE: MAX_CMDLINE,
     SectionType.METADATA: MAX_METADATA,
     SectionType.SIGNATURE: MAX_SIGNATURE,
@@ -111,24 +111,10 @@ class Layout:
         return tuple(section for section in self.sections if section.type is kind)
 
 
-def read_layout(file: BinaryIO) -> Layout:
-    """Read and check an image's structure and its CRC-32, in one pass over the file.
-
-    Raises ImageError when the file is not an image, or when any rule of ADR 10 is broken.
-    """
-    layout = read_structure(file)
-    crc = zlib.crc32(header_bytes(file))
-    for section in layout.sections:
-        for block in section_blocks(file, section, with_header=True):
-            crc = zlib.crc32(block, crc)
-    check_crc(layout, crc, where=name_of(file))
-    return layout
-
-
 def read_structure(file: BinaryIO) -> Layout:
-    """Read and check everything but the CRC-32, for callers that compute it themselves.
+    """Read and check an image's structure; its CRC-32 is for those who read all of it (``check_crc``).
 
-    Raises ImageError.
+    Raises ImageError when the file is not an image, or when a rule of ADR 10 is broken.
     """
     where = name_of(file)
     file_size = size_of(file)
@@ -137,7 +123,7 @@ def read_structure(file: BinaryIO) -> Layout:
         raise _refused(
             f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes", where, "eif-truncated"
         )
-    magic, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
+    magic, version, flags, memory, cpus, reserved, count, *table = HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if magic != MAGIC:
         raise _refused("not an EIF: it does not begin with .eif", where, "eif-magic")
@@ -152,7 +138,8 @@ def read_structure(file: BinaryIO) -> Layout:
     if any(offsets[count:]) or any(sizes[count:]):
         raise _refused("unused slots of the section table are not zero", where, "eif-reserved")
     sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
-    _check_order(sections, where)
+    for code, what in order_faults(sections):
+        raise _refused(what, where, code)
     return Layout(flags, memory, cpus, crc, sections, file_size)
 
 
@@ -182,7 +169,7 @@ def _walk(
         raw = file.read(SECTION_HEADER_SIZE)
         if len(raw) < SECTION_HEADER_SIZE:
             raise _refused(f"the file ends inside the header of {at}", where, "eif-truncated")
-        kind, flags, header_size = _SECTION.unpack(raw)
+        kind, flags, header_size = SECTION.unpack(raw)
         try:
             section_type = SectionType(kind)
         except ValueError:
@@ -197,7 +184,7 @@ def _walk(
         position = start + size
         if position > file_size:
             raise _refused(f"{at} ends at {position}, the file at {file_size}", where, "eif-truncated")
-        if not 0 < size <= _LIMITS.get(section_type, size):
+        if not 0 < size <= LIMITS.get(section_type, size):
             raise _refused(f"{at} ({section_type.label}) has {size} bytes", where, "eif-section-size")
         yield EifSection(section_type, start, size)
     if position != file_size:
@@ -207,27 +194,22 @@ def _walk(
 _ORDER = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
 
 
-def _check_order(sections: Sequence[EifSection], where: str | None) -> None:
-    """Check that kernel, cmdline and ramdisks are in the order of measurement, and a signature is last."""
+def order_faults(sections: Sequence[EifSection]) -> Iterator[tuple[str, str]]:
+    """Code and description of every rule about their number and order that sections break.
+
+    Kernel, cmdline and ramdisks are in the order of measurement, and a signature is last.
+    """
     kinds = [section.type for section in sections]
     for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
         if kinds.count(kind) != 1:
-            raise _refused(
-                f"{kinds.count(kind)} {kind.label} sections; there must be one", where, "eif-section-count"
-            )
+            yield "eif-section-count", f"{kinds.count(kind)} {kind.label} sections; there must be one"
     if SectionType.RAMDISK not in kinds:
-        raise _refused("there is no ramdisk", where, "eif-section-count")
+        yield "eif-section-count", "there is no ramdisk"
     measured = [_ORDER.index(kind) for kind in kinds if kind in _ORDER]
     if measured != sorted(measured):
-        raise _refused("kernel, cmdline and ramdisks are not in this order", where, "eif-section-order")
+        yield "eif-section-order", "kernel, cmdline and ramdisks are not in this order"
     if SectionType.SIGNATURE in kinds[:-1]:
-        raise _refused("a signature section that is not the last section", where, "eif-section-order")
-
-
-def header_bytes(file: BinaryIO) -> bytes:
-    """The part of the header that the CRC-32 covers."""
-    file.seek(0)
-    return file.read(CRC_OFFSET)
+        yield "eif-section-order", "a signature section that is not the last section"
 
 
 def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
@@ -236,13 +218,12 @@ def check_crc(layout: Layout, crc: int, *, where: str | None = None) -> None:
         raise _refused(f"CRC-32 is {crc:08x}, the header says {layout.crc32:08x}", where, "eif-crc")
 
 
-def section_blocks(file: BinaryIO, section: EifSection, *, with_header: bool = False) -> Iterator[bytes]:
-    """The section's data (or header and data) in blocks of at most 1 MiB; seeks before each read.
+def section_blocks(file: BinaryIO, section: EifSection) -> Iterator[bytes]:
+    """The section's data in blocks of at most 1 MiB; seeks before each read.
 
     Raises ImageError when the file ends early.
     """
-    before = SECTION_HEADER_SIZE if with_header else 0
-    position, end = section.offset - before, section.offset + section.size
+    position, end = section.offset, section.offset + section.size
     while position < end:
         file.seek(position)
         block = file.read(min(BLOCK, end - position))
@@ -259,7 +240,7 @@ def section_content(file: BinaryIO, section: EifSection) -> bytes:
 
     Raises ImageError as section_blocks does, ValueError for a type without a limit.
     """
-    if section.type not in _LIMITS:
+    if section.type not in LIMITS:
         raise ValueError(f"{section.type.label} sections are read in blocks")
     return b"".join(section_blocks(file, section))
 
@@ -326,7 +307,7 @@ def write_parts(
     sections = _place(parts, str(destination))
     offsets = [section.offset - SECTION_HEADER_SIZE for section in sections]
     spare = [0] * (MAX_SECTIONS - len(sections))
-    header = _HEADER.pack(
+    header = HEADER.pack(
         *(MAGIC, VERSION, flags, default_memory, default_cpus, 0, len(sections)),
         *(*offsets, *spare),
         *(*(section.size for section in sections), *spare),
@@ -336,7 +317,7 @@ def write_parts(
         crc = zlib.crc32(header)
         file.write(header + bytes(4))
         for part in parts:
-            raw = _SECTION.pack(part.type, 0, part.size)
+            raw = SECTION.pack(part.type, 0, part.size)
             crc = zlib.crc32(raw, crc)
             file.write(raw)
             written = 0
@@ -362,16 +343,14 @@ def _place(parts: Sequence[Part], where: str) -> list[EifSection]:
     sections = []
     position = HEADER_SIZE
     for part in parts:
-        if not 0 < part.size <= _LIMITS.get(part.type, part.size):
+        if not 0 < part.size <= LIMITS.get(part.type, part.size):
             raise UsageError(
                 f"the {part.type.label} has {part.size} bytes", where=where, code="eif-section-size"
             )
         sections.append(EifSection(part.type, position + SECTION_HEADER_SIZE, part.size))
         position += SECTION_HEADER_SIZE + part.size
-    try:
-        _check_order(sections, where)
-    except ImageError as error:
-        raise UsageError(error.what, where=where, code=error.code) from None
+    for code, what in order_faults(sections):
+        raise UsageError(what, where=where, code=code)
     return sections
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
-from coattest.files import open_plain, write_plain
+from coattest.files import open_plain, user_folder, write_plain
 from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
@@ -26,12 +26,8 @@ def cache_folder(named: Path | None = None) -> Path:
     """``named``, else $COATTEST_CACHE, else coattest below $XDG_CACHE_HOME or ~/.cache."""
     if named:
         return named
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # another does not count (XDG Base Directory Specification)
-        base = Path.home() / ".cache"
-    return base / "coattest"
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else user_folder("XDG_CACHE_HOME", ".cache") / "coattest"
 
 
 def sha256_file(path: Path) -> str:

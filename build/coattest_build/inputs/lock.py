@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tomli_w
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import Folder
+from coattest.strictjson import Fields
 from coattest.text import parse_toml
 from coattest_build.image import ARCHITECTURES, LOCK_FILE, ImageSpec
 from coattest_build.inputs.names import (
@@ -126,7 +128,7 @@ class LockedContainer:
             **({"manifest": self.manifest} if self.manifest else {}),
             "config": self.config,
             "config_size": self.config_size,
-            "layer": [{"diff_id": layer.diff_id, "size": layer.size} for layer in self.layers],
+            "layer": [asdict(layer) for layer in self.layers],
         }
 
 
@@ -146,28 +148,12 @@ class Lock:
 
     def render(self) -> str:
         """The text of the file: sorted, one table per input."""
-        packages = [
-            {
-                "name": p.name,
-                "version": p.version,
-                "architecture": p.architecture,
-                "size": p.size,
-                "sha256": p.sha256,
-                "path": p.path,
-                "use": list(p.use),
-            }
-            for p in sorted(self.packages, key=lambda p: (p.name, p.version))
-        ]
-        wheels = [
-            {"name": w.name, "version": w.version, "file": w.file, "size": w.size, "sha256": w.sha256}
-            for w in sorted(self.wheels, key=lambda w: w.name)
-        ]
         document = {
             "format": FORMAT,
             "architecture": self.architecture,
             "source_date_epoch": self.source_date_epoch,
-            "package": packages,
-            "wheel": wheels,
+            "package": [asdict(p) for p in sorted(self.packages, key=lambda p: (p.name, p.version))],
+            "wheel": [asdict(w) for w in sorted(self.wheels, key=lambda w: w.name)],
             **({"container": self.container.to_json()} if self.container else {}),
         }
         return HEADER + tomli_w.dumps(document)
@@ -186,131 +172,98 @@ class Lock:
             raise _bad(f"pins {has}, and image.toml says otherwise")
 
 
-def _fields(item: object, kinds: dict[str, type], where: str) -> dict[str, Any]:
-    if not isinstance(item, dict) or set(item) != set(kinds):
-        raise _bad(f"{where} must have exactly {', '.join(kinds)}")
-    for key, kind in kinds.items():
-        if type(item[key]) is not kind:
-            raise _bad(f"{where}: {key} is not a {kind.__name__}")
-    return item
-
-
-def _grammatical(fields: Mapping[str, Any], grammars: Mapping[str, re.Pattern[str]]) -> None:
-    """Raise BadLock for a text that its grammar does not allow: it would get into paths and commands."""
-    for key, grammar in grammars.items():
-        if not grammar.fullmatch(fields[key]):
-            raise _bad(f"not allowed as a pin's {key}: {fields[key][:120]!r}")
-
-
-def _checked_size(size: int, where: str) -> int:
-    if not 0 < size <= MAX_INPUT:
-        raise _bad(f"{where}: size {size} is not from 1 to {MAX_INPUT}")
-    return size
-
-
-def _package(item: object) -> LockedPackage:
-    kinds = {"name": str, "version": str, "architecture": str, "size": int, "sha256": str, "path": str}
-    fields = _fields(item, {**kinds, "use": list}, "a package")
-    _grammatical(
-        fields,
-        {
-            "name": DEBIAN_NAME,
-            "version": DEBIAN_VERSION,
-            "architecture": DEBIAN_ARCHITECTURE,
-            "sha256": SHA256,
-            "path": POOL_PATH,
-        },
-    )
-    uses = fields["use"]
-    if not uses or any(not isinstance(use, str) or use not in USES for use in uses):
-        raise _bad(f"{fields['name']}: unknown use")
-    if len(set(uses)) != len(uses):
-        raise _bad(f"{fields['name']}: a use is named twice")
-    _checked_size(fields["size"], fields["name"])
-    return LockedPackage(**{**fields, "use": tuple(fields["use"])})
-
-
-def _wheel(item: object) -> LockedWheel:
-    kinds = {"name": str, "version": str, "file": str, "size": int, "sha256": str}
-    fields = _fields(item, kinds, "a wheel")
-    _grammatical(
-        fields, {"name": PYTHON_NAME, "version": PYTHON_VERSION, "file": WHEEL_FILE, "sha256": SHA256}
-    )
-    named = WHEEL_FILE.fullmatch(fields["file"])
-    if named is None or normal_name(named["name"]) != normal_name(fields["name"]):
-        raise _bad(f"{fields['name']}: its file is another package's wheel: {fields['file']}")
-    _checked_size(fields["size"], fields["name"])
-    return LockedWheel(**fields)
-
-
 MAX_CONTAINER = 64 << 30
 """Bytes of all layers of a container image: more than an enclave can hold."""
 MAX_LAYERS = 1024
+MAX_PINS = 10_000
+"""Packages, and wheels."""
 PLATFORM = re.compile(r"[a-z0-9]{1,16}(?:/[a-z0-9]{1,16}){1,2}")
 
 
-def _container(item: object) -> LockedContainer:
-    kinds = {"platform": str, "config": str, "config_size": int, "layer": list}
-    named: dict[str, type] = {"manifest": str} if isinstance(item, dict) and "manifest" in item else {}
-    fields = _fields(item, kinds | named, "the container image")
-    _grammatical(fields, {"platform": PLATFORM, "config": SHA256, **dict.fromkeys(named, SHA256)})
-    _checked_size(fields["config_size"], "the configuration")
-    if len(fields["layer"]) > MAX_LAYERS:
-        raise _bad(f"a container image of more than {MAX_LAYERS} layers")
-    layers = []
-    for each in fields["layer"]:
-        layer = _fields(each, {"diff_id": str, "size": int}, "a layer")
-        _grammatical(layer, {"diff_id": SHA256})
-        if not 0 <= layer["size"] <= MAX_CONTAINER:
-            raise _bad(f"a layer's size {layer['size']} is not from 0 to {MAX_CONTAINER}")
-        layers.append(LockedLayer(layer["diff_id"], layer["size"]))
-    pin = LockedContainer(
-        fields["platform"], fields.get("manifest"), fields["config"], fields["config_size"], tuple(layers)
+def _tables(fields: Fields, name: str, high: int) -> Iterator[Fields]:
+    """The tables of an array, each of which must be read whole."""
+    for number, item in enumerate(fields.items(name, high=high), 1):
+        table = Fields(item, f"{name} {number}")
+        yield table
+        table.done()
+
+
+def _package(fields: Fields) -> LockedPackage:
+    uses = fields.items("use", low=1, high=len(USES))
+    if any(use not in USES for use in uses) or any(uses.count(use) > 1 for use in uses):
+        raise Rejected(f"{fields.at('use')}: not some of {', '.join(USES)}, each once")
+    return LockedPackage(
+        name=fields.text("name", DEBIAN_NAME),
+        version=fields.text("version", DEBIAN_VERSION),
+        architecture=fields.text("architecture", DEBIAN_ARCHITECTURE),
+        size=fields.integer("size", 1, MAX_INPUT),
+        sha256=fields.text("sha256", SHA256),
+        path=fields.text("path", POOL_PATH),
+        use=tuple(uses),
     )
+
+
+def _wheel(fields: Fields) -> LockedWheel:
+    wheel = LockedWheel(
+        name=fields.text("name", PYTHON_NAME),
+        version=fields.text("version", PYTHON_VERSION),
+        file=fields.text("file", WHEEL_FILE),
+        size=fields.integer("size", 1, MAX_INPUT),
+        sha256=fields.text("sha256", SHA256),
+    )
+    named = WHEEL_FILE.fullmatch(wheel.file)
+    if named is None or normal_name(named["name"]) != normal_name(wheel.name):
+        raise Rejected(f"{wheel.name}: its file is another package's wheel: {wheel.file}")
+    return wheel
+
+
+def _container(fields: Fields) -> LockedContainer:
+    pin = LockedContainer(
+        platform=fields.text("platform", PLATFORM),
+        manifest=fields.optional("manifest", partial(fields.text, pattern=SHA256)),
+        config=fields.text("config", SHA256),
+        config_size=fields.integer("config_size", 1, MAX_INPUT),
+        layers=tuple(
+            LockedLayer(layer.text("diff_id", SHA256), layer.integer("size", 0, MAX_CONTAINER))
+            for layer in _tables(fields, "layer", MAX_LAYERS)
+        ),
+    )
+    fields.done()
     if pin.size > MAX_CONTAINER:
-        raise _bad(f"a container image of more than {MAX_CONTAINER} bytes")
+        raise Rejected(f"a container image of more than {MAX_CONTAINER} bytes")
     return pin
+
+
+def _lock(fields: Fields) -> Lock:
+    fields.exactly("format", FORMAT)
+    container: Fields | None = fields.optional("container", fields.fields)
+    lock = Lock(
+        architecture=fields.choice("architecture", tuple(ARCHITECTURES)),
+        source_date_epoch=fields.integer("source_date_epoch", 0, 2**32 - 1),  # a ramdisk's times have 32 bits
+        packages=tuple(_package(each) for each in _tables(fields, "package", MAX_PINS)),
+        wheels=tuple(_wheel(each) for each in _tables(fields, "wheel", MAX_PINS)),
+        container=_container(container) if container else None,
+    )
+    fields.done()
+    foreign = [
+        p.name for p in lock.packages if p.architecture not in ("all", ARCHITECTURES[lock.architecture])
+    ]
+    if foreign:
+        raise Rejected(f"{foreign[0]} is for another architecture than {lock.architecture}")
+    wheels = (f"wheel {normal_name(wheel.name)}" for wheel in lock.wheels)
+    names = [*(package.name for package in lock.packages), *wheels]
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
+    if twice:
+        raise Rejected(f"{twice[0]} is pinned twice")
+    return lock
 
 
 def parse_lock(text: str) -> Lock:
     """The lock in ``text``. Raises BadLock."""
     try:
-        document = parse_toml(text.encode(), max_size=MAX_FILE)
+        return _lock(Fields(parse_toml(text.encode(), max_size=MAX_FILE), ""))
     except Rejected as error:
         raise _bad(error.what) from None
-    kinds = {
-        "format": str,
-        "architecture": str,
-        "source_date_epoch": int,
-        "package": list,
-        "wheel": list,
-    }
-    contained = "container" in document
-    fields = _fields(document, {**kinds, "container": dict} if contained else kinds, "the lock")
-    if fields["format"] != FORMAT:
-        raise _bad(f"format is not {FORMAT!r}")
-    if fields["architecture"] not in ARCHITECTURES:
-        raise _bad(f"architecture is not one of {', '.join(ARCHITECTURES)}")
-    if not 0 <= fields["source_date_epoch"] < 2**32:
-        raise _bad("source_date_epoch does not fit into the 32 bits of a ramdisk's times")
-    lock = Lock(
-        architecture=fields["architecture"],
-        source_date_epoch=fields["source_date_epoch"],
-        packages=tuple(_package(item) for item in fields["package"]),
-        wheels=tuple(_wheel(item) for item in fields["wheel"]),
-        container=_container(fields["container"]) if contained else None,
-    )
-    foreign = [
-        p.name for p in lock.packages if p.architecture not in ("all", ARCHITECTURES[lock.architecture])
-    ]
-    if foreign:
-        raise _bad(f"{foreign[0]} is for another architecture than {lock.architecture}")
-    wheels = (f"wheel {normal_name(wheel.name)}" for wheel in lock.wheels)
-    names = [*(package.name for package in lock.packages), *wheels]
-    twice = sorted(name for name, times in Counter(names).items() if times > 1)
-    if twice:
-        raise _bad(f"{twice[0]} is pinned twice")
-    return lock
 
 
 def load_lock(source: Path) -> tuple[Lock, str]:

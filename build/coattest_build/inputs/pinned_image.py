@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, FoundFalse
-from coattest.files import open_plain, read_whole
+from coattest.files import atomic_file, open_plain, read_whole
 from coattest_build.containers.image import (
     DEFAULT_SIZE,
     Choice,
@@ -72,17 +70,13 @@ def _keep(store: Cache, sha256: str, content: Positioned | bytes) -> None:
     size = len(content) if isinstance(content, bytes) else content.size
     if store.take(sha256, size) is not None:
         return
-    with contextlib.ExitStack() as stack:
-        descriptor, name = tempfile.mkstemp(prefix=f"{sha256[:16]}-", dir=store.partial(sha256).parent)
-        stack.callback(Path(name).unlink, missing_ok=True)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.writelines([content] if isinstance(content, bytes) else plain_blocks(content))
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"the cache cannot be written: {error.strerror}", where=str(store.folder)
-            ) from error
-        Path(name).replace(store.path(sha256))
+    try:
+        with atomic_file(store.path(sha256)) as temporary, temporary.open("wb") as file:
+            file.writelines([content] if isinstance(content, bytes) else plain_blocks(content))
+    except OSError as error:
+        raise EnvironmentFailure(
+            f"the cache cannot be written: {error.strerror}", where=str(store.folder)
+        ) from error
 
 
 @contextlib.contextmanager

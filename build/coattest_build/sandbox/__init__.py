@@ -8,8 +8,8 @@ the namespaces and mounts.
 from __future__ import annotations
 
 from coattest_build.sandbox.isolate import (
+    ISOLATION,
     Bind,
-    Isolation,
     Lack,
     Limits,
     run_isolated,
@@ -19,8 +19,8 @@ from coattest_build.sandbox.isolate import (
 from coattest_build.sandbox.leftovers import read_result, remove_tree
 
 __all__ = [
+    "ISOLATION",
     "Bind",
-    "Isolation",
     "Lack",
     "Limits",
     "read_result",

@@ -34,7 +34,6 @@ WATCH_SECONDS = 0.5
 END_SECONDS = 10
 TAIL = 64 * 1024
 """Bytes of a step's output that are kept for an error."""
-NAMESPACES = ("user", "mount", "pid", "net", "ipc", "uts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +79,15 @@ class Limits:
         return {"AS": self.memory, "FSIZE": self.file, "NPROC": max(self.processes, FORKS), "NOFILE": 4096}
 
 
-@dataclass(frozen=True, slots=True)
-class Isolation:
-    """What a sandbox that started has, for the report of a build."""
-
-    namespaces: tuple[str, ...] = NAMESPACES
-    no_new_privs: bool = True
-    capabilities: str = "none"
-    network: str = "none"
-    host_paths: str = "none"
-    vsock: str = "refused"
-
-    def to_json(self) -> dict[str, Any]:
-        """Its object in the report."""
-        return {
-            "namespaces": list(self.namespaces),
-            "no_new_privs": self.no_new_privs,
-            "capabilities": self.capabilities,
-            "network": self.network,
-            "host_paths": self.host_paths,
-            "vsock": self.vsock,
-        }
+ISOLATION: Mapping[str, Any] = {
+    "namespaces": ["user", "mount", "pid", "net", "ipc", "uts"],
+    "no_new_privs": True,
+    "capabilities": "none",
+    "network": "none",
+    "host_paths": "none",
+    "vsock": "refused",
+}
+"""What a sandbox that started has, for the report of a build."""
 
 
 def spawn(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, UsageError
+from coattest.files import read_whole
 
 _ENTER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -18,20 +18,12 @@ def read_result(path: Path, *, most: int, code: str) -> bytes:
     Raises EnvironmentFailure with ``code`` for those, and for more than ``most`` bytes.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
+        return read_whole(path, most)
+    except (UsageError, OSError) as error:
+        what = error.what if isinstance(error, UsageError) else error.strerror
         raise EnvironmentFailure(
-            f"the sandbox left no such file: {error.strerror}", where=path.name, code=code
-        ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-            raise EnvironmentFailure(
-                f"the sandbox left something that is not a file of at most {most} bytes",
-                where=path.name,
-                code=code,
-            )
-        return file.read()
+            f"the sandbox left no file of at most {most} bytes: {what}", where=path.name, code=code
+        ) from None
 
 
 def remove_tree(path: Path) -> None:

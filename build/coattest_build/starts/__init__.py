@@ -21,8 +21,6 @@ KERNELS = {"python": MINIMAL, "node": CONTAINER, "static": MINIMAL, "container":
 FRAGMENT, INIT = "kernel/x86_64.config", "init/init.c"
 OWN_PARTS = (FRAGMENT, INIT, "image.lock")
 """Relative to ``build/`` of a source tree. A wheel has copies of them in ``own/`` (pyproject.toml)."""
-BY_YOU = {"python": [], "node": [], "static": ["enclave/program"], "container": []}
-"""What image.toml of a kind names and a tree does not have yet."""
 CONTAINER_RUN = """\
 # The program is a user of its own (a number, or a name of the image's /etc/passwd) that has the NSM's device.
 [run]

@@ -7,6 +7,7 @@ remembers: a record in the checkout would pass for this machine's own work, or f
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -67,7 +68,7 @@ def _require_own_records(folders: Iterable[Path]) -> None:
     ):
         try:
             path = (state_folder("own-work") if variable == STATE_VARIABLE else config_folder()).absolute()
-        except (EnvironmentFailure, RuntimeError):  # without a home there is none
+        except EnvironmentFailure:  # without a home there is none
             continue
         if (inside := around.holding(path)) is not None:
             raise EnvironmentFailure(
@@ -82,10 +83,7 @@ def _brought(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
     """The repository of each folder; a checkout or attestations without one is meant itself."""
     for folder in folders:
         for start in {folder.absolute(), real_path(folder)}:
-            for above in (start, *start.parents):
-                if os.path.lexists(above / REPOSITORY):
-                    yield from _named(above)
-                    break
+            yield from _repository(start)
             if any(os.path.lexists(start / part) for part in PARTS):
                 yield from _named(start)
 
@@ -109,11 +107,15 @@ def _checkouts(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
     for folder in folders:
         for start in {folder.absolute(), real_path(folder)}:
             yield from _named(start)
-            for above in start.parents:
-                if os.path.lexists(above / REPOSITORY):
-                    yield from _named(above)
-                    break
+            yield from _repository(start.parent)
             yield from _marked(start)
+
+
+def _repository(start: Path) -> Iterator[tuple[Identity, Path]]:
+    """The nearest repository at or above a folder."""
+    found = (each for each in (start, *start.parents) if os.path.lexists(each / REPOSITORY))
+    for nearest in itertools.islice(found, 1):
+        yield from _named(nearest)
 
 
 def _marked(start: Path) -> Iterator[tuple[Identity, Path]]:

@@ -18,7 +18,6 @@ from coattest.shell import err, run, utc_now
 from coattest_local.aws import accounts, server
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.gate import Gate
-from coattest_local.aws.kms.call import KmsSettings
 from coattest_local.aws.trail import Trail
 from coattest_local.host.ca import tls_ca_pem
 from coattest_parent.link.stop import Stop
@@ -37,11 +36,6 @@ DEFAULT_REGION = "eu-central-1"
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
 @click.option("--region", default=DEFAULT_REGION, show_default=True)
 @click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="Repeatable.")
-@click.option(
-    "--unsafe-allow-unsigned-documents",
-    is_flag=True,
-    help="Accept attestation documents that nobody signed (QEMU's); anyone can make one.",
-)
 @click.option("--exit-with-parent", is_flag=True, help="End when stdin is closed.")
 @click.pass_obj
 def main(
@@ -51,7 +45,6 @@ def main(
     port: int,
     region: str,
     account_list: tuple[str, ...],
-    unsafe_allow_unsigned_documents: bool,
     exit_with_parent: bool,
 ) -> None:
     """Serve KMS, S3, STS, IAM, CloudFormation, EC2 and Auto Scaling on loopback until it is told to stop.
@@ -63,16 +56,19 @@ def main(
         os.environ.pop("MOTO_ACCOUNT_ID", None)
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o700)
-        _warn(unsafe_allow_unsigned_documents)
+        err().print(
+            "SIMULATOR: this is not AWS. Keys live in memory, the TLS authority's private key is published, "
+            "and attestation documents are the simulator's. It protects nothing.",
+            style="bold yellow",
+        )
         trail = Trail(directory / "cloudtrail.jsonl", utc_now)
-        settings = KmsSettings(LOCAL_SIMULATOR, allow_unsigned=unsafe_allow_unsigned_documents)
         known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
         names, numbers = {name for name, _ in known}, {number for _, number in known}
         if len(names) != len(known) or len(numbers) != len(known):
             raise UsageError("an account is named twice", where="--account")
-        opened = {name: accounts.bootstrap(name, number) for name, number in known}
+        opened = {name: accounts.bootstrap(number) for name, number in known}
         gate = Gate(
-            settings,
+            LOCAL_SIMULATOR,
             trail,
             utc_now,
             instances=directory / "instances",
@@ -91,21 +87,6 @@ def main(
         gate.groups.stop()
 
 
-def _warn(unsigned: bool) -> None:
-    """Print that this is a simulator."""
-    console = err()
-    console.print(
-        "SIMULATOR: this is not AWS. Keys live in memory, the TLS authority's private key is published, and "
-        "attestation documents are the simulator's. It protects nothing.",
-        style="bold yellow",
-    )
-    if unsigned:
-        console.print(
-            "DANGER: unsigned attestation documents are accepted. Anyone can claim any measurement.",
-            style="bold red",
-        )
-
-
 def _account(item: str) -> tuple[str, str]:
     name, _, number = item.partition("=")
     if not name or len(number) != 12 or not (number.isascii() and number.isdigit()):
@@ -121,10 +102,7 @@ def _announce(directory: Path, port: int, region: str, opened: dict[str, dict[st
         "ca_bundle": str(bundle),
         "pid": os.getpid(),
         "region": region,
-        "accounts": {
-            name: {key: value for key, value in account.items() if key != "name"}
-            for name, account in opened.items()
-        },
+        "accounts": opened,
     }
     write_atomic(directory / "ready.json", json.dumps(ready, indent=2).encode() + b"\n", mode=0o600)
 

@@ -56,19 +56,14 @@ class Credential:
     session: Any
 
 
-def bootstrap(name: str, account: str) -> dict[str, str]:
+def bootstrap(account: str) -> dict[str, str]:
     """Create an account's ``admin`` user with an access key; returns account, access_key and secret_key."""
     backend = iam_backends[account][PARTITION]
     backend.create_user(region_name=PARTITION, user_name="admin")
     backend.put_user_policy("admin", "administrator", json.dumps(ADMIN_POLICY))
     key = backend.create_access_key(user_name="admin")
     key.secret_access_key = secrets.token_urlsafe(30)
-    return {
-        "name": name,
-        "account": account,
-        "access_key": key.access_key_id,
-        "secret_key": key.secret_access_key,
-    }
+    return {"account": account, "access_key": key.access_key_id, "secret_key": key.secret_access_key}
 
 
 def find_credential(access_key: str) -> Credential | None:
@@ -170,6 +165,14 @@ def principal_exists(value: str) -> bool:
     if name.startswith("assumed-role/"):
         return any(role.name == name.split("/")[1] for role in backend.get_roles())
     return any(item.arn == value for item in [*backend.get_roles(), *backend.users.values()])
+
+
+def missing_principal(policy: Policy) -> str | None:
+    """The first principal of a policy that does not exist; None when all do."""
+    named = (each for statement in policy.statements for each in statement.principals or ())
+    return next(
+        (each.value for each in named if each.kind == "AWS" and not principal_exists(each.value)), None
+    )
 
 
 def _unique_ids() -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.test import run_wsgi_app
 
 from coattest_local.aws import sigv4
 from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
@@ -35,12 +36,12 @@ from coattest_local.aws.http import (
     error_answer,
 )
 from coattest_local.aws.identity import IdentityService
-from coattest_local.aws.kms.call import KmsSettings
 from coattest_local.aws.kms.service import KmsService
 from coattest_local.aws.s3 import S3Service
 from coattest_local.aws.stacks.additions import extend_moto
 from coattest_local.aws.stacks.service import StackService
 from coattest_local.aws.trail import Trail
+from coattest_verify.attestation import Root
 
 MANAGEMENT = ("cloudformation", "ec2")
 SERVICES = ("autoscaling", "iam", "kms", "s3", "sts", *MANAGEMENT)
@@ -69,14 +70,17 @@ class Gate:
 
     def __init__(
         self,
-        settings: KmsSettings,
+        root: Root,
         trail: Trail,
         clock: Callable[[], datetime],
         *,
         instances: Path,
         faults: Faults | None = None,
     ) -> None:
-        """``instances`` has the folders of the pretended instances; ``faults`` are a test's."""
+        """``root`` is what documents have to chain to.
+
+        ``instances`` has the folders of the pretended instances; ``faults`` are a test's.
+        """
         self._faults = faults or Faults()
         self._clock = clock
         self._lock = threading.RLock()
@@ -85,7 +89,7 @@ class Gate:
         identity = IdentityService(forward=self._forward, clock=clock)
         self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
             "iam": identity.handle_iam,
-            "kms": KmsService(settings, forward=self._forward, trail=trail, clock=clock).handle,
+            "kms": KmsService(root, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
             **{name: StackService(name, self._forward, clock, self._faults).handle for name in MANAGEMENT},
@@ -144,22 +148,11 @@ class Gate:
 
     def _forward(self, service: str, request: HttpRequest, account: str) -> HttpResponse:
         """Let moto answer, in an account's name. Only called for what was authorised."""
-        collected: dict[str, Any] = {}
-
-        def start(status: str, headers: list[tuple[str, str]], _info: Any = None) -> Callable[[bytes], None]:
-            collected["status"], collected["headers"] = int(status.split(maxsplit=1)[0]), headers
-            return lambda _data: None
-
-        chunks = self._apps[service](_moto_environ(service, request, account), start)
-        try:
-            body = b"".join(chunks)
-        finally:
-            close = getattr(chunks, "close", None)
-            if close:
-                close()
+        environ = _moto_environ(service, request, account)
+        chunks, status, headers = run_wsgi_app(self._apps[service], environ, buffered=True)
         dropped = {"connection", "transfer-encoding", "server", "date"}
-        headers = {name: value for name, value in collected["headers"] if name.lower() not in dropped}
-        return HttpResponse(collected["status"], body, headers)
+        kept = {name: value for name, value in headers.items() if name.lower() not in dropped}
+        return HttpResponse(int(status.split(maxsplit=1)[0]), b"".join(chunks), kept)
 
 
 def _protocol(service: str, environ: Environ) -> str:

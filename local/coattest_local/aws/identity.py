@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from urllib.parse import parse_qsl
 
-from coattest_local.aws.accounts import SignedCaller, principal_exists, role_by_arn
+from coattest_local.aws.accounts import SignedCaller, missing_principal, role_by_arn
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
 from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
@@ -112,12 +112,9 @@ class IdentityService:
 
 
 def _check_trust(document: str) -> None:
-    for statement in _valid(document, "MalformedPolicyDocument", PolicyKind.TRUST).statements:
-        for principal in statement.principals or ():
-            if principal.kind == "AWS" and not principal_exists(principal.value):
-                raise ServiceError(
-                    "MalformedPolicyDocument", f"Invalid principal in policy: {principal.value}"
-                )
+    missing = missing_principal(_valid(document, "MalformedPolicyDocument", PolicyKind.TRUST))
+    if missing is not None:
+        raise ServiceError("MalformedPolicyDocument", f"Invalid principal in policy: {missing}")
 
 
 def _valid(document: str, code: str, kind: PolicyKind = PolicyKind.OTHER) -> Policy:

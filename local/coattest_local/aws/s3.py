@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote
 
 from moto.s3.models import s3_backends
 
-from coattest_local.aws.accounts import PARTITION, SignedCaller, principal_exists
+from coattest_local.aws.accounts import PARTITION, SignedCaller, missing_principal
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
 from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
@@ -276,9 +276,7 @@ def _check_bucket_policy(body: bytes) -> None:
         policy = parse_policy(body, kind=PolicyKind.OTHER)
     except PolicyError as error:
         raise ServiceError("MalformedPolicy", str(error), 400) from error
-    for statement in policy.statements:
-        if statement.principals is None:
-            raise ServiceError("MalformedPolicy", "Missing required field Principal", 400)
-        for principal in statement.principals:
-            if principal.kind == "AWS" and not principal_exists(principal.value):
-                raise ServiceError("MalformedPolicy", "Invalid principal in policy", 400)
+    if any(statement.principals is None for statement in policy.statements):
+        raise ServiceError("MalformedPolicy", "Missing required field Principal", 400)
+    if missing_principal(policy) is not None:
+        raise ServiceError("MalformedPolicy", "Invalid principal in policy", 400)

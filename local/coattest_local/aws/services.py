@@ -22,6 +22,9 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 """Seconds for the services to end, with every enclave of their instances."""
 
+READY = "ready.json"
+"""Where the services are and whose keys they take, once they answer."""
+
 PROGRAM = "coattest_local.aws"
 """The module that serves."""
 
@@ -95,7 +98,7 @@ class Services:
 
 def read_ready(directory: Path) -> Services:
     """The services that run in a directory. Raises OSError or ValueError when there are none."""
-    document = json.loads((directory / "ready.json").read_text())
+    document = json.loads((directory / READY).read_text())
     return Services(
         endpoint=document["endpoint"],
         ca_bundle=Path(document["ca_bundle"]),
@@ -113,7 +116,6 @@ def start(
     accounts: Sequence[str] = (),
     region: str | None = None,
     port: int = 0,
-    unsafe_allow_unsigned_documents: bool = False,
     quiet: bool = False,
     program: Sequence[str] | None = None,
 ) -> Iterator[Services]:
@@ -125,14 +127,12 @@ def start(
     """
     need_extra("local")
     directory.mkdir(parents=True, exist_ok=True)
-    ready = directory / "ready.json"
+    ready = directory / READY
     ready.unlink(missing_ok=True)
     directory = directory.resolve()
     command = [*(program or python_program(PROGRAM)), "--directory", str(directory), "--exit-with-parent"]
     command += ["--port", str(port), *(["--region", region] if region else [])]
     command += [argument for item in accounts for argument in ("--account", item)]
-    if unsafe_allow_unsigned_documents:
-        command.append("--unsafe-allow-unsigned-documents")
     with (directory / "services.log").open("ab") as log:
         process = start_program(
             command,

@@ -160,11 +160,8 @@ def _canonical_path(path: str, service: str) -> str:
 
 
 def _canonical_query(query: str) -> str:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="surrogateescape")
-    except ValueError:
-        # "?policy" without "=" is a key with an empty value.
-        pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    # "?policy" without "=" is a key with an empty value.
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
     encoded = sorted((_encode(name), _encode(value)) for name, value in pairs)
     return "&".join(f"{name}={value}" for name, value in encoded)
 

@@ -33,24 +33,23 @@ class Trail:
     def record(
         self,
         *,
-        service: str,
         name: str,
         region: str,
-        caller: SignedCaller | None,
+        caller: SignedCaller,
         source: str,
-        parameters: Mapping[str, Any] | None,
-        resources: tuple[str, ...] = (),
-        document: Document | None = None,
-        error: tuple[str, str] | None = None,
-        read_only: bool = True,
-        recipients: tuple[str, ...] = (),
+        parameters: Mapping[str, Any],
+        resources: tuple[str, ...],
+        document: Document | None,
+        error: tuple[str, str] | None,
+        read_only: bool,
+        recipients: tuple[str, ...],
     ) -> None:
-        """Write one event, once for each account of ``recipients``: the key's and the caller's."""
+        """Write one event of KMS, once for each account of ``recipients``: the key's and the caller's."""
         event: dict[str, Any] = {
             "eventVersion": "1.11",
             "userIdentity": None,
             "eventTime": self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "eventSource": f"{service}.amazonaws.com",
+            "eventSource": "kms.amazonaws.com",
             "eventName": name,
             "awsRegion": region,
             "sourceIPAddress": source,
@@ -74,7 +73,7 @@ class Trail:
         if len(recipients) > 1:
             event["sharedEventID"] = str(uuid.uuid4())
         with self._lock:
-            for account in recipients or (caller.principal.account if caller else None,):
+            for account in recipients:
                 event |= {"recipientAccountId": account, "eventID": str(uuid.uuid4())}
                 event["userIdentity"] = _identity(caller, account)
                 self._file.write(json.dumps(event) + "\n")
@@ -92,13 +91,11 @@ def recipient_fields(document: Document) -> dict[str, str]:
     return fields
 
 
-def _identity(caller: SignedCaller | None, account: str | None) -> dict[str, Any]:
+def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
     """The caller as ``account`` sees it: of another account's only the account and the unique id.
 
     Source: CloudTrail User Guide, "userIdentity element" (type AWSAccount).
     """
-    if caller is None:
-        return {"type": "Unknown"}
     principal = caller.principal
     if account != principal.account:
         session = "" if caller.kind == "IAMUser" else f":{caller.name}"

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from coattest_local.host.enclave import (
     console_tail,
     run_enclave,
 )
-from coattest_local.qemu.enclave import QemuEnclave, run_in_qemu
+from coattest_local.qemu.enclave import run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import Hybrid, parse_address
 from coattest_parent.link.forward import PortForwarder
@@ -93,16 +94,16 @@ def run_enclave_command(
     # The start is never interrupted, so that it can clean up; it asks now and then whether to stop.
     with Stop(last=True) as stop, contextlib.suppress(Stopped), records.claimed(directory):
         err().print(WARNING, style="bold red")
+        start: Callable[..., RunningEnclave] = partial(run_enclave, debug=debug_mode)
+        if host == "qemu":
+            start = partial(run_in_qemu, tools=find_tools(), network=network)
         with (
-            _start(
-                host,
+            start(
                 image,
                 directory,
                 role_arn=role_arn,
                 instance_id=instance_id,
-                debug=debug_mode,
                 port=port or measured,
-                network=network,
                 check=stop.check,
             ) as enclave,
             outside(network, enclave.address) as ports,
@@ -132,41 +133,7 @@ def terminate_enclave_command(directory: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"EnclaveID": record and record["EnclaveID"], "Terminated": record is not None})
     else:
-        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already", markup=False)
-
-
-def _start(
-    host: str,
-    image: Path,
-    directory: Path,
-    *,
-    role_arn: str,
-    instance_id: str,
-    debug: bool,
-    port: int,
-    network: Network,
-    check: Callable[[], None],
-) -> RunningEnclave | QemuEnclave:
-    if host == "qemu":
-        return run_in_qemu(
-            image,
-            directory,
-            role_arn=role_arn,
-            instance_id=instance_id,
-            tools=find_tools(),
-            port=port,
-            network=network,
-            check=check,
-        )
-    return run_enclave(
-        image,
-        directory,
-        role_arn=role_arn,
-        instance_id=instance_id,
-        debug=debug,
-        port=port,
-        check=check,
-    )
+        out().print(f"ended {record['EnclaveID']}" if record else "it had ended already")
 
 
 @contextlib.contextmanager
@@ -212,7 +179,7 @@ def _detach(directory: Path, arguments: list[str], as_json: bool) -> int:
         lines = (directory / HOST_LOG).read_text("utf-8", "replace").strip().splitlines()
         message = lines[-1].removeprefix("nitro-local: ") if lines else f"exit {code}"
         failure = EnvironmentFailure(message, code="enclave-not-started")
-        err().print(f"nitro-local: {failure}", style="red", markup=False)
+        err().print(f"nitro-local: {failure}", style="red")
         if as_json:
             emit_json({"error": message, "code": failure.code})
         return code or 3
@@ -236,8 +203,8 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         sys.stdout.flush()
         return
     for name in ("EnclaveID", "Flags", "address", "proxy_address", "console"):
-        out().print(f"{name:14} {record[name]}", markup=False)
+        out().print(f"{name:14} {record[name]}")
     for vsock, address in record.get("ports", {}).items():
-        out().print(f"{address:14} leads to port {vsock} of the enclave", markup=False)
+        out().print(f"{address:14} leads to port {vsock} of the enclave")
     if record.get("connect"):
-        out().print(f"{'may reach':14} {', '.join(record['connect'])}", markup=False)
+        out().print(f"{'may reach':14} {', '.join(record['connect'])}")

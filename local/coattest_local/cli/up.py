@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 
@@ -46,11 +48,6 @@ EXAMPLE = Path("coattest-example")
     default=Path(),
     help="With --example: the checkout that the tutorials rebuild (default: this folder).",
 )
-@click.option(
-    "--unsafe-allow-unsigned-documents",
-    is_flag=True,
-    help="Accept attestation documents that nobody signed (QEMU's); anyone can make one.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print what ready.json holds, secret keys included.")
 def up_command(
     *,
@@ -60,7 +57,6 @@ def up_command(
     region: str | None,
     example: bool,
     source: Path,
-    unsafe_allow_unsigned_documents: bool,
     as_json: bool,
 ) -> None:
     """Run KMS, S3, STS, IAM and CloudFormation on loopback until interrupted.
@@ -81,7 +77,6 @@ def up_command(
             accounts=ACCOUNTS if example else accounts,
             region=cloud.REGION if example else region,
             port=port,
-            unsafe_allow_unsigned_documents=unsafe_allow_unsigned_documents,
         ) as running,
     ):
         files = make_example(running, place, source) if example else {}
@@ -106,23 +101,9 @@ def _folder(named: Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def _document(running: services.Services, files: dict[str, Path]) -> dict[str, object]:
+def _document(running: services.Services, files: dict[str, Path]) -> dict[str, Any]:
     example = {"example": {name: str(path) for name, path in files.items()}} if files else {}
-    return {
-        **example,
-        "endpoint": running.endpoint,
-        "ca_bundle": str(running.ca_bundle),
-        "region": running.region,
-        "pid": running.pid,
-        "accounts": {
-            name: {
-                "account": account.account,
-                "access_key": account.access_key,
-                "secret_key": account.secret_key,
-            }
-            for name, account in running.accounts.items()
-        },
-    }
+    return {**json.loads((running.directory / services.READY).read_bytes()), **example}
 
 
 def _show(running: services.Services) -> None:
@@ -132,7 +113,7 @@ def _show(running: services.Services) -> None:
     console.print(
         f"accounts   {', '.join(f'{item.name} {item.account}' for item in running.accounts.values())}"
     )
-    console.print(f"keys       {running.directory / 'ready.json'} (mode 0600)")
+    console.print(f"keys       {running.directory / services.READY} (mode 0600)")
 
 
 def _show_example(place: Path, files: dict[str, Path]) -> None:
@@ -141,7 +122,7 @@ def _show_example(place: Path, files: dict[str, Path]) -> None:
     console.print("\nLeave this running, and open a terminal for each party. In it:")
     for name, path in files.items():
         typed = f"cd {shlex.quote(str(place / name))} && . {shlex.quote(f'../{path.name}')}"
-        console.print(f"  {name}   {typed}", soft_wrap=True, markup=False)
+        console.print(f"  {name}   {typed}")
     console.print(
         "\nThen follow docs/tutorial-buyer.md as both buyers, from step 1, and docs/tutorial-service.md."
     )

@@ -12,7 +12,7 @@ from typing import Any
 from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
 from coattest_local.demo.cloud import REGION, BuyerCloud, ServiceCloud
-from coattest_local.demo.stage import CommandResult, Party, Stage, demo_failed
+from coattest_local.demo.stage import Stage, demo_failed
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
@@ -219,7 +219,7 @@ def open_and_verify(house: House, auction: Auction) -> Path:
     )
     result = house.world.service.home / name
     for party in house.world.buyers.values():
-        verified = check_result(house, party, auction, result)
+        verified = party.attempt(*receipt_argv(house, auction, result))
         if verified.code != 0:
             raise demo_failed(f"the receipt does not verify: {verified.errors[-600:]}", where=party.name)
         stage.say(f"{party.name}: receipt verified")
@@ -240,11 +240,6 @@ def open_again(house: House, auction: Auction, first: Path, enclave: str) -> Non
     if one != two:
         raise demo_failed("two enclaves give different results for the same seals")
     house.world.stage.say(f"the same {len(one)} bytes, sha384 {messages.sha384(two).hex()}")
-
-
-def check_result(house: House, party: Party, auction: Auction, result: Path) -> CommandResult:
-    """``verify receipt`` by one party."""
-    return party.attempt(*receipt_argv(house, auction, result))
 
 
 def audit_key(house: House, buyer: str) -> None:

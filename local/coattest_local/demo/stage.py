@@ -23,14 +23,6 @@ from coattest.programs.environment import program_environment, python_program
 from coattest.programs.start import ProgramLimits, run_program
 from coattest_build.inputs.cache import cache_folder
 
-ENTRY_POINTS = {
-    "eif": "coattest_build.cli",
-    "verify": "coattest_verify.cli",
-    "auction": "coattest_parent.cli.auction",
-    "deploy-from-attestation": "coattest_parent.cli.deploy",
-    "nitro-local": "coattest_local.cli",
-}
-
 INHERITED = ("COATTEST_DEBIAN_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "PIP_", "SSL_CERT_")
 """What a party's command has of this process's environment: where to download from."""
 
@@ -120,7 +112,7 @@ class Party:
         if not quiet:
             self.stage.command(self.name, [_short(word, self.home) for word in words])
         done = run_program(
-            python_program(f"{ENTRY_POINTS[words[0]]}:main", *words[1:], "--json"),
+            python_program("coattest.command:main", *words, "--json"),
             folder=self.home,
             environment=self._environment(extra or {}),
             limits=ProgramLimits(seconds=COMMAND_SECONDS),
@@ -135,15 +127,9 @@ class Party:
             document = output
         return CommandResult(done.code, document, done.said.strip())
 
-    def run(
-        self,
-        *argv: str | Path,
-        extra: Mapping[str, str] | None = None,
-        quiet: bool = False,
-        long: bool = False,
-    ) -> Any:
+    def run(self, *argv: str | Path, **options: Any) -> Any:
         """Like ``attempt``, but the command must succeed; returns its JSON document."""
-        done = self.attempt(*argv, extra=extra, quiet=quiet, long=long)
+        done = self.attempt(*argv, **options)
         if done.code != 0:
             raise step_failed(done, where=f"{self.name}: {argv[0]} {argv[1]}")
         return done.document

@@ -61,13 +61,7 @@ def tls_ca() -> tuple[x509.Certificate, ed25519.Ed25519PrivateKey]:
     key = ed25519.Ed25519PrivateKey.from_private_bytes(hashlib.sha256(TLS_CA_PHRASE.encode()).digest())
     name = _name("coattest local TLS authority: PUBLISHED KEY, protects nothing")
     builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(NOT_BEFORE)
-        .not_valid_after(NOT_AFTER)
+        _builder(name, name, key.public_key(), NOT_BEFORE, NOT_AFTER, serial=1)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -89,14 +83,9 @@ def issue_server_certificate(names: Sequence[str], *, now: datetime | None = Non
     authority, authority_key = tls_ca()
     moment = now or datetime.now(timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
+    starts, ends = max(moment - BACKDATED, NOT_BEFORE), min(moment + SERVER_LIFE, NOT_AFTER)
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(_name("coattest local server"))
-        .issuer_name(authority.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(max(moment - BACKDATED, NOT_BEFORE))
-        .not_valid_after(min(moment + SERVER_LIFE, NOT_AFTER))
+        _builder(_name("coattest local server"), authority.subject, key.public_key(), starts, ends)
         .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signatures=True), critical=True)
@@ -114,10 +103,10 @@ def nitro_root() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     digest = hashlib.sha512(NITRO_ROOT_PHRASE.encode()).digest()
     key = ec.derive_private_key(int.from_bytes(digest, "big") % (P384_ORDER - 1) + 1, ec.SECP384R1())
     name = _name("coattest.nitro-enclaves SIMULATOR root")
-    builder = _authority_builder(
-        name, name, key.public_key(), not_before=NOT_BEFORE, not_after=NOT_AFTER, path_length=None, serial=1
-    )
-    return builder.sign(key, hashes.SHA384(), ecdsa_deterministic=True), key
+    builder = _builder(name, name, key.public_key(), NOT_BEFORE, NOT_AFTER, serial=1)
+    return _as_authority(builder, key.public_key(), None).sign(
+        key, hashes.SHA384(), ecdsa_deterministic=True
+    ), key
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,27 +136,18 @@ class NitroAuthority:
             (f"{instance_id}.{suffix}", INSTANCE_LIFE, 0),
         ):
             key = ec.generate_private_key(ec.SECP384R1())
-            issuer = _authority_builder(
-                _name(label),
-                issuer.subject,
-                key.public_key(),
-                not_before=now - BACKDATED,
-                not_after=now + life,
-                path_length=path_length,
-                authority=issuer,
-            ).sign(issuer_key, hashes.SHA384())
+            public = key.public_key()
+            builder = _builder(_name(label), issuer.subject, public, now - BACKDATED, now + life)
+            builder = _as_authority(builder, public, path_length)
+            builder = builder.add_extension(_authority_identifier(issuer), critical=False)
+            issuer = builder.sign(issuer_key, hashes.SHA384())
             certificates.append(issuer)
             issuer_key = key
         key = ec.generate_private_key(ec.SECP384R1())
         # As on Nitro: no key identifiers in the leaf, and its key usage is not critical.
+        subject = _name(f"{module_id}.{suffix}")
         leaf = (
-            x509.CertificateBuilder()
-            .subject_name(_name(f"{module_id}.{suffix}"))
-            .issuer_name(issuer.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - BACKDATED)
-            .not_valid_after(now + LEAF_LIFE)
+            _builder(subject, issuer.subject, key.public_key(), now - BACKDATED, now + LEAF_LIFE)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signatures=True), critical=False)
             .sign(issuer_key, hashes.SHA384())
@@ -177,32 +157,33 @@ class NitroAuthority:
         return IssuedChain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
 
 
-def _authority_builder(
+def _builder(  # noqa: PLR0917 - in the order of a certificate's fields
     subject: x509.Name,
     issuer: x509.Name,
-    key: ec.EllipticCurvePublicKey,
-    *,
-    not_before: datetime,
-    not_after: datetime,
-    path_length: int | None,
+    key: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey,
+    starts: datetime,
+    ends: datetime,
     serial: int | None = None,
-    authority: x509.Certificate | None = None,
 ) -> x509.CertificateBuilder:
-    builder = (
+    return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(serial or x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_after)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .not_valid_before(starts)
+        .not_valid_after(ends)
+    )
+
+
+def _as_authority(
+    builder: x509.CertificateBuilder, key: ec.EllipticCurvePublicKey, path_length: int | None
+) -> x509.CertificateBuilder:
+    return (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_usage(certificates=True, signatures=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
-    if authority is None:
-        return builder
-    return builder.add_extension(_authority_identifier(authority), critical=False)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -210,14 +191,10 @@ def _name(common_name: str) -> x509.Name:
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "coattest"),
             x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, "SIMULATOR"),
-            x509.NameAttribute(NameOID.COMMON_NAME, _shortened(common_name)),
+            # RFC 5280's ub-common-name is 64 characters; a module id with a region can be longer.
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64]),
         ]
     )
-
-
-def _shortened(common_name: str) -> str:
-    """RFC 5280's ub-common-name is 64 characters; a module id with a region can be longer."""
-    return common_name[:64]
 
 
 def _usage(*, certificates: bool = False, signatures: bool = False) -> x509.KeyUsage:

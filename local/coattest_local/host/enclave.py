@@ -17,7 +17,6 @@ import posixpath
 import re
 import secrets
 import shutil
-import stat
 import subprocess
 import tempfile
 import threading
@@ -139,7 +138,7 @@ def run_enclave(
     directory = directory.resolve()
     with contextlib.ExitStack() as stack:
         tree = Path(tempfile.mkdtemp(prefix="tree-", dir=directory))
-        stack.callback(_remove_tree, tree)
+        stack.callback(sandbox.remove_tree, tree)
         measurements, profile = _unpack(image, tree)
         root = tree / "rootfs"
         _refuse_hardware_profile(root, image)
@@ -161,7 +160,7 @@ def run_enclave(
 
         console = directory / "console.log"
         reader, writer = os.pipe()
-        pump = _pump(reader, console)
+        pump = copy_console(reader, console)
         # The pump ends when no process inside is left that could write: only then is everything removed.
         stack.callback(pump.join)
         try:
@@ -204,7 +203,7 @@ def _unpack(image: Path, tree: Path) -> tuple[ImageMeasurements, str | None]:
     """Measure the image and extract its application ramdisks, through one open file; the kernel's profile."""
     with open_plain(image) as file:
         measurements = measure_file(file)
-        layout = eif.read_layout(file)
+        layout = eif.read_structure(file)
         if layout.architecture != os.uname().machine:
             raise UsageError(
                 f"the image is for {layout.architecture}, this machine is {os.uname().machine}",
@@ -391,17 +390,21 @@ def console_tail(console: Path) -> str:
     return f"{said} (console: {console})" if said else "its console is empty"
 
 
-def _pump(reader: int, console: Path) -> threading.Thread:
-    """Copy the console into a file of bounded size until no process can write to it any more."""
+def copy_console(
+    reader: int, console: Path, heard: Callable[[bytes], None] = lambda _: None
+) -> threading.Thread:
+    """Copy the console into a file of bounded size until no process can write to it any more.
+
+    ``heard`` gets each piece.
+    """
 
     def copy() -> None:
-        written = 0
+        room = CONSOLE_MAX
         with os.fdopen(reader, "rb", buffering=0) as source, console.open("wb", buffering=0) as log:
             while block := source.read(65536):
-                room = CONSOLE_MAX - written
-                if room > 0:
-                    log.write(block[:room])
-                    written += len(block[:room])
+                log.write(block[:room])
+                room -= len(block[:room])
+                heard(block)
 
     console.unlink(missing_ok=True)
     thread = threading.Thread(target=copy, name="console", daemon=True)
@@ -412,13 +415,3 @@ def _pump(reader: int, console: Path) -> threading.Thread:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     process.wait()
-
-
-def _remove_tree(tree: Path) -> None:
-    """Remove an unpacked image, which may hold directories that even their owner cannot enter."""
-    for folder, names, _ in os.walk(tree):
-        for name in names:
-            path = Path(folder) / name
-            if stat.S_ISDIR(path.lstat().st_mode):
-                path.chmod(0o700)
-    shutil.rmtree(tree, ignore_errors=True)

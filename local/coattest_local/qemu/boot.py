@@ -11,6 +11,7 @@ import cbor2
 
 from coattest.errors import FoundFalse
 from coattest_build.formats.measure import ImageMeasurements, pcr3, pcr4
+from coattest_local.host.enclave import registers
 from coattest_verify.auction import messages
 
 REGISTERS = (0, 1, 2, 3, 4, 8)
@@ -59,14 +60,7 @@ class BootReport:
 
 def expected(measurements: ImageMeasurements, *, role_arn: str, instance_id: str) -> dict[int, str]:
     """The registers that an enclave of this image has under this parent; PCR8 is zero when it is unsigned."""
-    return {
-        0: measurements.pcr0,
-        1: measurements.pcr1,
-        2: measurements.pcr2,
-        3: pcr3(role_arn),
-        4: pcr4(instance_id),
-        8: measurements.pcr8 or ZERO,
-    }
+    return {8: ZERO, **registers(measurements), 3: pcr3(role_arn), 4: pcr4(instance_id)}
 
 
 def compare_registers(document: bytes, *, nonce: bytes, ours: Mapping[int, str]) -> BootReport:
@@ -83,8 +77,8 @@ def compare_registers(document: bytes, *, nonce: bytes, ours: Mapping[int, str])
     pcrs = payload.get("pcrs")
     if not isinstance(pcrs, dict) or not all(isinstance(pcrs.get(index), bytes) for index in REGISTERS):
         raise _wrong("it lacks registers")
-    registers = tuple(Register(index, ours[index], pcrs[index].hex()) for index in REGISTERS)
-    return BootReport(registers, signed=any(signature))
+    compared = tuple(Register(index, ours[index], pcrs[index].hex()) for index in REGISTERS)
+    return BootReport(compared, signed=any(signature))
 
 
 def open_document(document: bytes) -> tuple[dict[str, Any], bytes]:

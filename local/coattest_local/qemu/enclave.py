@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,12 +25,12 @@ from coattest.programs.environment import program_environment
 from coattest.programs.start import start_program
 from coattest_build.formats.measure import measure
 from coattest_local.host.enclave import (
-    CONSOLE_MAX,
     ENCLAVE_PORT,
     PROXY_PORT,
     RunningEnclave,
     check_identity,
     console_tail,
+    copy_console,
     socket_directory,
 )
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
@@ -102,7 +101,8 @@ def run_in_qemu(
         heartbeat = Heartbeat(_port_socket(hybrid, HEARTBEAT_PORT))
         stack.callback(heartbeat.close)
         vsock_log = stack.enter_context((directory / "vsock.log").open("wb"))
-        vsock = _keep([str(tools.vsock), "--vm", _vsock_options(run, hybrid)], stack, vsock_log)
+        options = f"guest-cid={GUEST_CID},socket={run / 'vhost.sock'},uds-path={hybrid}"
+        vsock = _keep([str(tools.vsock), "--vm", options], stack, vsock_log)
         _await_path(run / "vhost.sock", vsock, directory / "vsock.log")
 
         proxy = Unix(_port_socket(hybrid, PROXY_PORT))
@@ -186,10 +186,6 @@ def _escaped(value: str) -> str:
     return value.replace(",", ",,")
 
 
-def _vsock_options(run: Path, hybrid: Path) -> str:
-    return f"guest-cid={GUEST_CID},socket={run / 'vhost.sock'},uds-path={hybrid}"
-
-
 def _port_socket(hybrid: Path, port: int) -> Path:
     return hybrid.with_name(f"{hybrid.name}_{port}")
 
@@ -217,27 +213,19 @@ def _keep(
     return process
 
 
-def _watch_console(
-    process: subprocess.Popen[bytes], console: Path, stack: contextlib.ExitStack
-) -> threading.Thread:
-    """Copy the guest's console into a bounded file, and end QEMU when the guest's kernel restarts."""
-    source = process.stdout
-    assert source is not None
+def _watch_console(process: subprocess.Popen[bytes], console: Path, stack: contextlib.ExitStack) -> None:
+    """Copy the guest's console, and end QEMU when the guest's kernel restarts."""
+    assert process.stdout is not None
+    last = b""
 
-    def copy() -> None:
-        written, last = 0, b""
-        with source, console.open("wb", buffering=0) as log:
-            while block := os.read(source.fileno(), 65536):
-                room = CONSOLE_MAX - written
-                log.write(block[: max(room, 0)])
-                written += min(len(block), max(room, 0))
-                if REBOOTING in last + block:
-                    process.terminate()
-                last = block[-len(REBOOTING) :]
+    def heard(block: bytes) -> None:
+        nonlocal last
+        if REBOOTING in last + block:
+            process.terminate()
+        last = block[-len(REBOOTING) :]
 
-    console.unlink(missing_ok=True)
-    thread = threading.Thread(target=copy, name="console", daemon=True)
-    thread.start()
+    with process.stdout as source:
+        thread = copy_console(os.dup(source.fileno()), console, heard)
 
     def end() -> None:
         process.terminate()
@@ -245,7 +233,6 @@ def _watch_console(
         thread.join()
 
     stack.callback(end)
-    return thread
 
 
 def _await_path(path: Path, process: subprocess.Popen[bytes], log: Path) -> None:

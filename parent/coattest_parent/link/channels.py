@@ -157,14 +157,7 @@ def connect_to(address: Address, timeout: float) -> socket.socket:
     try:
         if isinstance(address, Vsock):
             return _connect_vsock(address, timeout)
-        connection = _connect_unix(address.path, timeout)
-        if isinstance(address, Hybrid):
-            try:
-                _hybrid_handshake(connection, address)
-            except BaseException:
-                connection.close()
-                raise
-        return connection
+        return _connect_unix(address.path, timeout, address if isinstance(address, Hybrid) else None)
     except OSError as error:
         raise ChannelFailure(
             f"cannot connect: {error.strerror or error}", where=str(address), hint="is the enclave running?"
@@ -208,43 +201,46 @@ def listen_on(address: Address | tuple[str, int], backlog: int = 128) -> socket.
         raise ChannelFailure(f"cannot listen: {error.strerror or error}", where=str(address)) from error
 
 
+@contextlib.contextmanager
+def _stream(family: int) -> Iterator[socket.socket]:
+    """A new stream socket, which is closed when the block fails."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        yield made
+    except BaseException:
+        made.close()
+        raise
+
+
 def _connect_vsock(address: Vsock, timeout: float) -> socket.socket:
     if address.cid is None:
         raise UsageError("a CID is needed to connect", where=str(address), code="bad-address")
-    connection = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-    try:
+    with _stream(socket.AF_VSOCK) as connection:
         connection.settimeout(timeout)
         connection.connect((address.cid, address.port))
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
-def _connect_unix(path: Path, timeout: float) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+def _connect_unix(path: Path, timeout: float, hybrid: Hybrid | None = None) -> socket.socket:
+    with _stream(socket.AF_UNIX) as connection, _short(path) as name:
         connection.settimeout(timeout)
         deadline = time.monotonic() + timeout
-        with _short(path) as name:
-            while True:
-                try:
-                    connection.connect(name)
-                    break
-                except BlockingIOError:  # the backlog is full, which a Unix socket does not wait for itself
-                    if time.monotonic() >= deadline:
-                        raise
-                    time.sleep(BACKLOG_PAUSE)
-    except BaseException:
-        connection.close()
-        raise
+        while True:
+            try:
+                connection.connect(name)
+                break
+            except BlockingIOError:  # the backlog is full, which a Unix socket does not wait for itself
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(BACKLOG_PAUSE)
+        if hybrid:
+            _hybrid_handshake(connection, hybrid)
     return connection
 
 
 def _listen_unix(address: Unix, backlog: int) -> socket.socket:
     address.path.parent.mkdir(parents=True, exist_ok=True)
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with _stream(socket.AF_UNIX) as server:
         if address.path.is_socket():
             if _answers(address.path):
                 raise ChannelFailure(
@@ -254,9 +250,6 @@ def _listen_unix(address: Unix, backlog: int) -> socket.socket:
         with _short(address.path) as name:
             server.bind(name)
         server.listen(backlog)
-    except BaseException:
-        server.close()
-        raise
     return server
 
 

@@ -360,7 +360,7 @@ def test_an_image_file_names_profile_and_content(
         "container": document["container"],
     }
     assert described.to_json()["start"] == "run"
-    rows = {row.path: row.hidden for row in tree_rows(described.unpacked, {})}
+    rows = {row.path: row.hidden for row in tree_rows(described.unpacked)}
     assert (rows["rootfs/srv/tool"], rows["rootfs/opt/a/b"]) == (None, None)
     shown_to_people = CliRunner().invoke(describe_command, [str(target)]).output
     assert "container (init starts what /run says)" in shown_to_people

@@ -65,24 +65,18 @@ def test_json_has_everything(image: Path) -> None:
         assert section["type"] == {1: "kernel", 2: "cmdline", 3: "ramdisk", 5: "metadata"}[kind]
         assert section["sha384"] == hashlib.sha384(data).hexdigest()
         assert raw[section["offset"] : section["offset"] + section["size"]] == data
-    boot, application = document["ramdisks"]
-    assert boot["files"] == [
-        {"name": "dev", "type": "directory", "mode": "0755"},
-        {
-            "name": "init",
-            "type": "file",
-            "mode": "0755",
-            "size": 4,
-            "sha256": hashlib.sha256(b"\x7fELF").hexdigest(),
-        },
-    ]
-    assert application["files"][2] == {
-        "name": "rootfs/bin",
-        "type": "symlink",
-        "mode": "0777",
+    tree = {row.pop("path"): row for row in document["tree"]}
+    owned = {"uid": 0, "gid": 0, "mtime": 0, "hidden": None}
+    assert tree["dev"] == {"type": "directory", "mode": "0755", "ramdisk": 0, "entry": 0, **owned}
+    assert tree["init"] == {
+        **{"type": "file", "mode": "0755", "ramdisk": 0, "entry": 1, **owned},
+        **{"size": 4, "sha256": hashlib.sha256(b"\x7fELF").hexdigest()},
+    }
+    assert tree["rootfs/bin"] == {
+        **{"type": "symlink", "mode": "0777", "ramdisk": 1, "entry": 5, **owned},
         "target": "usr/bin",
     }
-    assert application["files"][3]["mode"] == "1777"
+    assert tree["rootfs/tmp"]["mode"] == "1777"
 
 
 def test_tables_have_whole_digests(image: Path) -> None:
@@ -118,11 +112,8 @@ def test_ramdisk_that_is_no_archive(tmp_path: Path) -> None:
     path.write_bytes(plain(ramdisks=(b"\x1f\x8b opaque", APPLICATION)).build())
     done = eif("describe", path, "--json")
     assert done.returncode == 0
-    first, second = json.loads(done.stdout)["ramdisks"]
-    assert first["files"] is None
-    assert first["refused"]["code"] == "cpio-truncated"
-    assert first["refused"]["where"] == "ramdisk 0"
-    assert len(second["files"]) == 4
+    (finding,) = json.loads(done.stdout)["ramdisk_findings"]
+    assert (finding["code"], finding["where"]) == ("ramdisk-stopped", "ramdisk 0")
     assert eif("describe", path).returncode == 0
     listed = eif("describe", path, "--files")
     assert listed.returncode == 1

@@ -11,8 +11,9 @@ import pytest
 
 from coattest.errors import CoattestError, UsageError
 from coattest_build.formats import eif
-from coattest_build.formats.eif import ImageError, SectionType, read_layout, write_image
+from coattest_build.formats.eif import ImageError, SectionType, write_image
 from support.build.images import CMDLINE, HEADER, KERNEL, METADATA, RAMDISK, SIGNATURE, SpecImage, plain
+from support.enclave.enclave_image import read_layout
 
 
 def refusal(image: bytes) -> str:

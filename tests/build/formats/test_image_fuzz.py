@@ -25,7 +25,7 @@ from coattest_build.explain.describe import describe_image
 from coattest_build.explain.diff import compare
 from coattest_build.formats import cpio
 from coattest_build.formats.cpio import RamdiskError, read_entries
-from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType, read_layout
+from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
 from coattest_build.formats.extract import extract_ramdisk
 from coattest_build.formats.measure import measure_file
 from coattest_build.formats.signature import check_signature, make_section, parse_signature
@@ -40,6 +40,7 @@ from support.build.images import (
     plain,
     with_right_crc,
 )
+from support.enclave.enclave_image import read_layout
 from support.verify.signing_keys import certify
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coattest_build.formats.eif import ImageError
-from coattest_build.formats.hashing import BLOCK, Crc32, Feeder
+from coattest_build.formats.hashing import BLOCK, Crc32, feed
 from coattest_build.formats.measure import measure, measure_registers, pcr3, pcr4
 from coattest_build.formats.registers import EMPTY_PCR2
 from support.build.images import HEADER, pcr, plain, with_right_crc
@@ -181,7 +181,7 @@ def _sparse_image(path: Path, size: int) -> None:
         file.truncate(len(head) + size)
 
 
-def test_feeder_hands_on_a_consumers_failure(tmp_path: Path) -> None:
+def test_feeding_hands_on_a_consumers_failure(tmp_path: Path) -> None:
     """An error in a hashing thread reaches the caller, and nothing hangs."""
 
     class Broken:
@@ -190,19 +190,19 @@ def test_feeder_hands_on_a_consumers_failure(tmp_path: Path) -> None:
 
     path = tmp_path / "file"
     path.write_bytes(bytes(10 * BLOCK))
-    with path.open("rb") as file, pytest.raises(RuntimeError, match="broken"), Feeder(file) as feeder:
-        feeder.feed(0, 10 * BLOCK, (hashlib.sha256(), Broken(), Crc32()))
+    with path.open("rb") as file, pytest.raises(RuntimeError, match="broken"):
+        feed(file, 0, 10 * BLOCK, (hashlib.sha256(), Broken(), Crc32()))
 
 
-def test_feeder_keeps_order_for_many_consumers(tmp_path: Path) -> None:
-    """Every consumer sees every byte in order, also when there are more consumers than threads."""
+def test_feeding_keeps_order_for_many_consumers(tmp_path: Path) -> None:
+    """Every consumer sees every byte in order, also when there are many consumers."""
     path = tmp_path / "file"
     content = b"".join(index.to_bytes(4, "big") for index in range(5 * BLOCK // 4 + 3))
     path.write_bytes(content)
     consumers = [hashlib.sha256() for _ in range(7)]
     crc = Crc32()
-    with path.open("rb") as file, Feeder(file) as feeder:
-        assert feeder.feed(5, 1 << 40, (*consumers, crc)) == len(content) - 5
+    with path.open("rb") as file:
+        assert feed(file, 5, 1 << 40, (*consumers, crc)) == len(content) - 5
     assert {digest.hexdigest() for digest in consumers} == {hashlib.sha256(content[5:]).hexdigest()}
     assert crc.value == zlib.crc32(content[5:])
 

@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest_build.formats import signature
-from coattest_build.formats.eif import read_layout
 from coattest_build.formats.measure import measure
 from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from coattest_build.formats.signing import load_sign, sign_image
 from support.build.images import RAMDISK, SIGNATURE, SpecImage, archive, newc, pcr, plain
+from support.enclave.enclave_image import read_layout
 from support.loopback import Handler, Loopback
 from support.verify.signing_keys import NOW, PCR0, Key, certify, pem, signer
 

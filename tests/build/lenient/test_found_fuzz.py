@@ -112,7 +112,11 @@ def test_gzip_and_plain_give_one_tree(data: st.DataObject) -> None:
     """Where the kernel reads all of a mutated archive plain, it reads the same out of gzip and xz."""
     raw = data.draw(changed(data.draw(st.sampled_from(RAMDISKS))))
     plainly = unpacked(raw)
-    if plainly.stopped or plainly.streams.packed or plainly.notes_of("cpio-truncated"):
+    if (
+        plainly.stopped
+        or plainly.streams.packed
+        or any(note.code == "cpio-truncated" for note in plainly.notes)
+    ):
         return
     for packed in (gzip.compress(raw, mtime=0), lzma.compress(raw, check=lzma.CHECK_CRC32)):
         again = unpacked(packed)

@@ -102,7 +102,7 @@ CASES = {
     "metadata": (lambda: nitro(metadata=b'{"ImageName":"x"}'), "not measured (no register): 2 x: metadata"),
     "a link": (
         lambda: nitro(nitro_application(extra=newc(b"rootfs/l", SYMLINK, b"x"))),
-        "content (PCR0 PCR2): 1 x: ramdisk 1: rootfs/l: (nothing) -> symlink, mode 0777, 0 bytes",
+        "content (PCR0 PCR2): 1 x: ramdisk 1: rootfs/l: (nothing) -> symlink, mode 0777, 1 bytes",
     ),
 }
 

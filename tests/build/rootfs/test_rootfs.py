@@ -167,7 +167,7 @@ def test_the_ramdisks_are_laid_out_as_nitro_cli_does(built_images) -> None:  # t
     """Boot holds dev and init; application holds rootfs, cmd and env with a line per entry."""
     spec = image.load_spec(REPOSITORY)
     with built_images.image("aws").open("rb") as file:
-        boot, application = eif.read_layout(file).of_type(eif.SectionType.RAMDISK)
+        boot, application = eif.read_structure(file).of_type(eif.SectionType.RAMDISK)
         assert [entry.name for entry in cpio.read_entries(file, boot.offset, boot.size)] == ["dev", "init"]
         entries = {e.name: e for e in cpio.read_entries(file, application.offset, application.size)}
 
@@ -192,7 +192,7 @@ def test_the_ramdisks_are_laid_out_as_nitro_cli_does(built_images) -> None:  # t
 def test_modules_are_compiled_once_and_carry_no_time(built_images) -> None:  # type: ignore[no-untyped-def]
     """Every .pyc is hash-based and unchecked (PEP 552), and no module of ours is without one."""
     with built_images.image("aws").open("rb") as file:
-        _, application = eif.read_layout(file).of_type(eif.SectionType.RAMDISK)
+        _, application = eif.read_structure(file).of_type(eif.SectionType.RAMDISK)
         entries = {e.name: e for e in cpio.read_entries(file, application.offset, application.size)}
         compiled = [entry for name, entry in entries.items() if name.endswith(".pyc")]
         assert len(compiled) > 200
@@ -211,7 +211,7 @@ def test_modules_are_compiled_once_and_carry_no_time(built_images) -> None:  # t
 def test_no_host_path_is_in_the_image(built_images) -> None:  # type: ignore[no-untyped-def]
     """No compiled module names a directory of the machine that built it."""
     with built_images.image("aws").open("rb") as file:
-        _, application = eif.read_layout(file).of_type(eif.SectionType.RAMDISK)
+        _, application = eif.read_structure(file).of_type(eif.SectionType.RAMDISK)
         traces = (str(REPOSITORY).encode() + b"/", str(Path.home()).encode() + b"/", b"/work/build-")
         for entry in cpio.read_entries(file, application.offset, application.size):
             if entry.name.endswith(".pyc"):

@@ -29,7 +29,7 @@ from coattest_build.cli.container_check import check_command
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.formats.cpio import content_blocks, read_entries
-from coattest_build.formats.eif import SectionType, read_layout
+from coattest_build.formats.eif import SectionType
 from coattest_build.formats.measure import measure
 from coattest_build.image import LOCK_FILE
 from coattest_build.inputs.lock import load_lock
@@ -45,7 +45,7 @@ from coattest_verify.cli.rebuild import rebuild_command
 from coattest_verify.quorum.statements.claim import Claimed
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
-from support.enclave.enclave_image import compile_program, whole
+from support.enclave.enclave_image import compile_program, read_layout, whole
 from support.only_in import only_in
 from support.parent.network import NAME, TARGET, tls_server
 from support.verify.members import Members
@@ -299,7 +299,7 @@ def test_a_container_image_in_image_toml_boots(static: bytes, tools: QemuTools, 
     report = builder.build(tree, tmp_path / "out", container=tmp_path / "image.tar")
     said = ends(tmp_path / "out/image.eif", tmp_path / "e", tools)
     assert "ids 1234 5 in /opt\nnsm 0\ninit: the program ended with exit code 3" in said
-    assert measure(tmp_path / "out/image.eif").pcr0 == dict(report.profile("aws").pcrs)["PCR0"]
+    assert measure(tmp_path / "out/image.eif").pcr0 == dict(dict(report.profiles)["aws"].pcrs)["PCR0"]
 
 
 def test_a_program_that_is_not_there_ends_with_127(static: bytes, tools: QemuTools, tmp_path: Path) -> None:

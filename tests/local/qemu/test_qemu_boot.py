@@ -243,7 +243,7 @@ def test_another_payload_answers_from_the_device(tools: QemuTools, tmp_path: Pat
         asked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert asked.returncode == 0, asked.stderr + (tmp_path / "e/console.log").read_text()
     assert asked.stdout.startswith("Ada, one of 1 names")
-    registers = [bytes.fromhex(value) for _, value in report.profile("aws").pcrs]
+    registers = [bytes.fromhex(value) for _, value in dict(report.profiles)["aws"].pcrs]
     nonce = bytes.fromhex((tmp_path / "drawn/nonce").read_text())
     verdict = verify_document(
         (tmp_path / "drawn/document.cbor").read_bytes(),

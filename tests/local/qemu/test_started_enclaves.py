@@ -143,7 +143,7 @@ def test_a_started_enclave_answers_in_qemu(tools: QemuTools, tmp_path: Path, kin
     console = (tmp_path / "e/console.log").read_text(errors="replace")
     assert asked.returncode == 0, asked.stderr + console[-3000:]
     assert asked.stdout == f"{answer}\n"
-    registers = [bytes.fromhex(value) for _, value in report.profile("aws").pcrs]
+    registers = [bytes.fromhex(value) for _, value in dict(report.profiles)["aws"].pcrs]
     verdict = verify_document(
         (tree / "asked/document.cbor").read_bytes(),
         [

@@ -30,7 +30,7 @@ from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import BidUpload
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import BuyerRecord
+from coattest_verify.auction.buyers import buyer_json, parse_buyer
 from coattest_verify.auction.place import bid_uri
 from support.auction.auctions import manifest
 from support.parent.fault_cloud import FaultCloud
@@ -123,7 +123,7 @@ def test_a_number_of_any_length_is_a_usage_error(
 ) -> None:
     """Thousands of digits are refused in one line, wherever a number stands."""
     (tmp_path / "lots.csv").write_text(f"lot,reserve\nlot-1,{DIGITS}\n")
-    record = BuyerRecord(manifest().buyers[0]).to_json()
+    record = buyer_json(manifest().buyers[0])
     (tmp_path / "buyer.json").write_text(json.dumps(record))
     given = [str(tmp_path / "lots.csv") if word == "lots.csv" else word for word in arguments]
     words = ["--auction", "a", "--currency", "EUR", "--buyer", str(tmp_path / "buyer.json")]
@@ -158,16 +158,16 @@ def test_an_address_of_any_length_is_a_usage_error(text: str) -> None:
 def test_a_buyers_record_that_is_none_is_refused(content: bytes) -> None:
     """Deep, huge or odd JSON is one error."""
     with pytest.raises(UsageError) as caught:
-        BuyerRecord.parse(content, "record.json")
+        parse_buyer(content, "record.json")
     assert caught.value.code == "bad-buyer-record"
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", "buyer\n1", "büyer", "buyer-1\u202e", "", "."])
 def test_a_buyers_name_is_never_a_path_or_another_script(name: str) -> None:
     """A record with a name that could leave a folder, a line or the alphabet is refused."""
-    record = {**BuyerRecord(manifest().buyers[0]).to_json(), "name": name}
+    record = {**buyer_json(manifest().buyers[0]), "name": name}
     with pytest.raises(UsageError) as caught:
-        BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+        parse_buyer(json.dumps(record).encode(), "record.json")
     assert caught.value.code == "bad-buyer-record"
 
 
@@ -176,9 +176,9 @@ def test_a_buyers_name_is_never_a_path_or_another_script(name: str) -> None:
 )
 def test_a_bids_uri_is_a_bucket_and_a_printable_key(uri: str) -> None:
     """Anything else is no buyer."""
-    record = {**BuyerRecord(manifest().buyers[0]).to_json(), "bids": uri}
+    record = {**buyer_json(manifest().buyers[0]), "bids": uri}
     with pytest.raises(UsageError) as caught:
-        BuyerRecord.parse(json.dumps(record).encode(), "record.json")
+        parse_buyer(json.dumps(record).encode(), "record.json")
     assert caught.value.code == "bad-buyer-record"
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from coattest_parent.auction.courier import upload_bid
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
-from coattest_verify.auction.buyers import BuyerRecord
+from coattest_verify.auction.buyers import buyer_json
 from coattest_verify.auction.certify import Own, certify_buyer_key
 from coattest_verify.auction.journal import SealJournal
 from coattest_verify.quorum.decision import Decision
@@ -186,7 +186,7 @@ class BigAuction:
         """Options of everything that binds a buyer: who it is by its own files, and who the others are."""
         pem = self.keys[name].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         (self.folder / "auction.key").write_bytes(pem)
-        record = BuyerRecord(messages.named_buyer(self.manifest, name)).to_json()
+        record = buyer_json(messages.named_buyer(self.manifest, name))
         (self.folder / "own.json").write_text(json.dumps(record))
         others = [word for other in self.names if other != name for word in ("--with", other)]
         return ("--buyer", name, "--auction-key", "auction.key", "--record", "own.json", *others)

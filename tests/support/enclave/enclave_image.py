@@ -11,8 +11,10 @@ from typing import BinaryIO
 
 import pytest
 
+from coattest_build.formats import eif
 from coattest_build.formats.cpio import NewEntry, write_ramdisk
-from coattest_build.formats.eif import EifSection, SectionType, read_layout, section_blocks, write_image
+from coattest_build.formats.eif import EifSection, SectionType, section_blocks, write_image
+from coattest_build.formats.measure import measure_found
 
 DIRECTORY = stat.S_IFDIR | 0o755
 PROGRAM = stat.S_IFREG | 0o755
@@ -43,6 +45,13 @@ def rootfs(program: Path) -> list[NewEntry]:
         NewEntry(f"rootfs/bin/{program.name}", PROGRAM, program),
         NewEntry("rootfs/etc/marker", FILE, b"from the image"),
     ]
+
+
+def read_layout(file: BinaryIO) -> eif.Layout:
+    """Header and sections, as the strict reader takes them, CRC-32 included. Raises ImageError."""
+    layout = eif.read_structure(file)
+    eif.check_crc(layout, measure_found(file, layout, whole=False).crc32)
+    return layout
 
 
 def whole(file: BinaryIO, section: EifSection) -> bytes:

@@ -7,11 +7,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import BuyerRecord, generate_auction_key, load_auction_key, make_manifest
+from coattest_verify.auction.buyers import load_auction_key, make_manifest
 from coattest_verify.auction.certify import Life, Own, certify_buyer_key
 from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.links import layout_name, link_name, sign_layout, sign_link
 from coattest_verify.quorum.statements.provenance import sign_statement
+from coattest_verify.signatures.keys import generate_key
 from support.auction.auctions import ACCOUNTS, ARN, LOTS
 from support.local.local_enclave import PCRS
 from support.verify.members import NOW, Members, profile_json, report_json
@@ -66,13 +67,13 @@ def make_world(folder: Path) -> World:
         members.write(f"rebuild.{name}.intoto.json", sign_statement(statement, signer))
         members.write(link_name(signer.public), sign_link(statement, signer))
         key = folder / f"{name}.key"
-        public = generate_auction_key(key)
+        public = generate_key(key, "p384")
         keys[name] = load_auction_key(key)
         arn = ARN.format(account=ACCOUNTS[name])
         own = Own(name, public.spki, arn, f"s3://bids-{name}/")
         certificate = certify_buyer_key(signer, own, Life(now - timedelta(days=1), now + timedelta(days=30)))
         buyer = messages.Buyer(name, public.spki, certificate, arn, own.bids)
-        records.append(BuyerRecord(buyer))
+        records.append(buyer)
     layout = sign_layout(members.file, BUYERS[0], members.signers[BUYERS[0]])
     assert layout is not None
     members.write(layout_name(members.file, BUYERS[0]), layout)

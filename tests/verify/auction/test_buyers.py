@@ -15,23 +15,23 @@ from hypothesis import strategies as st
 from coattest.errors import CoattestError, UsageError
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import (
-    BuyerRecord,
-    generate_auction_key,
+    buyer_json,
     load_auction_key,
     load_auction_public_key,
     load_manifest,
     make_manifest,
+    parse_buyer,
 )
 from coattest_verify.signatures import keys
 from support.auction.auctions import LOTS, manifest, spki
 
-RECORD = BuyerRecord(manifest().buyers[0])
+BUYER = manifest().buyers[0]
 
 
 def test_an_auction_key_is_a_private_p384_key(tmp_path: Path) -> None:
     """Only its owner may read it, its public half lies beside it, and it is never overwritten."""
     path = tmp_path / "keys" / "auction.key"
-    public = generate_auction_key(path)
+    public = keys.generate_key(path, "p384")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     key = load_auction_key(path)
     assert isinstance(key.curve, ec.SECP384R1)
@@ -41,13 +41,13 @@ def test_an_auction_key_is_a_private_p384_key(tmp_path: Path) -> None:
         == public.spki
     )
     with pytest.raises(UsageError):
-        generate_auction_key(path)
+        keys.generate_key(path, "p384")
 
 
 def test_an_encrypted_key_opens_with_its_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The passphrase comes from the file that COATTEST_PASSPHRASE_FILE names."""
     path, passphrase = tmp_path / "auction.key", tmp_path / "passphrase"
-    generate_auction_key(path, b"open sesame")
+    keys.generate_key(path, "p384", b"open sesame")
     passphrase.write_bytes(b"open sesame\n")
     monkeypatch.setenv("COATTEST_PASSPHRASE_FILE", str(passphrase))
     load_auction_key(path)
@@ -80,8 +80,8 @@ def test_a_file_that_is_no_key_is_not_quoted(tmp_path: Path) -> None:
 
 def test_a_record_survives_a_round_trip() -> None:
     """What certify writes is what manifest reads."""
-    content = json.dumps(RECORD.to_json()).encode()
-    assert BuyerRecord.parse(content, "buyer.json") == RECORD
+    content = json.dumps(buyer_json(BUYER)).encode()
+    assert parse_buyer(content, "buyer.json") == BUYER
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_a_record_survives_a_round_trip() -> None:
 )
 def test_a_record_with_a_wrong_field_is_refused(changes: dict[str, object]) -> None:
     """Every field has one form, and there are no others."""
-    content = json.dumps({**RECORD.to_json(), **changes}).encode()
+    content = json.dumps({**buyer_json(BUYER), **changes}).encode()
     with pytest.raises(UsageError, match=r"buyer\.json") as caught:
-        BuyerRecord.parse(content, "buyer.json")
+        parse_buyer(content, "buyer.json")
     assert caught.value.code == "bad-buyer-record"
 
 
@@ -110,17 +110,17 @@ def test_a_record_with_a_wrong_field_is_refused(changes: dict[str, object]) -> N
 def test_no_record_escapes_the_parser(content: bytes) -> None:
     """Whatever a buyer sends, it is a record or a UsageError."""
     with pytest.raises(UsageError) as caught:
-        BuyerRecord.parse(content, "x")
+        parse_buyer(content, "x")
     assert caught.value.code == "bad-buyer-record"
-    doubled = json.dumps(RECORD.to_json())[:-1] + ', "name": "buyer-9"}'
-    with pytest.raises(UsageError, match="twice") as caught:
-        BuyerRecord.parse(doubled.encode(), "x")
+    doubled = json.dumps(buyer_json(BUYER))[:-1] + ', "name": "buyer-9"}'
+    with pytest.raises(UsageError, match="duplicate") as caught:
+        parse_buyer(doubled.encode(), "x")
     assert caught.value.code == "bad-buyer-record"
 
 
 def test_a_manifest_has_its_buyers_in_order_whatever_the_arguments(tmp_path: Path) -> None:
     """The order of --buyer does not matter to the auction's identity; a broken rule is named."""
-    records = [BuyerRecord(buyer) for buyer in manifest().buyers]
+    records = list(manifest().buyers)
     values = {
         "auction": "spring",
         "rule": "first-price",
@@ -146,4 +146,4 @@ def test_a_look_alike_name_is_no_name() -> None:
     """Names are ASCII: a Cyrillic twin of a buyer does not parse."""
     twin = "bu\u0443er-1"
     with pytest.raises(messages.MessageError):
-        dataclasses.replace(RECORD.buyer, name=twin)
+        dataclasses.replace(BUYER, name=twin)

@@ -48,7 +48,6 @@ INDEX_COUNT_MAX: Final = 10_000
 _FIRST_BYTES: Final = (0x84, 0xD2)
 _HEX: Final = re.compile(r"[0-9a-fA-F]+")
 _BASE64: Final = re.compile(r"([A-Za-z0-9+/_-]+)={0,2}")
-_BINARY: Final = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _STANDARD: Final = str.maketrans("-_", "+/")
 _NAME: Final = re.compile(r"[^/\x00-\x1f\x7f]+")
 _SHA256: Final = re.compile(rf"[0-9a-f]{{{2 * SHA256_SIZE}}}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.findings import Finding
 from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Own
@@ -122,14 +122,6 @@ def make_bid_file(manifest: messages.Manifest, own: Own, image: bytes, bids: Bid
     if not isinstance(blob, bytes) or not blob:
         raise EnvironmentFailure("KMS's reply has no ciphertext", where=own.kms, code="kms-failed")
     return messages.encrypt0(messages.pack_bids(bids.amounts), key, wrapped_key=blob, external_aad=bound.aad)
-
-
-def buyer_of(manifest: messages.Manifest, name: str) -> messages.Buyer:
-    """The manifest's entry of a buyer; raises FoundFalse when there is none."""
-    try:
-        return messages.named_buyer(manifest, name)
-    except messages.MessageError:
-        raise FoundFalse(f"{name!r} is not a buyer of this manifest", code="not-a-buyer") from None
 
 
 @dataclass(slots=True)

@@ -8,26 +8,21 @@ nobody seals a manifest in which somebody else poses as a buyer.
 from __future__ import annotations
 
 import base64
-import binascii
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest.files import read_bounded
-from coattest.jsontext import unique_names
+from coattest.strictjson import Fields, parse
 from coattest_enclave.protocol import canonical
 from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.auction import messages
 from coattest_verify.signatures.keys import (
     SCHEMES,
-    PublicKey,
-    generate_key,
     load_public,
     open_private_key,
 )
@@ -40,50 +35,37 @@ PEM_MAX = 16 * 1024
 """Bytes of a key file; a P-384 key in PKCS#8 is about 300."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuyerRecord:
-    """What a buyer gives the service for a manifest. All of it is public."""
+def buyer_json(buyer: messages.Buyer) -> dict[str, str]:
+    """A buyer's record: what it gives the service for a manifest, all public; binary fields in base64."""
+    return {
+        "format": RECORD_FORMAT,
+        "name": buyer.name,
+        "key": base64.b64encode(buyer.key).decode("ascii"),
+        "certificate": base64.b64encode(buyer.certificate).decode("ascii"),
+        "kms": buyer.kms,
+        "bids": buyer.bids,
+    }
 
-    buyer: messages.Buyer
 
-    def to_json(self) -> dict[str, str]:
-        """The record as JSON; binary fields in base64."""
-        return {
-            "format": RECORD_FORMAT,
-            "name": self.buyer.name,
-            "key": base64.b64encode(self.buyer.key).decode("ascii"),
-            "certificate": base64.b64encode(self.buyer.certificate).decode("ascii"),
-            "kms": self.buyer.kms,
-            "bids": self.buyer.bids,
-        }
+def parse_buyer(content: bytes, where: str) -> messages.Buyer:
+    """The buyer in a record's bytes, unverified; raises UsageError."""
+    try:
+        fields = Fields(parse(content, max_size=RECORD_MAX), "")
+        fields.exactly("format", RECORD_FORMAT)
+        name, kms, bids = (fields.text(each) for each in ("name", "kms", "bids"))
+        key, certificate = (
+            base64.b64decode(fields.text(each, limit=RECORD_MAX), validate=True)
+            for each in ("key", "certificate")
+        )
+        fields.done()
+        return messages.Buyer(name, key, certificate, kms, bids)
+    except (Rejected, ValueError, MessageError) as error:
+        raise UsageError(str(error), where=where, code="bad-buyer-record") from None
 
-    @classmethod
-    def parse(cls, content: bytes, where: str) -> BuyerRecord:
-        """The record in a file's bytes, unverified; raises UsageError."""
-        if len(content) > RECORD_MAX:
-            raise UsageError(f"larger than {RECORD_MAX} bytes", where=where, code="bad-buyer-record")
-        try:
-            value = json.loads(content, object_pairs_hook=unique_names)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"not JSON: {error}", where=where, code="bad-buyer-record") from None
-        fields = {"format", "name", "key", "certificate", "kms", "bids"}
-        if (
-            not isinstance(value, dict)
-            or set(value) != fields
-            or not all(isinstance(item, str) for item in value.values())
-        ):
-            raise UsageError(
-                f"not a map of {', '.join(sorted(fields))}", where=where, code="bad-buyer-record"
-            )
-        if value["format"] != RECORD_FORMAT:
-            raise UsageError(f"format is not {RECORD_FORMAT}", where=where, code="bad-buyer-record")
-        try:
-            key, certificate = (
-                base64.b64decode(value[name], validate=True) for name in ("key", "certificate")
-            )
-            return cls(messages.Buyer(value["name"], key, certificate, value["kms"], value["bids"]))
-        except (binascii.Error, ValueError, MessageError) as error:
-            raise UsageError(str(error), where=where, code="bad-buyer-record") from None
+
+def load_buyer(path: Path) -> messages.Buyer:
+    """The buyer in a record's file, unverified; raises UsageError."""
+    return parse_buyer(read_bounded(path, RECORD_MAX), str(path))
 
 
 def make_manifest(
@@ -92,7 +74,7 @@ def make_manifest(
     rule: str,
     currency: str,
     lots: Sequence[messages.Lot],
-    buyers: Sequence[BuyerRecord],
+    buyers: Sequence[messages.Buyer],
     closes: int,
     publish_by: int,
 ) -> messages.Manifest:
@@ -103,7 +85,7 @@ def make_manifest(
             currency=currency,
             rule=rule,
             lots=messages.make_lots(lots),
-            buyers=tuple(sorted((record.buyer for record in buyers), key=lambda buyer: buyer.name)),
+            buyers=tuple(sorted(buyers, key=lambda buyer: buyer.name)),
             closes=closes,
             publish_by=publish_by,
         )
@@ -122,13 +104,6 @@ def parse_manifest(content: bytes, where: str) -> messages.Manifest:
         return messages.Manifest.decode(content)
     except MessageError as error:
         raise UsageError(f"not a manifest: {error}", where=where, code="bad-manifest") from None
-
-
-def generate_auction_key(path: Path, passphrase: bytes | None = None) -> PublicKey:
-    """Make an auction key: PKCS#8 PEM at ``path`` (mode 0600), public half at ``path``.pub; never
-    overwrites.
-    """
-    return generate_key(path, "p384", passphrase)
 
 
 def load_auction_key(path: Path) -> ec.EllipticCurvePrivateKey:

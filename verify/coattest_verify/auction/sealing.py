@@ -39,11 +39,6 @@ class SealPlan:
         """What the manifest's rule will reveal."""
         return messages.DISCLOSURE[self.manifest.rule]
 
-    @property
-    def reveals_a_losing_amount(self) -> bool:
-        """Whether a losing buyer's amount may be published, as the winner's price."""
-        return self.manifest.rule == messages.SECOND_PRICE
-
 
 def plan_seal(
     manifest: messages.Manifest,

@@ -22,9 +22,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from coattest.errors import UsageError
 from coattest.findings import Finding
 from coattest.jsontext import unique_names
-from coattest_verify.audit.events import bad_event
 
 _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
 """The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: the rest
@@ -67,7 +67,9 @@ def public_keys(document: Mapping[str, Any]) -> dict[str, bytes]:
             for item in document["PublicKeyList"]
         }
     except (KeyError, TypeError, binascii.Error) as error:
-        raise bad_event("not the output of list-public-keys", where="--public-keys") from error
+        raise UsageError(
+            "not the output of list-public-keys", where="--public-keys", code="bad-event"
+        ) from error
 
 
 def check_digests(

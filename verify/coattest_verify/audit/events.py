@@ -53,11 +53,6 @@ none.
 """
 
 
-def bad_event(what: str, *, where: str) -> UsageError:
-    """A file beside the logs (CloudTrail's public keys) that is not what it should be."""
-    return UsageError(what, where=where, code="bad-event")
-
-
 @dataclass(frozen=True, slots=True)
 class KeyName:
     """A KMS key's ARN in its parts. ``id`` is a UUID, or ``mrk-`` and 32 hex digits."""
@@ -138,11 +133,6 @@ class Event:
     """SHA-256 of the record: two events are one when they are equal in every field."""
     by_alias: bool = False
     """Whether it names an alias of the key's account and Region by its ARN."""
-
-    @property
-    def role(self) -> str | None:
-        """The caller's role."""
-        return self.caller.role
 
 
 def parse_event(raw: Mapping[str, Any], key: KeyName) -> Event | NotOfKey:

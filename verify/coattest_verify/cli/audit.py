@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from coattest.aws import aws_errors, aws_settings
+from coattest.aws import aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_extra
 from coattest.files import read_whole
@@ -40,6 +40,7 @@ from coattest_verify.audit.operations import DECRYPT
 from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
 from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decisions_from, decisions_options
 from coattest_verify.cli.policy.making import pairs
+from coattest_verify.cli.policy.options import aws_client
 
 LOOKUP = "lookup-events"
 MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d"])
@@ -119,8 +120,8 @@ def audit_command(**given: Any) -> int:
             code=verdict.code,
             findings=[finding for finding, _ in report.undecided],
         )
-    out().print(verdict.sentence, markup=False)
-    err().print(f"next: {verdict.next}", markup=False)
+    out().print(verdict.sentence)
+    err().print(f"next: {verdict.next}")
     return 0
 
 
@@ -199,21 +200,14 @@ def _collect(given: Mapping[str, Any], expected: Expected) -> Collected:
             progress.update(task, description=f"reading the logs: {found.coverage.files} file(s)")
 
         if source == LOOKUP:
-            client = _client("cloudtrail", given)
+            client = aws_client("cloudtrail", given, given["key_arn"])
             sources.from_lookup(found, client, since=expected.since, until=expected.until, step=step)
         elif source.startswith("s3://"):
-            sources.from_bucket(found, _client("s3", given), source, step, days_of=given.get("days_of"))
+            client = aws_client("s3", given, given["key_arn"])
+            sources.from_bucket(found, client, source, step, days_of=given.get("days_of"))
         else:
             sources.from_path(found, Path(source), step, days_of=given.get("days_of"))
     return found
-
-
-def _client(service: str, given: Mapping[str, Any]) -> Any:
-    import boto3  # noqa: PLC0415  (not needed for files)
-
-    with aws_settings(service):
-        session: Any = boto3.session.Session(region_name=given["region"] or given["key_arn"].split(":")[3])
-        return session.client(service, endpoint_url=given["endpoint_url"])
 
 
 def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected) -> tuple[Finding, ...]:
@@ -224,7 +218,7 @@ def _missing(given: Mapping[str, Any], collected: Collected, expected: Expected)
         keys = digests.public_keys(_json_file(given["public_keys"]))
     elif collected.digests:
         with_window = {"StartTime": expected.since, "EndTime": expected.until}
-        client = _client("cloudtrail", given)
+        client = aws_client("cloudtrail", given, given["key_arn"])
         with aws_errors("CloudTrail's public keys"):
             keys = digests.public_keys(client.list_public_keys(**{k: v for k, v in with_window.items() if v}))
     else:
@@ -261,24 +255,23 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
     out().show_rows(("auction", "buyer", "enclave", "decrypts", "first", "last"), rows)
     for finding, event in (*report.problems, *report.undecided):
         text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
-        err().print(text, style="red", markup=False)
+        err().print(text, style="red")
     for auction, buyer in report.reruns:
         text = f"note: auction {auction} of {buyer or '-'}: decrypted by more than one enclave"
-        err().print(text, markup=False)
+        err().print(text)
     for auction, buyer, count in _openings(report):
         if count > 1:
             text = f"note: auction {auction} of {buyer or '-'}: its bid was decrypted {count} times"
-            err().print(text, markup=False)
+            err().print(text)
     for event in _probes(report):
-        err().print(f"probe: a Decrypt that KMS refused, {event.error} ({_line(event)})", markup=False)
+        err().print(f"probe: a Decrypt that KMS refused, {event.error} ({_line(event)})")
     for event in report.notable:
-        err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip(), markup=False)
+        err().print(f"changed: {event.name} ({_line(event)}) {event.parameters}".rstrip())
     if coverage.skipped:
         names = ", ".join(map(shown, coverage.skipped[:10]))
-        err().print(f"not read, no log: {coverage.skipped_count} file(s): {names}", markup=False)
+        err().print(f"not read, no log: {coverage.skipped_count} file(s): {names}")
     err().print(
         f"{report.events} event(s) of the key, {len(report.denied)} refused by KMS; read: {coverage.told}",
-        markup=False,
     )
 
 
@@ -353,7 +346,7 @@ def _event(event: Event) -> dict[str, Any]:
         "name": event.name,
         "time": _stamp(event.time) if event.time else None,
         "principal": event.caller.shown,
-        "role": event.role,
+        "role": event.caller.role,
         "source": event.source,
         "region": event.region,
         "error": event.error,

@@ -69,5 +69,5 @@ def commit_command(
     if as_json:
         emit_json({"file": str(path), "commitment": vote.note, "secret": str(salt_file)})
         return
-    err().print(f"{path}: committed by {signing.member}; next: verify log append", markup=False)
-    err().print(f"{salt_file}: keep it until verify sign-pcrs, and show it to nobody", markup=False)
+    err().print(f"{path}: committed by {signing.member}; next: verify log append")
+    err().print(f"{salt_file}: keep it until verify sign-pcrs, and show it to nobody")

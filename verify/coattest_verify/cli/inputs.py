@@ -98,12 +98,11 @@ def _show(verdict: LockVerdict) -> None:
     out().show_rows(("suite", "dated", "valid until", "signed by (pinned key)"), suites)
     out().show_rows(("kind", "pins", "confirmed"), pins)
     for finding in verdict.findings:
-        err().print(f"{finding}", style="red", markup=False)
+        err().print(f"{finding}", style="red")
     for suite in verdict.suites:
         if suite.release and suite.release.valid_until is None:
             err().print(
                 f"{suite.name} has no Valid-Until: a mirror could show an old index; see its date",
-                markup=False,
             )
     word = "confirmed" if verdict.confirmed else "not confirmed"
-    err().print(f"lock {verdict.lock_sha256}: {word}", markup=False)
+    err().print(f"lock {verdict.lock_sha256}: {word}")

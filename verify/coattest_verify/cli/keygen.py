@@ -42,6 +42,6 @@ def keygen_command(*, path: Path, kind: str, passphrase_file: Path | None, ask: 
             }
         )
         return
-    err().print(f"{path}: {kind} private key, {'encrypted' if passphrase else 'NOT encrypted'}", markup=False)
-    err().print(f"{path}.pub: give this to the member who writes quorum.toml", markup=False)
+    err().print(f"{path}: {kind} private key, {'encrypted' if passphrase else 'NOT encrypted'}")
+    err().print(f"{path}.pub: give this to the member who writes quorum.toml")
     err().show_facts([("fingerprint", f"sha256:{public.fingerprint}"), ("keyid", public.keyid)])

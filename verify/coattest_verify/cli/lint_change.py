@@ -55,17 +55,11 @@ def lint_change_command(
     is replaced or removed. Exit code 0: it may. 1: it may not. 3: nothing there was changed, HEAD does not
     come after BASE, or BASE itself does not hold.
     """
-    memory = Roots()
-    pinned = memory.pinned(root)
+    pinned, seen = Roots().known(root)
     with two_commits(repository, base, head, folder) as commits:
         try:
-            verdict = judge_change(
-                commits,
-                pinned,
-                seen=memory.seen(pinned),
-                member=member,
-                others={WITHDRAWAL_NAME: PAYLOAD_TYPE},
-            )
+            others = {WITHDRAWAL_NAME: PAYLOAD_TYPE}
+            verdict = judge_change(commits, pinned, seen=seen, member=member, others=others)
         except Rejected as error:
             raise EnvironmentFailure(
                 f"{error.what}, so nobody's files can be told apart",
@@ -98,9 +92,9 @@ def lint_change_command(
 def _show(verdict: ChangeVerdict) -> None:
     for each in verdict.changes:
         whose = f"  {each.member}" if each.member else ""
-        out().print(printable(f"{each.what:8}  {each.name}{whose}"), markup=False)
+        out().print(printable(f"{each.what:8}  {each.name}{whose}"))
     for finding in verdict.findings:
-        err().print(printable(str(finding)), style="red", markup=False)
+        err().print(printable(str(finding)), style="red")
     word = "may not be merged" if verdict.findings else "may be merged"
     whose = f", by {', '.join(verdict.members)}" if verdict.members else ""
-    err().print(f"{word}: {len(verdict.changes)} files{whose}", markup=False)
+    err().print(f"{word}: {len(verdict.changes)} files{whose}")

@@ -42,9 +42,8 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
     last; where another one was pushed first, take this one back, fetch, and append again. Cosign what you
     fetched back.
     """
-    memory = Roots()
-    pinned = memory.pinned(root)
-    done = append_log(attestations, pinned, seen=memory.seen(pinned))
+    pinned, seen = Roots().known(root)
+    done = append_log(attestations, pinned, seen=seen)
     with Folder(attestations) as folder:
         tell_expiry(folder)
     checkpoint = done.checkpoint
@@ -52,11 +51,10 @@ def log_append_command(*, attestations: Path, root: bytes | None, as_json: bool)
         emit_json({"size": checkpoint.size, "root": checkpoint.root.hex(), "appended": len(done.fresh)})
         return
     for entry in done.fresh:
-        err().print(f"new entry: {entry_words(entry)}", markup=False)
+        err().print(f"new entry: {entry_words(entry)}")
     where = attestations / CHECKPOINT_FILE
     err().print(
         f"{where}: {checkpoint.size} entries, {len(done.fresh)} new; next: publish it, and verify log cosign",
-        markup=False,
     )
     err().print(f"root {checkpoint.root.hex()}")
 
@@ -77,8 +75,7 @@ def log_cosign_command(
     verify log show has it.
     """
     memory = Roots()
-    pinned = memory.pinned(root)
-    seen = memory.seen(pinned)
+    pinned, seen = memory.known(root)
     with read_once(attestations) as evidence:
         signer = signing.signer(evidence)
 
@@ -105,7 +102,6 @@ def log_cosign_command(
     err().print(
         f"{attestations / cosignature_file(signing.member)}: {log.checkpoint.size} entries; all of them are"
         f" cosigned by {', '.join(names)}",
-        markup=False,
     )
 
 
@@ -114,9 +110,7 @@ def log_cosign_command(
 @json_option
 def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -> None:
     """Check the log's tree, cosignatures and growth, and list its entries."""
-    memory = Roots()
-    pinned = memory.pinned(root)
-    seen = memory.seen(pinned)
+    pinned, seen = Roots().known(root)
     with Folder(attestations) as folder:
         chain = follow(folder, pinned, seen=seen, now=utc_now())
         tell_expiry(folder)
@@ -162,10 +156,10 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
     out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
     for facts in (dict(entry.facts) for entry in entries):
         if "claim" in facts:
-            out().print(f"claim {facts['claim']} of {facts.get('release', '')}", markup=False)
+            out().print(f"claim {facts['claim']} of {facts.get('release', '')}")
     out().print(f"root {checkpoint.root.hex()}")
     for note in notes:
         size = note.checkpoint.size
-        out().print(f"{size} entries cosigned by {note.member} at {utc(note.time)}", markup=False)
+        out().print(f"{size} entries cosigned by {note.member} at {utc(note.time)}")
     for finding in found.refused:
-        err().print(f"not counted: {finding}", markup=False)
+        err().print(f"not counted: {finding}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -47,16 +48,13 @@ def quorum_command(
     *,
     attestations: Path,
     root: bytes | None,
-    profile: str,
-    release: str | None,
-    own: str | None,
     bundle: Path | None,
     at: str | None,
     also: tuple[Path, ...],
     stateless: bool,
     seen: Path | None,
-    fresh: timedelta | None,
     as_json: bool,
+    **asked: Any,
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
 
@@ -66,20 +64,17 @@ def quorum_command(
         raise UsageError("--seen goes with --stateless")
     if bundle is not None:
         refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
-        outcome = from_bundle(bundle, root, at, profile=profile, own=own, release=release, fresh=fresh)
+        outcome = _from_bundle(bundle, root, at, asked)
     elif at is not None:
         raise UsageError("--at goes with --bundle")
     else:
         outcome = decide(
             attestations,
             root=_needed(root) if stateless else root,
-            profile=profile,
             now=utc_now(),
-            own=own,
-            release=release,
             roots=Unwritten(seen) if stateless else None,
             also=also,
-            fresh=fresh,
+            **asked,
         )
         if stateless and seen is None:
             err().print("rollback not detected: what was seen before is not known here", style="yellow")
@@ -96,16 +91,7 @@ def _needed(root: bytes | None) -> bytes:
     return root
 
 
-def from_bundle(
-    path: Path,
-    root: bytes | None,
-    at: str | None,
-    *,
-    profile: str,
-    own: str | None,
-    release: str | None,
-    fresh: timedelta | None,
-) -> Outcome:
+def _from_bundle(path: Path, root: bytes | None, at: str | None, asked: Mapping[str, Any]) -> Outcome:
     """Decide from a bundle. Without ``at`` remembered versions count; for the past they cannot."""
     pinned = bundle_root(root)
     held = load_bundle(path)
@@ -113,16 +99,7 @@ def from_bundle(
         "a bundle holds what its maker put in: a dissent or revocation may have been left out", style="yellow"
     )
     seen, moment = (Roots().seen(pinned), utc_now()) if at is None else (None, _moment(at, held.made))
-    return decide_from(
-        held.files,
-        root=pinned,
-        seen=seen,
-        profile=profile,
-        now=moment,
-        own=own,
-        release=release,
-        fresh=fresh,
-    )
+    return decide_from(held.files, root=pinned, seen=seen, now=moment, **asked)
 
 
 def _moment(at: str, made: datetime) -> datetime:
@@ -150,9 +127,9 @@ def show_outcome(outcome: Outcome) -> None:
     out().show_rows(("file that does not count", "code", "detail"), refused)
     out().show_facts(_facts(outcome))
     for warning in outcome.warnings:
-        err().print(f"warning: {warning}", style="yellow", markup=False)
+        err().print(f"warning: {warning}", style="yellow")
     for reason in outcome.reasons:
-        err().print(f"no decision: {reason}", style="red", markup=False)
+        err().print(f"no decision: {reason}", style="red")
 
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:

@@ -132,18 +132,16 @@ def rebuild_command(
         )
     elif differences:
         for difference in differences:
-            err().print(str(difference), style="red", markup=False)
+            err().print(str(difference), style="red")
         for profile, comparison in explained.items():
             for found in comparison.findings[:MAX_EXPLAINED]:
-                err().print(f"{profile}: {comparison.line(found)}", style="red", markup=False)
+                err().print(f"{profile}: {comparison.line(found)}", style="red")
         err().print(OTHER_SOURCE if elsewhere else OTHER_BYTES)
     else:
         for profile, result in sorted(report.profiles.items()):
-            err().print(
-                f"{profile}: {target / result.name} is what is claimed, PCR0 {result.pcrs[0]}", markup=False
-            )
+            err().print(f"{profile}: {target / result.name} is what is claimed, PCR0 {result.pcrs[0]}")
         kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
-        err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}", markup=False)
+        err().print(f"kernel {kernel}; next: verify sign-pcrs --rebuild {target}")
         if not own.made(CONFIRMED, report.lock_sha256):
             err().print("inputs not confirmed yet: verify inputs")
     if differences and elsewhere:

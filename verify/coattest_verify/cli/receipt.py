@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from coattest.errors import FoundFalse, UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.errors import FoundFalse
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
@@ -51,7 +51,7 @@ def receipt_command(
     """
     refuse_ignored(("fresh",), "for a receipt, which is judged at its own time")
     manifest = load_manifest(manifest_path)
-    content = _read(result)
+    content = read_whole(result, RESULT_MAX)
     now = utc_now()
     authority = authority_from(decision, _decided_at(content, manifest, now), warn=False)
     verdict = verify_receipt(
@@ -72,14 +72,14 @@ def receipt_command(
             names=(str(result), str(manifest_path)),
         )
         write_atomic(page, text.encode())
-        err().print(f"{page}: for you to read; it proves nothing to anybody else", markup=False)
+        err().print(f"{page}: for you to read; it proves nothing to anybody else")
     if as_json:
         emit_json(_json(verdict, manifest, authority.decision.digest.hex()))
         return 0 if verdict.ok else 1
     if not verdict.ok or verdict.result is None:
         _show_checks(verdict)
         for finding in verdict.findings:
-            err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red", markup=False)
+            err().print(f"{finding.code}: {finding.where}: {finding.detail}", style="red")
         count = len(verdict.findings)
         raise FoundFalse(
             f"the result does not verify: {count} finding{'s' if count != 1 else ''}",
@@ -98,9 +98,9 @@ def receipt_command(
     )
     if verdict.time:
         when = verdict.time.isoformat().replace("+00:00", "Z")
-        err().print(f"verified: decided by {verdict.module_id} at {when}", markup=False)
+        err().print(f"verified: decided by {verdict.module_id} at {when}")
     if authority.decision.profile == "local":
-        err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow", markup=False)
+        err().print("SIMULATOR: the local profile's root attests nothing", style="bold yellow")
     return 0
 
 
@@ -119,13 +119,6 @@ def _decided_at(content: bytes, manifest: messages.Manifest, now: datetime) -> d
     if time is None or time > now or not manifest.closes <= time.timestamp() <= manifest.publish_by:
         return now
     return time
-
-
-def _read(path: Path) -> bytes:
-    content = read_bounded(path, RESULT_MAX)
-    if len(content) > RESULT_MAX:
-        raise UsageError(f"larger than {RESULT_MAX} bytes", where=str(path), code="too-large")
-    return content
 
 
 def _json(verdict: ReceiptVerdict, manifest: messages.Manifest, decision: str) -> dict[str, Any]:

@@ -95,4 +95,4 @@ def report_command(
     if as_json:
         emit_json(made.to_json())
     else:
-        err().print(f"report of {signing.member} in {target}: give it to the service", markup=False)
+        err().print(f"report of {signing.member} in {target}: give it to the service")

@@ -116,4 +116,4 @@ def sign_pcrs_command(
         )
         return
     for path in paths:
-        err().print(f"{path}: {statement.outcome}, signed by {signing.member}", markup=False)
+        err().print(f"{path}: {statement.outcome}, signed by {signing.member}")

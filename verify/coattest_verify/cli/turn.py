@@ -66,7 +66,7 @@ class Asked(Questions):
     def cosignature(self, plan: CosignPlan) -> None:
         """Shown, and not asked: what it says was checked entry by entry."""
         for name, value in cosign_rows(self._member, plan):
-            err().print(f"{name}: {value}", markup=False)
+            err().print(f"{name}: {value}")
 
     def _ask(
         self, rows: list[tuple[str, str]], subject: str, digest: str, *, looked_at: bool = False
@@ -154,13 +154,13 @@ def turn_command(
 
 def _show(member: MemberTurn, end: TurnEnd) -> None:
     for line in member.done:
-        err().print(line, markup=False)
+        err().print(line)
     for what, error in member.waits.items():
-        err().print(f"not done, {what}: {error}", style="yellow", markup=False)
+        err().print(f"not done, {what}: {error}", style="yellow")
     if end.branch is not None:
-        err().print(f"handed in as {end.branch}, not published: {end.said}", markup=False)
+        err().print(f"handed in as {end.branch}, not published: {end.said}")
     else:
-        err().print(f"{'published' if end.published else 'nothing to publish'}; tip {end.tip}", markup=False)
+        err().print(f"{'published' if end.published else 'nothing to publish'}; tip {end.tip}")
 
 
 def _code(errors: Iterable[CoattestError]) -> int:

@@ -20,14 +20,18 @@ TAKEN_AS_GIVEN = "taken as given, not built from source"
 
 def claim_rows(claim: Claimed) -> Rows:
     """The release, its source and what it builds to, according to a claim."""
+    return _built_rows(claim, claim.container)
+
+
+def _built_rows(of: Claimed | RebuildReport, container: str | None) -> Rows:
     return [
-        ("release", f"{claim.release} for {claim.architecture}"),
-        ("source tree", claim.tree_sha256),
-        ("lock", claim.lock_sha256),
-        ("kernel profile", claim.kernel_profile),
-        ("network", str(claim.network)),
-        *payload_rows(claim.container),
-        *_results(claim.profiles),
+        ("release", f"{of.release} for {of.architecture}"),
+        ("source tree", of.tree_sha256),
+        ("lock", of.lock_sha256),
+        ("kernel profile", of.kernel_profile),
+        ("network", str(of.network)),
+        *payload_rows(container),
+        *_results(of.profiles),
     ]
 
 
@@ -52,16 +56,8 @@ def published_rows(published: Published) -> Rows:
 
 def report_rows(report: RebuildReport) -> Rows:
     """What was built, from what, and how."""
-    return [
-        ("release", f"{report.release} for {report.architecture}"),
-        ("source tree", report.tree_sha256),
-        ("lock", report.lock_sha256),
-        ("kernel profile", report.kernel_profile),
-        ("network", str(report.network)),
-        *payload_rows(report.built.container),
-        *_results(report.profiles),
-        ("kernel", "compiled here" if report.built.kernel_compiled else "from this machine's cache"),
-    ]
+    kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
+    return [*_built_rows(report, report.built.container), ("kernel", kernel)]
 
 
 def commit_rows(member: str, report: RebuildReport) -> Rows:

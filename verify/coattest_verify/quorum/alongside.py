@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from coattest.errors import Rejected, UsageError
-from coattest.files import Evidence, read_bounded
+from coattest.errors import UsageError
+from coattest.files import Evidence, Held, given_file, read_bounded
 from coattest.strictjson import MAX_SIZE
 from coattest_verify.quorum.releases import RELEASES, release_files
 from coattest_verify.quorum.statements.signed import STATEMENT_NAME
@@ -16,24 +15,17 @@ from coattest_verify.quorum.statements.votes import VOTE_NAME
 class Alongside:
     """Evidence with more files, under names that stand in no other file's place; see Evidence."""
 
-    def __init__(self, evidence: Evidence, files: Mapping[str, bytes]) -> None:
+    def __init__(self, evidence: Evidence, files: dict[str, bytes]) -> None:
         """``files`` are by their whole name from the folder of attestations."""
-        self._evidence, self._files = evidence, files
+        self._evidence, self._more, self._added = evidence, Held(files), frozenset(files)
 
     def names(self, folder: str = "") -> tuple[str, ...]:
         """Every name in the folder, sorted."""
-        prefix = f"{folder}/" if folder else ""
-        more = {name[len(prefix) :].partition("/")[0] for name in self._files if name.startswith(prefix)}
-        return tuple(sorted({*self._evidence.names(folder), *more}))
+        return tuple(sorted({*self._evidence.names(folder), *self._more.names(folder)}))
 
     def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
         """A file's bytes."""
-        content = self._files.get(name)
-        if content is None:
-            return self._evidence.read(name, limit)
-        if len(content) > limit:
-            raise Rejected(f"larger than {limit} bytes", code="too-large")
-        return content
+        return (self._more if name in self._added else self._evidence).read(name, limit)
 
 
 def with_files(evidence: Evidence, paths: tuple[Path, ...], release: str | None) -> Evidence:
@@ -57,10 +49,6 @@ def with_files(evidence: Evidence, paths: tuple[Path, ...], release: str | None)
                 where=str(path),
                 hint="such as rebuild.buyer-1.intoto.json or revoke.buyer-1.x.dsse.json",
             )
-        try:
+        with given_file(path):
             found[f"{folder}/{name}"] = read_bounded(path, MAX_SIZE)
-        except FileNotFoundError:
-            raise UsageError("no such file", where=str(path)) from None
-        except Rejected as error:
-            raise UsageError(error.what, where=str(path)) from None
     return Alongside(evidence, found)

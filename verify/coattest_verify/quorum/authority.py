@@ -53,7 +53,7 @@ def tell_end(warnings: Iterable[Finding]) -> None:
     """Say on stderr which of these warnings are about an end that comes soon."""
     for warning in warnings:
         if warning.code == "ends-soon":
-            err().print(f"warning: {warning}", style="yellow", markup=False)
+            err().print(f"warning: {warning}", style="yellow")
 
 
 def outcome_from(
@@ -66,30 +66,18 @@ def outcome_from(
     """
     given = options["root"]
     root = parse_pinned_root(given) if isinstance(given, str) else given
-    profile, release = options["profile"], release or options.get("release")
-    fresh = options.get("fresh")
+    asked: dict[str, Any] = {
+        "profile": options["profile"],
+        "release": release or options.get("release"),
+        "fresh": options.get("fresh"),
+        "now": now,
+        "own": own,
+    }
     if options.get("bundle") is None:
-        return decide(
-            options["attestations"],
-            root=root,
-            profile=profile,
-            now=now,
-            own=own,
-            release=release,
-            fresh=fresh,
-        )
+        return decide(options["attestations"], root=root, **asked)
     refuse_ignored(("attestations",), "with --bundle")
     root = bundle_root(root)
-    return decide_from(
-        load_bundle(options["bundle"]).files,
-        root=root,
-        seen=Roots().seen(root),
-        profile=profile,
-        now=now,
-        own=own,
-        release=release,
-        fresh=fresh,
-    )
+    return decide_from(load_bundle(options["bundle"]).files, root=root, seen=Roots().seen(root), **asked)
 
 
 @contextlib.contextmanager

@@ -15,19 +15,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from coattest.errors import EnvironmentFailure, Rejected, UsageError
-from coattest.files import Evidence, Held, read_bounded
+from coattest.errors import Rejected
+from coattest.files import Evidence, Held, given_file, read_bounded
 from coattest.strictjson import Fields, canonical, parse
-from coattest_verify.quorum.links import LAYOUT_NAME
+from coattest_verify.quorum.change.names import ATTRIBUTES, PROPOSAL, TILE, place_of
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, LOG, MAX_PART
 from coattest_verify.quorum.log.merkle import bundle_paths
-from coattest_verify.quorum.members.chain import SIGNATURE_NAME
-from coattest_verify.quorum.members.file import MAX_LOG, MEMBERS_FILE, NAME, parse_utc, utc
-from coattest_verify.quorum.releases import RELEASES, ReleaseFiles, releases_in
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, RELEASE
-from coattest_verify.quorum.statements.signed import STATEMENT_NAME
-from coattest_verify.quorum.statements.votes import VOTE_NAME
+from coattest_verify.quorum.members.file import MAX_LOG, NAME, parse_utc, utc
+from coattest_verify.quorum.releases import ReleaseFiles, releases_in
 
 FORMAT = "coattest-bundle/v1"
 LOCK_FILE = "image.lock"
@@ -49,11 +45,8 @@ MAX_LISTING = 256 * MAX_BUNDLED
 _CONTENT = b'{"content":"'
 """How a bundle begins: its names are sorted. What follows is most of it, and no JSON to look through."""
 
-_LINK_NAME = re.compile(r"rebuild\.[0-9a-f]{8}\.link")
-_WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.{NAME.pattern}\.[0-9a-f]{{16}}\.dsse\.json")
+_WITHDRAWAL_NAME = re.compile(rf"withdraw-buyer-key\.({NAME.pattern})\.[0-9a-f]{{16}}\.dsse\.json")
 """Withdrawals of buyers' certificates, which whoever bids or seals from a bundle must see too."""
-_LOG_NAME = re.compile(r"log/tile/entries/(?:x[0-9]{3}/){0,3}[0-9]{3}(?:\.p/[0-9]{1,3})?")
-_FIXED = (MEMBERS_FILE, LOCK_FILE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +58,11 @@ class Bundle:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a file of that name is evidence."""
-    top, _, rest = name.partition("/")
-    if top == RELEASES:
-        release, _, own = rest.partition("/")
-        patterns = (STATEMENT_NAME, VOTE_NAME, _LINK_NAME)
-        return RELEASE.fullmatch(release) is not None and (
-            own == CLAIM_FILE or any(pattern.fullmatch(own) for pattern in patterns)
-        )
-    return name in (*_FIXED, CHECKPOINT_FILE) or any(
-        pattern.fullmatch(name)
-        for pattern in (SIGNATURE_NAME, LAYOUT_NAME, _LOG_NAME, COSIGNATURE_NAME, _WITHDRAWAL_NAME)
-    )
+    """Whether a file of that name is evidence. The log's hash tiles follow from its entries."""
+    place = place_of(name, {_WITHDRAWAL_NAME: ""})
+    if place is None or place.kind in {PROPOSAL, ATTRIBUTES}:
+        return name == LOCK_FILE
+    return place.kind != TILE or name.startswith(f"{LOG}tile/entries/")
 
 
 def make_bundle(
@@ -166,15 +152,5 @@ def _unpacked(packed: bytes, size: int) -> bytes:
 
 def load_bundle(path: Path) -> Bundle:
     """The bundle in a file. Raises UsageError when the file is absent or is not a bundle."""
-    try:
-        data = read_bounded(path, MAX_BUNDLE)
-    except FileNotFoundError:
-        raise UsageError(
-            "no such file", where=str(path), hint="verify release bundle --out writes one"
-        ) from None
-    except OSError as error:
-        raise EnvironmentFailure(error.strerror or "cannot be read", where=str(path)) from None
-    try:
-        return read_bundle(data)
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-bundle") from None
+    with given_file(path, hint="verify release bundle --out writes one", code="bad-bundle"):
+        return read_bundle(read_bounded(path, MAX_BUNDLE))

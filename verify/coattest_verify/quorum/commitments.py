@@ -21,7 +21,7 @@ from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import LogEntry
 from coattest_verify.quorum.members.chain import MembersChain
-from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
+from coattest_verify.quorum.members.file import MembersFile, too_few
 from coattest_verify.quorum.objections import votes_that_stand
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.salt import opened_commitment
@@ -80,15 +80,8 @@ def uncommitted(
     ]
     if len(opened) >= members.commitments:
         return ()
-    return (
-        Finding(
-            "too-few-commitments",
-            MEMBERS_FILE,
-            f"{len(opened)} of {members.commitments} agreeing members committed before any result was known",
-            expected=str(members.commitments),
-            found=str(len(opened)),
-        ),
-    )
+    text = "agreeing members committed before any result was known"
+    return (too_few("too-few-commitments", len(opened), members.commitments, text),)
 
 
 def too_early(
@@ -110,11 +103,6 @@ def too_early(
     if most >= wanted:
         return None
     over = all(any(entry.reveals(claim, profile) for entry in entries) for profile in found)
-    return Finding(
-        "commitments-missing",
-        MEMBERS_FILE,
-        f"{most} of {wanted} commitments are in the part of the log that enough members cosigned"
-        + (", and the result is known there: the source needs a change, or other rules" if over else ""),
-        expected=str(wanted),
-        found=str(most),
-    )
+    text = "commitments are in the part of the log that enough members cosigned"
+    known = ", and the result is known there: the source needs a change, or other rules" if over else ""
+    return too_few("commitments-missing", most, wanted, text + known)

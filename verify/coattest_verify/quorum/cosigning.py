@@ -342,7 +342,9 @@ def all_recomputed(
     before = set(log.entries[:fresh])
     for index, data in enumerate(log.entries[fresh:], fresh):
         if data in before:
-            raise _twice(index, _parsed(index, data))
+            entry = _parsed(index, data)
+            words = f"{entry.member}: {entry.outcome or entry.kind}"
+            raise _bad_log(f"entry {index} ({words}) is in the log twice")
         before.add(data)
     missing = {index: entry for index, entry in enumerate(log.entries[start:], start) if entry not in known}
     for version in reversed(chain.versions):
@@ -415,21 +417,11 @@ def _parsed(index: int, data: bytes) -> LogEntry:
     try:
         return parse_entry(data)
     except Rejected as error:
-        raise FoundFalse(
-            f"entry {index} cannot be read: {error.what}",
-            where=CHECKPOINT_FILE,
-            hint=TAKEN_BACK,
-            code="bad-log",
-        ) from None
+        raise _bad_log(f"entry {index} cannot be read: {error.what}") from None
 
 
-def _twice(index: int, entry: LogEntry) -> FoundFalse:
-    return FoundFalse(
-        f"entry {index} ({entry.member}: {entry.outcome or entry.kind}) is in the log twice",
-        where=CHECKPOINT_FILE,
-        hint=TAKEN_BACK,
-        code="bad-log",
-    )
+def _bad_log(what: str) -> FoundFalse:
+    return FoundFalse(what, where=CHECKPOINT_FILE, hint=TAKEN_BACK, code="bad-log")
 
 
 def _no_file(index: int, entry: LogEntry) -> FoundFalse:

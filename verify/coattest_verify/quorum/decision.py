@@ -26,7 +26,7 @@ from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, Log, LogVerdict, examine
 from coattest_verify.quorum.log.publication import publication
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
-from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
+from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, too_few, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.objections import (
     Lifted,
@@ -58,23 +58,19 @@ RELEASE_PURPOSE = "coattest/release/v1"
 
 LACKING = frozenset(
     {
-        *(
-            "too-few-members",
-            "group-unmet",
-            "too-few-commitments",
-            "too-few-reviews",
-            "too-few-routes",
-            "too-few-hosts",
-        ),
-        *(
-            "no-answer",
-            "own-statement-missing",
-            "log-shrunk",
-            "log-gone",
-            "claim-unsigned",
-            "claim-disputed",
-            "log-not-fresh",
-        ),
+        "too-few-members",
+        "group-unmet",
+        "too-few-commitments",
+        "too-few-reviews",
+        "too-few-routes",
+        "too-few-hosts",
+        "no-answer",
+        "own-statement-missing",
+        "log-shrunk",
+        "log-gone",
+        "claim-unsigned",
+        "claim-disputed",
+        "log-not-fresh",
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -243,12 +239,12 @@ def decide(
     another way (``alongside``).
     """
     memory = roots or Roots()
-    pinned = memory.pinned(root)
+    pinned, seen = memory.known(root)
     with Folder(attestations) as folder:
         outcome = decide_from(
             with_files(folder, also, release),
             root=pinned,
-            seen=memory.seen(pinned),
+            seen=seen,
             profile=profile,
             now=now,
             own=own,
@@ -407,13 +403,7 @@ def _conclude(
     (reasons if len(revoking) >= members.revoke_threshold else warnings).extend(revocations)
     if len(reviewed) < members.reviews:
         reasons.append(
-            Finding(
-                "too-few-reviews",
-                MEMBERS_FILE,
-                f"{len(reviewed)} of {members.reviews} members reviewed the source",
-                expected=str(members.reviews),
-                found=str(len(reviewed)),
-            )
+            too_few("too-few-reviews", len(reviewed), members.reviews, "members reviewed the source")
         )
     reasons += undiversified(tally.agree, members)
     reasons += uncommitted(tally.agree, members, committed, root)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from coattest.findings import Finding
-from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile
+from coattest_verify.quorum.members.file import MembersFile, too_few
 from coattest_verify.quorum.tally import Answer
 
 
@@ -29,8 +29,7 @@ def undiversified(agree: Sequence[Answer], members: MembersFile) -> list[Finding
     ):
         found = distinct(offers, wanted)
         if found < wanted:
-            detail = f"{found} of {wanted} different {what}"
-            lacks.append(Finding(code, MEMBERS_FILE, detail, expected=str(wanted), found=str(found)))
+            lacks.append(too_few(code, found, wanted, f"different {what}"))
     return lacks
 
 

@@ -14,7 +14,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.log.checkpoint import Cosignature
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
-from coattest_verify.quorum.statements.question import CLOCK_SKEW
+from coattest_verify.quorum.statements.question import enough_until
 from coattest_verify.quorum.tally import Answer
 
 WARN_BEFORE = timedelta(days=14)
@@ -83,15 +83,8 @@ def fresh_until(
 
     None when they are not now. One more cosignature never shortens it.
     """
-    ends = {
-        name: note.time + fresh
-        for name, note in notes.items()
-        if note.checkpoint.size >= size and note.time <= now + CLOCK_SKEW
-    }
-    for end in sorted(set(ends.values()), reverse=True):
-        if end > now and not members.unmet_change([name for name, each in ends.items() if each >= end]):
-            return end
-    return None
+    times = {name: note.time for name, note in notes.items() if note.checkpoint.size >= size}
+    return enough_until(times, members, fresh, now)
 
 
 def expiring(members: MembersFile, now: datetime) -> tuple[Finding, ...]:

@@ -42,11 +42,6 @@ def link_name(key: PublicKey) -> str:
 
 def link_of(statement: Statement) -> dict[str, Any]:
     """The link that says what a statement says about artifacts."""
-    products: dict[str, dict[str, str]] = {}
-    for profile, result in sorted(statement.profiles.items()):
-        products[f"{profile}/{result.name}"] = {"sha256": result.sha256, "sha384": result.sha384}
-        for index, value in enumerate(result.pcrs):
-            products[f"{profile}/PCR{index}"] = {"sha384": value}
     return {
         "_type": "link",
         "name": STEP,
@@ -55,7 +50,7 @@ def link_of(statement: Statement) -> dict[str, Any]:
             "source-tree": {"sha256": statement.tree_sha256},
             "image.lock": {"sha256": statement.lock_sha256},
         },
-        "products": products,
+        "products": statement.products,
         "byproducts": {},
         "environment": {},
     }

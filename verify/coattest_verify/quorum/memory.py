@@ -123,6 +123,11 @@ class Roots:
             code="no-root",
         )
 
+    def known(self, given: bytes | None) -> tuple[bytes, Seen | None]:
+        """The root as ``pinned``, and what was accepted under it."""
+        root = self.pinned(given)
+        return root, self.seen(root)
+
     def remember(self, root: bytes, accepted: Seen) -> None:
         """Record what was accepted under a root; never lowers what is there."""
         earlier = self.seen(root)

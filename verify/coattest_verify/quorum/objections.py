@@ -21,7 +21,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.log.fold import LogState
 from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection
 from coattest_verify.quorum.members.file import MembersFile, parse_utc
-from coattest_verify.quorum.statements.question import CLOCK_SKEW, DecisionQuestion
+from coattest_verify.quorum.statements.question import DecisionQuestion, enough_until
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import EXCUSE, REVOKE, UNREVOKE, WITHDRAW, Vote, read_votes
@@ -45,7 +45,7 @@ def lifted(
     root: bytes,
 ) -> Lifted:
     """What withdrawals and excuses in the agreed log lift, of the dissents in ``signed`` and of silence."""
-    claim, logged = question.claim, state.logged
+    claim, members, logged = question.claim, question.members, state.logged
     source = (root.hex(), claim.tree_sha256, claim.lock_sha256)
     about = [
         vote
@@ -67,15 +67,15 @@ def lifted(
             continue
         if _withdrawn(item, signed, agreed):
             dissents[item.signed_sha256] = Finding("undone", made.member, "dissented, and took that back")
-        elif _enough(question.members, _excusing(agreed, made.member, item.signed_sha256)):
+        elif not members.unmet_change(_excusing(agreed, made.member, item.signed_sha256)):
             text = "dissented, and enough members excuse that"
             dissents[item.signed_sha256] = Finding("undone", made.member, text)
     return Lifted(
         dissents,
         {
             name: until
-            for name in question.members.names
-            if (until := _until(_excusing(agreed, name, None), question)) is not None
+            for name in members.names
+            if (until := enough_until(_excusing(agreed, name, None), members, members.max_age, question.now))
         },
         tuple(
             Finding("pending", name, f"its {what} has no entry in the agreed log yet")
@@ -125,20 +125,6 @@ def _excusing(agreed: Sequence[Vote], member: str, digest: str | None) -> dict[s
             time = parse_utc(vote.time)
             times[vote.member] = max(time, times.get(vote.member, time))
     return times
-
-
-def _enough(members: MembersFile, times: Mapping[str, datetime]) -> bool:
-    return not members.unmet_change(tuple(times))
-
-
-def _until(times: Mapping[str, datetime], question: DecisionQuestion) -> datetime | None:
-    """Until when enough excuses are young enough, None when they are not now. One more never shortens it."""
-    members, now = question.members, question.now
-    ends = {name: time + members.max_age for name, time in times.items() if time <= now + CLOCK_SKEW}
-    for end in sorted(set(ends.values()), reverse=True):
-        if end > now and _enough(members, {name: each for name, each in ends.items() if each >= end}):
-            return end
-    return None
 
 
 def stood_when_logged(kind: str, signed: SignedStatement | Vote, state: LogState) -> bool:

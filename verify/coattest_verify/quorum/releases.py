@@ -15,6 +15,8 @@ from coattest.files import Evidence, Folder, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, RELEASE, Claimed
+from coattest_verify.quorum.statements.votes import Vote, sign_vote, vote_name
+from coattest_verify.signatures.keys import Signer
 
 RELEASES = "releases"
 
@@ -182,3 +184,8 @@ def put_file(attestations: Path, name: str, content: bytes) -> Path:
     if not unchanged:
         write_atomic(attestations / name, content)
     return attestations / name
+
+
+def put_vote(attestations: Path, vote: Vote, signer: Signer) -> Path:
+    """Sign a vote, write it into its release's folder, and return its path. Raises as ``put_file``."""
+    return put_file(attestations, release_place(vote.release, vote_name(vote)), sign_vote(vote, signer))

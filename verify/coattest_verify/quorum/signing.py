@@ -21,7 +21,7 @@ from coattest.findings import Finding
 from coattest_verify.quorum.links import MAX_LAYOUT, layout_name, sign_layout
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE
-from coattest_verify.quorum.members.chain import Seen, Signatures, read_signatures, signers, succession
+from coattest_verify.quorum.members.chain import Seen, Signatures, latest_state, read_signatures, signers
 from coattest_verify.quorum.members.file import MAX_MEMBERS_FILE, MEMBERS_FILE, MEMBERS_TYPE, MembersFile
 from coattest_verify.quorum.members.restarting import check_restart
 from coattest_verify.signatures import dsse
@@ -68,7 +68,7 @@ def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
         if proposal is not None:
             raise _stale()
         raise UsageError("no such file", where=MEMBERS_FILE, hint="verify members init makes one")
-    chain = succession(evidence, installed, envelopes)
+    chain = latest_state(evidence, installed, envelopes).versions
     current = chain[-1]
     if proposal is None or any(proposal.raw == file.raw for file in chain):
         signed = signers(current, current.raw, envelopes)
@@ -141,7 +141,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
     """
     envelopes = read_signatures(evidence)
     installed, waiting = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
-    current = succession(evidence, installed, envelopes)[-1] if installed else proposal
+    current = latest_state(evidence, installed, envelopes).versions[-1] if installed else proposal
     rivals = _rivals(current, proposal.raw, envelopes)
     if waiting and waiting.raw != proposal.raw and (signed := signers(waiting, waiting.raw, envelopes)):
         # One that only its new members have signed so far.
@@ -167,7 +167,7 @@ def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
     installed, proposal = _read(evidence, MEMBERS_FILE), None
     with contextlib.suppress(Rejected, UsageError):
         proposal = _read(evidence, PROPOSAL_FILE)
-    chain = succession(evidence, installed, read_signatures(evidence)) if installed else ()
+    chain = latest_state(evidence, installed).versions if installed else ()
     for members in (*chain[-1:], installed, proposal):
         party = members.member(member) if members else None
         found.update(dict.fromkeys(party.keys if party else ()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
-from coattest.files import Evidence, read_bounded, write_atomic
+from coattest.files import Evidence, given_file, read_bounded, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE, canonical, parse
 from coattest_build.formats.measure import measure
@@ -158,13 +158,9 @@ def read_report(rebuilt: Path, own: OwnWork, vouched: Path | None = None) -> Own
     path = vouched or rebuilt / REPORT_FILE
     if vouched is None and not path.exists() and (rebuilt / BUILDER_FILE).exists():
         path = rebuilt / BUILDER_FILE
-    try:
+    with given_file(path, hint="verify rebuild --out writes it", code="bad-report"):
         content = read_bounded(path, MAX_SIZE)
         report = RebuildReport.read(parse(content))
-    except FileNotFoundError:
-        raise UsageError("no such file", where=str(path), hint="verify rebuild --out writes it") from None
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-report") from None
     if vouched is None:
         own.require(
             BUILT,
@@ -242,17 +238,29 @@ def answer(
     ``dissent`` gives a ``reason``); FoundFalse when the build differs and ``dissent`` is not set; UsageError
     for a dissent without a difference or a reason.
     """
-    if report is None:
-        return statement_for(
-            None,
-            ask.claim,
-            ask.members,
-            member=member,
-            outcome=COULD_NOT_BUILD,
-            now=now,
-            reason=reason,
-            host=host,
-        )
+    outcome = COULD_NOT_BUILD
+    if report is not None:
+        outcome = DISSENT if dissent else AGREE
+        differences = _checked(ask, report, dissent=dissent, reason=reason)
+        if dissent:
+            reason = reason or _summary(differences)
+        else:
+            now = _later_than_own_dissents(ask, member, now)
+    return statement_for(
+        report,
+        ask.claim,
+        ask.members,
+        member=member,
+        outcome=outcome,
+        now=now,
+        reason=reason,
+        host=host,
+        salt=salt,
+    )
+
+
+def _checked(ask: Ask, report: RebuildReport, *, dissent: bool, reason: str | None) -> tuple[Finding, ...]:
+    """The differences of a build that may be signed as agreement, or as dissent. Raises as ``answer``."""
     refuse_dirty(report)
     if not dissent:
         refuse_unpublished(ask)
@@ -281,17 +289,7 @@ def answer(
             hint="--reason says what else is wrong",
             code="nothing-to-dissent",
         )
-    return statement_for(
-        report,
-        ask.claim,
-        ask.members,
-        member=member,
-        outcome=DISSENT if dissent else AGREE,
-        now=now if dissent else _later_than_own_dissents(ask, member, now),
-        reason=reason or (_summary(differences) if dissent else None),
-        host=host,
-        salt=salt,
-    )
+    return differences
 
 
 def refuse_unpublished(ask: Ask) -> None:

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from coattest.errors import UsageError
-from coattest_verify.quorum.releases import put_file, release_place
+from coattest_verify.quorum.releases import put_vote, release_place
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, secret_folder, write_secret
-from coattest_verify.quorum.statements.votes import COMMIT, Vote, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import COMMIT, Vote, make_vote, vote_name
 from coattest_verify.rebuild.answer import OwnReport, refuse_dirty, remeasure
 from coattest_verify.signatures.keys import Signer
 
@@ -34,8 +34,7 @@ def commit_to(
     folder = secret_folder(member, root, own.report)
     secret = read_secret(folder, member, root) or new_secret(member, root)
     vote = make_vote(COMMIT, member, root=root, claim=own.report, note=secret.digest(own.report), now=now)
-    place = release_place(vote.release, vote_name(vote))
-    path = attestations / place
+    path = attestations / release_place(vote.release, vote_name(vote))
     if path.exists() or path.is_symlink():
         raise UsageError(
             "is already there",
@@ -46,5 +45,4 @@ def commit_to(
     approve()
     # The salt first: a commitment that cannot be opened is useless.
     salt_file = write_secret(folder, secret)
-    put_file(attestations, place, sign_vote(vote, signer))
-    return path, vote, salt_file
+    return put_vote(attestations, vote, signer), vote, salt_file

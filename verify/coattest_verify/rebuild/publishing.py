@@ -10,9 +10,9 @@ from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence
 from coattest_verify.quorum.log.fold import LogState
 from coattest_verify.quorum.log.publication import publication
-from coattest_verify.quorum.releases import ReleaseFiles, put_file
+from coattest_verify.quorum.releases import ReleaseFiles, put_file, put_vote
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD, Claimed
-from coattest_verify.quorum.statements.votes import PUBLISH, Vote, make_vote, read_votes, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import PUBLISH, Vote, make_vote, read_votes
 from coattest_verify.rebuild.answer import OwnReport, refuse_dirty
 from coattest_verify.signatures.journal import SignatureJournal
 from coattest_verify.signatures.keys import Signer
@@ -93,4 +93,4 @@ def sign_publication(
     slot = {"kind": "claim", "member": member, "root": root.hex(), "release": claim.release}
     journal.record(slot, claim.sha256, remedy=NEVER_REPLACED)
     put_file(attestations, place, data)
-    return put_file(attestations, files.place(vote_name(vote)), sign_vote(vote, signer))
+    return put_vote(attestations, vote, signer)

@@ -178,7 +178,7 @@ def _round(
     changes: dict[str, bytes | None] = {
         at: content
         for at, content in after.items()
-        if fetched.get(at) != content and not (member.hides and _shows(at))
+        if fetched.get(at) != content and not (member.refused is not None and _shows(at))
     }
     return changes | {at: None for at in fetched if at not in after}
 

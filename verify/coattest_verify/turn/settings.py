@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from coattest.errors import Rejected, UsageError
-from coattest.files import config_folder, read_whole
+from coattest.errors import Rejected
+from coattest.files import config_folder, given_file, read_whole
 from coattest.strictjson import Fields
 from coattest.text import parse_toml
 
@@ -47,26 +47,19 @@ class TurnSettings:
 def load_settings(path: Path | None = None) -> TurnSettings:
     """The settings in a file, by default the user's. Raises UsageError, which says what to write there."""
     path = path or config_folder() / SETTINGS_FILE
-    try:
+    needed = f'two lines are enough: format = "{FORMAT}" and url = "ssh://.."'
+    with given_file(path, hint=needed, code="malformed"):
         fields = Fields(parse_toml(read_whole(path, MAX_SETTINGS), max_size=MAX_SETTINGS), "")
         fields.exactly("format", FORMAT)
         found = TurnSettings(
             fields.text("url", _URL),
-            fields.optional("branch", lambda name: fields.text(name, _BRANCH)) or "main",
+            fields.optional("branch", fields.text, _BRANCH) or "main",
             fields.optional("folder", fields.text) or "attestations",
             fields.boolean("push") if fields.has("push") else True,
-            fields.optional("hand-in", lambda name: fields.text(name, _URL)) or "",
+            fields.optional("hand-in", fields.text, _URL) or "",
         )
         fields.done()
         place = PurePosixPath(found.folder)
         if place.is_absolute() or ".." in place.parts or not place.parts:
             raise Rejected("folder: not a path inside the repository")
-    except FileNotFoundError:
-        raise UsageError(
-            "no such file",
-            where=str(path),
-            hint=f'two lines are enough: format = "{FORMAT}" and url = "ssh://.."',
-        ) from None
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="malformed") from None
     return found

@@ -94,11 +94,6 @@ class MemberTurn:
     refused: CoattestError | None = None
     _key: Signer | None = None
 
-    @property
-    def hides(self) -> bool:
-        """Whether nothing that shows a result may go out of this round."""
-        return self.refused is not None
-
     def own_part(self, attestations: Path, now: datetime) -> bool:
         """Sign what is asked: a version, a commitment or a statement for each of the member's results.
 

@@ -9,7 +9,7 @@ import importlib
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from coattest.errors import EnvironmentFailure
 from coattest_build.formats.eif import ImageError
@@ -39,13 +39,6 @@ READ = ("gzip", "xz", "zstd")
 
 class StreamEndedError(Exception):
     """The compressed stream is damaged or ends early; the text says how."""
-
-
-class _Decompressor(Protocol):
-    eof: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
 
 
 def method_of(first: bytes) -> str | None:

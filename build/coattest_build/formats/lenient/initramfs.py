@@ -58,10 +58,6 @@ class Unpacking:
     notes: tuple[Finding, ...]
     stopped: str | None
 
-    def notes_of(self, code: str) -> tuple[Finding, ...]:
-        """The notes with a code."""
-        return tuple(note for note in self.notes if note.code == code)
-
 
 def unpack_ramdisks(file: BinaryIO, layout: Layout, *, digests: bool = False) -> Unpacking:
     """Unpack all ramdisks of an image in order, in memory and without their content.
@@ -514,9 +510,9 @@ class _Unpacker:
         self._counts[key] += 1
         self._first.setdefault(key, detail)
 
-    def _found(self, code: str, where: str, detail: str, expected: str | None = None) -> None:
+    def _found(self, code: str, where: str, detail: str) -> None:
         if len(self._findings) <= MAX_REPORTED:
-            self._findings.append(Finding(code, where, detail, expected))
+            self._findings.append(Finding(code, where, detail))
 
     def _drop(self, where: str, why: str) -> None:
         self._dropped += 1

@@ -6,7 +6,6 @@ and the table where the walk fails; an image that the two read differently is a 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -21,14 +20,7 @@ VERSIONS = (3, 4)
 MAX_SECTIONS_WALKED = 256
 """Sections looked at; the header's table has room for 32."""
 
-_HEADER = struct.Struct(">4sHHQQHH32Q32QII")
-_SECTION = struct.Struct(">HHQ")
 _WHERE = "image"
-_LIMITS = {
-    SectionType.CMDLINE: eif.MAX_CMDLINE,
-    SectionType.METADATA: eif.MAX_METADATA,
-    SectionType.SIGNATURE: eif.MAX_SIGNATURE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +31,6 @@ class FoundLayout:
     version: int
     notes: tuple[Finding, ...]
     findings: tuple[Finding, ...]
-
-    @property
-    def strict(self) -> bool:
-        """Whether the strict reader takes its structure, too."""
-        return not self.notes and not self.findings
 
 
 def read_found_layout(file: BinaryIO) -> FoundLayout:
@@ -62,7 +49,7 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
         )
     if raw[:4] != eif.MAGIC:
         raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
-    _, version, flags, memory, cpus, reserved, count, *table = _HEADER.unpack(raw)
+    _, version, flags, memory, cpus, reserved, count, *table = eif.HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if version not in VERSIONS:
         raise ImageError(f"EIF version {version}; 3 and 4 are read", where=where, code="eif-version")
@@ -111,7 +98,7 @@ def _walk(file: BinaryIO, file_size: int) -> tuple[tuple[EifSection, ...], Findi
         if len(raw) < eif.SECTION_HEADER_SIZE:
             code = "eif-trailing" if _bootable(sections) else "eif-truncated"
             return tuple(sections), Finding(code, at, f"{len(raw)} bytes where {at} would begin")
-        kind, _, size = _SECTION.unpack(raw)
+        kind, _, size = eif.SECTION.unpack(raw)
         if kind not in {each.value for each in SectionType}:
             return tuple(sections), Finding(
                 "eif-section-type", at, f"{at} has unknown type {kind}, at byte {position}"
@@ -138,7 +125,7 @@ def _table(file: BinaryIO, table: list[tuple[int, int]], file_size: int) -> tupl
         if offset < before or offset + eif.SECTION_HEADER_SIZE + size > file_size:
             return None
         file.seek(offset)
-        kind, flags, own = _SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE).ljust(12, b"\0"))
+        kind, flags, own = eif.SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE).ljust(12, b"\0"))
         if own != size or flags or kind not in {each.value for each in SectionType}:
             return None
         sections.append(EifSection(SectionType(kind), offset + eif.SECTION_HEADER_SIZE, size))
@@ -165,10 +152,10 @@ def _section_notes(file: BinaryIO, sections: tuple[EifSection, ...], file_size: 
             yield Finding(code, at, f"it begins at byte {start}, what is before it ends at {position}")
         position = section.offset + section.size
         file.seek(start)
-        _, flags, _ = _SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE))
+        _, flags, _ = eif.SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE))
         if flags:
             yield Finding("eif-section-flags", at, f"flags {flags:#06x}")
-        limit = _LIMITS.get(section.type, section.size)
+        limit = eif.LIMITS.get(section.type, section.size)
         if not 0 < section.size <= limit:
             detail = (
                 "it is empty" if not section.size else f"{section.size} bytes; at most {limit} are allowed"
@@ -176,16 +163,5 @@ def _section_notes(file: BinaryIO, sections: tuple[EifSection, ...], file_size: 
             yield Finding("eif-section-size", at, detail)
     if position < file_size:
         yield Finding("eif-trailing", _WHERE, f"{file_size - position} bytes after the last section")
-    kinds = [section.type for section in sections]
-    for kind in (SectionType.KERNEL, SectionType.CMDLINE, SectionType.METADATA):
-        if kinds.count(kind) != 1:
-            detail = f"{kinds.count(kind)} {kind.label} sections; coattest writes one"
-            yield Finding("eif-section-count", _WHERE, detail)
-    if SectionType.RAMDISK not in kinds:
-        yield Finding("eif-section-count", _WHERE, "no ramdisk")
-    order = (SectionType.KERNEL, SectionType.CMDLINE, SectionType.RAMDISK)
-    measured = [order.index(kind) for kind in kinds if kind in order]
-    if measured != sorted(measured):
-        yield Finding("eif-section-order", _WHERE, "kernel, cmdline and ramdisks are not in this order")
-    if kinds.count(SectionType.SIGNATURE) > 1 or SectionType.SIGNATURE in kinds[:-1]:
-        yield Finding("eif-section-order", _WHERE, "a signature section that is not the one last section")
+    for code, what in eif.order_faults(sections):
+        yield Finding(code, _WHERE, what)

@@ -39,10 +39,6 @@ class Concatenation:
         index = self.ramdisk_at(position)
         return self._sections[index].offset + position - self._starts[index]
 
-    def begins(self, position: int) -> bool:
-        """Whether a ramdisk begins at ``position``."""
-        return position in self._starts
-
     def read(self, position: int, size: int) -> bytes:
         """Up to ``size`` bytes at ``position``, fewer at the end only. Raises ImageError when it shrank."""
         size = min(size, self.size - position)

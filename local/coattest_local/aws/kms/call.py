@@ -20,19 +20,14 @@ from coattest_verify.attestation import Root
 from coattest_verify.keypolicy.iam import Policy, Request, authorize
 
 
-@dataclass(frozen=True, slots=True)
-class KmsSettings:
-    """What the endpoint trusts."""
-
-    root: Root
-    allow_unsigned: bool = False
-
-
 @dataclass(slots=True)
 class Call:
-    """One request: its caller and parameters, the authorisation of keys, and its entry in the trail."""
+    """One request: its caller and parameters, the authorisation of keys, and its entry in the trail.
 
-    settings: KmsSettings
+    Documents have to chain to ``root``.
+    """
+
+    root: Root
     name: str
     caller: SignedCaller
     region: str
@@ -44,12 +39,7 @@ class Call:
 
     def recipient(self) -> Recipient | None:
         """The verified Recipient, if the request has one; the trail shows it. Raises ServiceError."""
-        self.verified = read_recipient(
-            self.parameters,
-            now=self.now,
-            root=self.settings.root,
-            allow_unsigned=self.settings.allow_unsigned,
-        )
+        self.verified = read_recipient(self.parameters, now=self.now, root=self.root)
         return self.verified
 
     def context(self) -> dict[str, tuple[str, ...]]:

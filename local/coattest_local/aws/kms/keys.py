@@ -68,7 +68,7 @@ def find(key_id: Any, caller: SignedCaller, region: str) -> Key:
         elif _KEY_ID.fullmatch(identifier):
             state = backend.keys.get(identifier)
     if state is None:
-        what = f"Alias {alias}" if alias else f"Key '{_arn(region, owner, f'key/{identifier}')}'"
+        what = f"Alias {alias}" if alias else f"Key 'arn:aws:kms:{region}:{owner}:key/{identifier}'"
         if owner != caller.principal.account:
             raise not_here(caller, key_id)
         raise ServiceError("NotFoundException", f"{what} does not exist")
@@ -83,10 +83,6 @@ def not_here(caller: SignedCaller, key_id: str) -> ServiceError:
         "exist in this Region, no resource-based policies allow access, or a resource-based policy "
         "explicitly denies access",
     )
-
-
-def _arn(region: str, owner: str, name: str) -> str:
-    return f"arn:aws:kms:{region}:{owner}:{name}"
 
 
 def usable(key: Key) -> None:

@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
 from coattest_local.aws.http import ServiceError
 from coattest_local.aws.kms import ciphertext, keys
 from coattest_local.aws.kms.call import Call
@@ -93,43 +90,6 @@ def _data_key(call: Call, action: str, *, plaintext: bool) -> Answer:
     sealed = ciphertext.seal_blob(key.state.key_material, key.arn, data_key, context)
     answer: Answer = {"CiphertextBlob": _encoded(sealed), "KeyId": key.arn}
     return answer | (_secret("Plaintext", data_key, recipient) if plaintext else {})
-
-
-def _data_key_pair(call: Call, action: str, *, plaintext: bool) -> Answer:
-    """The same for a key pair's private key, with the public key."""
-    context = keys.requested_context(call.parameters)
-    spec = call.parameters.get("KeyPairSpec")
-    curves: dict[Any, ec.EllipticCurve] = {
-        "ECC_NIST_P256": ec.SECP256R1(),
-        "ECC_NIST_P384": ec.SECP384R1(),
-        "ECC_NIST_P521": ec.SECP521R1(),
-    }
-    sizes: dict[Any, int] = {"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}
-    if spec not in curves and spec not in sizes:
-        raise ServiceError("ValidationException", f"KeyPairSpec {spec!r} is not emulated")
-    recipient = call.recipient() if plaintext else None
-    key = call.key(call.parameters.get("KeyId"), action, context, recipient)
-    _ready(call, key)
-    pair = (
-        ec.generate_private_key(curves[spec])
-        if spec in curves
-        else rsa.generate_private_key(public_exponent=65537, key_size=sizes[spec])
-    )
-    private = pair.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    public = pair.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    answer: Answer = {
-        "PrivateKeyCiphertextBlob": _encoded(
-            ciphertext.seal_blob(key.state.key_material, key.arn, private, context)
-        ),
-        "PublicKey": _encoded(public),
-        "KeyId": key.arn,
-        "KeyPairSpec": spec,
-    }
-    return answer | (_secret("PrivateKeyPlaintext", private, recipient) if plaintext else {})
 
 
 def _secret(name: str, plaintext: bytes, recipient: Recipient | None) -> Answer:
@@ -217,10 +177,6 @@ OPERATIONS: Mapping[str, Callable[[Call], Answer]] = {
     "Decrypt": _decrypt,
     "Encrypt": _encrypt,
     "GenerateDataKey": partial(_data_key, action="kms:GenerateDataKey", plaintext=True),
-    "GenerateDataKeyPair": partial(_data_key_pair, action="kms:GenerateDataKeyPair", plaintext=True),
-    "GenerateDataKeyPairWithoutPlaintext": partial(
-        _data_key_pair, action="kms:GenerateDataKeyPairWithoutPlaintext", plaintext=False
-    ),
     "GenerateDataKeyWithoutPlaintext": partial(
         _data_key, action="kms:GenerateDataKeyWithoutPlaintext", plaintext=False
     ),

@@ -28,7 +28,6 @@ from coattest_verify.attestation import (
     Root,
     UnsafeAllowDebug,
     UnsafeAnyMeasurement,
-    parse_unverified,
     verify_document,
 )
 
@@ -40,9 +39,6 @@ MAX_AGE_MS = 5 * 60 * 1000
 MAX_DOCUMENT = 262144
 ALGORITHM = "RSAES_OAEP_SHA_256"
 RSA_SIZES = (2048, 3072, 4096)
-
-_QEMU_HEADER = bytes.fromhex("8443a10120")
-_ES384_HEADER = bytes.fromhex("8444a1013822")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +63,7 @@ class Recipient:
         return cms.envelop(plaintext, self.public_key)
 
 
-def read_recipient(
-    parameters: Mapping[str, Any], *, now: datetime, root: Root, allow_unsigned: bool
-) -> Recipient | None:
+def read_recipient(parameters: Mapping[str, Any], *, now: datetime, root: Root) -> Recipient | None:
     """The verified Recipient of a request, or None when it has none.
 
     Raises ServiceError (ValidationException).
@@ -85,11 +79,11 @@ def read_recipient(
         raise ServiceError("ValidationException", "Recipient.AttestationDocument is not base64") from error
     if not 1 <= len(document) <= MAX_DOCUMENT:
         raise ServiceError("ValidationException", "Recipient.AttestationDocument has 1 to 262144 bytes")
-    verified = _verified(document, now, root, allow_unsigned)
+    verified = _verified(document, now, root)
     return Recipient(verified, _public_key(verified))
 
 
-def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) -> Document:
+def _verified(document: bytes, now: datetime, root: Root) -> Document:
     # Measurements and debug mode are for the key policy to judge, as on AWS.
     expectations: list[Expectation] = [MaxAge(MAX_AGE_MS), UnsafeAnyMeasurement(), UnsafeAllowDebug()]
     try:
@@ -99,24 +93,7 @@ def _verified(document: bytes, now: datetime, root: Root, allow_unsigned: bool) 
         reasons = ", ".join(finding.code for finding in verdict.findings)
     except CoattestError as error:
         reasons = error.code
-    if allow_unsigned:
-        return _unsigned(document, now)
     raise ServiceError("ValidationException", f"The attestation document is not valid: {reasons}")
-
-
-def _unsigned(document: bytes, now: datetime) -> Document:
-    # QEMU's NSM names algorithm -1 in the protected header; apart from that it writes what Nitro writes.
-    if document.startswith(_QEMU_HEADER):
-        document = _ES384_HEADER + document[len(_QEMU_HEADER) :]
-    try:
-        parsed = parse_unverified(document)
-    except CoattestError as error:
-        raise ServiceError(
-            "ValidationException", f"The attestation document is not valid: {error.code}"
-        ) from error
-    if abs(now.timestamp() * 1000 - parsed.timestamp_ms) > MAX_AGE_MS:
-        raise ServiceError("ValidationException", "The attestation document is not valid: too old")
-    return parsed
 
 
 def _public_key(document: Document) -> bytes:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coattest_local.aws.accounts import SignedCaller, principal_exists
+from coattest_local.aws.accounts import SignedCaller, missing_principal
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError, json_answer
 from coattest_local.aws.kms import keys
-from coattest_local.aws.kms.call import Call, KmsSettings
+from coattest_local.aws.kms.call import Call
 from coattest_local.aws.kms.keys import Key
 from coattest_local.aws.kms.operations import OPERATIONS
 from coattest_local.aws.trail import Trail
+from coattest_verify.attestation import Root
 from coattest_verify.keypolicy.iam import PolicyError, parse_policy
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 
@@ -59,10 +60,8 @@ READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
 class KmsService:
     """Answers authenticated KMS requests."""
 
-    def __init__(
-        self, settings: KmsSettings, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]
-    ) -> None:
-        self._settings = settings
+    def __init__(self, root: Root, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]) -> None:
+        self._root = root
         self._forward = forward
         self._trail = trail
         self._clock = clock
@@ -73,7 +72,7 @@ class KmsService:
             # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
             raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
         name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
-        call = Call(self._settings, name, caller, region, request.source, self._clock(), _parameters(request))
+        call = Call(self._root, name, caller, region, request.source, self._clock(), _parameters(request))
         try:
             answer = self._dispatch(call, request)
         except ServiceError as error:
@@ -162,13 +161,11 @@ class KmsService:
             policy = parse_policy(text)
         except PolicyError as error:
             raise ServiceError("MalformedPolicyDocumentException", str(error)) from error
-        for statement in policy.statements:
-            for principal in statement.principals or ():
-                if principal.kind == "AWS" and not principal_exists(principal.value):
-                    raise ServiceError(
-                        "MalformedPolicyDocumentException",
-                        "Policy contains a statement with one or more invalid principals.",
-                    )
+        if missing_principal(policy) is not None:
+            raise ServiceError(
+                "MalformedPolicyDocumentException",
+                "Policy contains a statement with one or more invalid principals.",
+            )
         if call.parameters.get("BypassPolicyLockoutSafetyCheck"):
             return
         probe = key or _future_key(call)
@@ -184,7 +181,6 @@ class KmsService:
         account = call.caller.principal.account
         owners = {key.owner for key in call.touched} or {account}
         self._trail.record(
-            service="kms",
             name=call.name,
             region=call.region,
             caller=call.caller,

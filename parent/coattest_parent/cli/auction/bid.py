@@ -151,8 +151,8 @@ def bid_command(
     if as_json:
         emit_json({**summary, "bid": bid, "size": len(file), "file": str(out), "uploaded": uploaded})
     else:
-        err().print(f"{out}: SHA-384 {bid}", markup=False)
-        err().print(f"uploaded to {uploaded}" if uploaded else "not uploaded", markup=False)
+        err().print(f"{out}: SHA-384 {bid}")
+        err().print(f"uploaded to {uploaded}" if uploaded else "not uploaded")
 
 
 def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
@@ -165,7 +165,7 @@ def _read(path: Path, manifest: messages.Manifest, as_json: bool) -> Bids:
             error.where = f"{path}: {error.where}" if error.where else str(path)
             raise
         for finding in error.findings:
-            err().print(f"{path}: {finding.where}: {finding.detail}", style="red", markup=False)
+            err().print(f"{path}: {finding.where}: {finding.detail}", style="red")
         first = f", the first {len(error.findings)} above" if error.count > len(error.findings) else ""
         raise BadBids(f"{error.count} findings{first}", where=str(path)) from None
 
@@ -194,14 +194,11 @@ def _preview(manifest: messages.Manifest, bids: Bids, show_amounts: bool) -> Non
             hint="leave out --show-amounts",
         )
     console.print(
-        f"{manifest.auction}: bids on {bids.count} of {len(manifest.lots)} lots, {manifest.currency}",
-        markup=False,
+        f"{manifest.auction}: bids on {bids.count} of {len(manifest.lots)} lots, {manifest.currency}"
     )
     if bids.below_reserve:
         console.print(
-            f"below the reserve, so they cannot win: {', '.join(bids.below_reserve[:20])}",
-            style="yellow",
-            markup=False,
+            f"below the reserve, so they cannot win: {', '.join(bids.below_reserve[:20])}", style="yellow"
         )
     rows = []
     shown_lots = messages.LotList(manifest.lots)[:LOTS_SHOWN]

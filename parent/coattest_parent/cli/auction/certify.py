@@ -18,7 +18,7 @@ from coattest_enclave.protocol.errors import MessageError
 from coattest_parent.cli.auction.options import member_option
 from coattest_parent.cli.options import FILE
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import BuyerRecord, load_auction_public_key
+from coattest_verify.auction.buyers import buyer_json, load_auction_public_key
 from coattest_verify.auction.certify import MAX_LIFE, Life, Own, certify_buyer_key
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.signatures.keys import Signer, load_signer
@@ -27,8 +27,8 @@ SKEW = timedelta(minutes=5)
 """How far somebody's clock may be behind this one when it checks a new certificate."""
 
 
-def certified_record(signer: Signer, own: Own, life: Life) -> BuyerRecord:
-    """The buyer's record, with its certificate signed by the member's quorum key; raises UsageError.
+def certified_record(signer: Signer, own: Own, life: Life) -> messages.Buyer:
+    """The buyer, with its certificate signed by the member's quorum key; raises UsageError.
 
     Everything that could refuse the record comes before the signature.
     """
@@ -36,9 +36,9 @@ def certified_record(signer: Signer, own: Own, life: Life) -> BuyerRecord:
     return _record(own, certify_buyer_key(signer, own, life))
 
 
-def _record(own: Own, certificate: bytes) -> BuyerRecord:
+def _record(own: Own, certificate: bytes) -> messages.Buyer:
     try:
-        return BuyerRecord(messages.Buyer(own.name, own.seal_key, certificate, own.kms, own.bids))
+        return messages.Buyer(own.name, own.seal_key, certificate, own.kms, own.bids)
     except MessageError as error:
         raise UsageError(f"not a buyer's record: {error}", code="bad-buyer-record") from None
 
@@ -99,9 +99,9 @@ def certify_command(
         digest=hashlib.sha256(public).hexdigest(),
         expected=expect,
     )
-    record = certified_record(signer, own, life).to_json()
+    record = buyer_json(certified_record(signer, own, life))
     write_atomic(out, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     if as_json:
         emit_json(record)
     else:
-        err().print(f"record of {member} in {out}: give it to the service, and keep a copy", markup=False)
+        err().print(f"record of {member} in {out}: give it to the service, and keep a copy")

@@ -9,7 +9,7 @@ import click
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
-from coattest_verify.auction.buyers import generate_auction_key
+from coattest_verify.signatures.keys import generate_key
 
 
 @click.command("keygen")
@@ -22,10 +22,8 @@ from coattest_verify.auction.buyers import generate_auction_key
 @json_option
 def auction_keygen_command(*, out: Path, as_json: bool) -> None:
     """Make a buyer's auction key (EC P-384), which signs seals."""
-    public = generate_auction_key(out)
+    public = generate_key(out, "p384")
     if as_json:
         emit_json({"private": str(out), "public": f"{out}.pub", "sha256": public.fingerprint})
     else:
-        err().print(
-            f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}", markup=False
-        )
+        err().print(f"auction key {out} (public: {out}.pub), SHA-256 of its SPKI {public.fingerprint}")

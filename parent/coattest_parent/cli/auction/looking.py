@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from coattest.errors import UsageError
-from coattest.files import read_bounded
 from coattest.shell import err
 from coattest_parent.auction.live_key import live_key_findings
 from coattest_parent.link.aws import Aws
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord
+from coattest_verify.auction.buyers import load_buyer
 from coattest_verify.auction.certify import CertificateCheck, Own, certificate_check
 from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse
 from coattest_verify.auction.outcomes import moment_text
@@ -49,7 +48,7 @@ def grounds(
     Raises FoundFalse without a decision, UsageError for a record of somebody else or of another key.
     """
     authority = authority_from(decision, now, own=name)
-    own = BuyerRecord.parse(read_bounded(record, RECORD_MAX), str(record)).buyer
+    own = load_buyer(record)
     if own.name != name or own.key != seal_key:
         what = "of another buyer" if own.name != name else "of another auction key"
         raise UsageError(
@@ -61,7 +60,7 @@ def grounds(
     with evidence_from(decision) as evidence:
         withdrawn, refused = read_withdrawals(evidence, authority.members)
     for finding in refused:
-        err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow", markup=False)
+        err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow")
     check = certificate_check(authority, now=now, withdrawn=withdrawn)
     return Grounds(Own(name, seal_key, own.kms, own.bids), authority, check)
 
@@ -79,7 +78,7 @@ def look_at_key(aws: Aws, manifest: messages.Manifest, found: Grounds) -> str:
     else:
         refuse(leaks)
         told = "leaves no way past the decided enclave under your own seal"
-    err().print(f"key policy  {told}", markup=False)
+    err().print(f"key policy  {told}")
     return "not readable" if leaks is None else "looked at"
 
 
@@ -102,9 +101,9 @@ def show_auction(manifest: messages.Manifest, looked: Looked, own: Own, decision
     console = err()
 
     def line(name: str, value: str) -> None:
-        console.print(f"{name:11} {value}", markup=False)
+        console.print(f"{name:11} {value}")
 
-    console.print(f"{manifest.auction}: {manifest.rule}, {manifest.currency}", markup=False)
+    console.print(f"{manifest.auction}: {manifest.rule}, {manifest.currency}")
     line("manifest", manifest.digest.hex())
     line("lots", f"{len(manifest.lots)}, SHA-384 of their ids {lots_digest(manifest)}")
     line("release", decision.release_digest.hex())
@@ -133,7 +132,6 @@ def show_auction(manifest: messages.Manifest, looked: Looked, own: Own, decision
             f"warning: {len(overlap.lots)} of these lots were sealed before, in {overlap.auction} ({shown}): "
             "both results together may reveal more than either",
             style="yellow",
-            markup=False,
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from coattest.errors import UsageError
-from coattest.files import read_bounded, read_whole, write_atomic
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import err, json_option
@@ -18,7 +18,7 @@ from coattest_parent.cli.auction.show import manifest_json
 from coattest_parent.cli.options import FILE
 from coattest_parent.link.channels import parse_number
 from coattest_verify.auction import messages
-from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord, make_manifest
+from coattest_verify.auction.buyers import load_buyer, make_manifest
 
 LOTS_FILE_MAX = 64 << 20
 """Bytes of a lots file: IDS_MAX, and LOTS_MAX reserves of 16 digits with commas, quotes and line ends."""
@@ -60,11 +60,6 @@ def read_lots(path: Path) -> list[messages.Lot]:
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"not CSV: {error}", where=str(path)) from None
     return lots
-
-
-def read_record(path: Path) -> BuyerRecord:
-    """A buyer's record; raises UsageError."""
-    return BuyerRecord.parse(read_bounded(path, RECORD_MAX), str(path))
 
 
 @click.command("manifest")
@@ -111,7 +106,7 @@ def manifest_command(
         rule=rule,
         currency=currency,
         lots=[*map(parse_lot, lots), *(read_lots(lots_file) if lots_file else [])],
-        buyers=[read_record(path) for path in buyers],
+        buyers=[load_buyer(path) for path in buyers],
         closes=closes,
         publish_by=publish_by,
     )
@@ -120,5 +115,5 @@ def manifest_command(
         emit_json(manifest_json(made))
     else:
         names = ", ".join(buyer.name for buyer in made.buyers)
-        err().print(f"{out}: {made.auction}, {len(made.lots)} lots, buyers {names}", markup=False)
-        err().print(f"digest {made.digest.hex()}", markup=False)
+        err().print(f"{out}: {made.auction}, {len(made.lots)} lots, buyers {names}")
+        err().print(f"digest {made.digest.hex()}")

@@ -120,7 +120,7 @@ def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
         )
     else:
         show_outcomes(out(), result)
-        err().print(f"{out_path}: not verified yet; use 'verify receipt'", markup=False)
+        err().print(f"{out_path}: not verified yet; use 'verify receipt'")
 
 
 def _read_seal(path: Path) -> bytes:
@@ -139,7 +139,7 @@ def _closed(manifest: messages.Manifest, wait: bool) -> None:
                 hint="open after that, or use --wait",
                 code="too-early",
             )
-        err().print(f"waiting {left:.0f} s for the closing time", markup=False)
+        err().print(f"waiting {left:.0f} s for the closing time")
         time.sleep(min(left, 60.0))
 
 

@@ -135,8 +135,8 @@ def seal_command(
     if as_json:
         emit_json(_json(plan, None if dry_run else out))
     elif not dry_run:
-        err().print(f"{out}: sealed; recorded in {record.directory}", markup=False)
-        err().print("next: give it to the service, and keep your own bid file", markup=False)
+        err().print(f"{out}: sealed; recorded in {record.directory}")
+        err().print("next: give it to the service, and keep your own bid file")
 
 
 def _explain(plan: SealPlan, decision: Decision) -> None:
@@ -152,7 +152,7 @@ def _explain(plan: SealPlan, decision: Decision) -> None:
             for name, digest in messages.Seal.decode(plan.payload).bids
         ],
     )
-    console.print("your own bid file is in this set", markup=False)
+    console.print("your own bid file is in this set")
 
 
 def _json(plan: SealPlan, out: Path | None) -> dict[str, Any]:

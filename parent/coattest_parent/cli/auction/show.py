@@ -61,7 +61,7 @@ def show_command(*, manifest_path: Path, as_json: bool) -> None:
         emit_json(manifest_json(manifest))
         return
     console = out()
-    console.print(f"{manifest.auction}  {manifest.rule}  {manifest.currency}", markup=False)
+    console.print(f"{manifest.auction}  {manifest.rule}  {manifest.currency}")
     console.show_facts(
         [
             ("digest", manifest.digest.hex()),

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from coattest.errors import Rejected, UsageError
-from coattest.files import read_bounded, write_new
+from coattest.files import write_new
 from coattest.jsontext import emit_json
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
 from coattest_parent.cli.options import FILE
-from coattest_verify.auction.buyers import RECORD_MAX, BuyerRecord
+from coattest_verify.auction.buyers import load_buyer
 from coattest_verify.auction.certify import check_buyer_certificate
 from coattest_verify.auction.withdrawal import Withdrawal, sign_withdrawal
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
@@ -34,7 +34,7 @@ def withdraw_command(
     Nobody who has the attestations bids or seals with it any more. What is sealed stays sealed. --expect is
     the SHA-256 of the certificate's content.
     """
-    buyer = BuyerRecord.parse(read_bounded(record_path, RECORD_MAX), str(record_path)).buyer
+    buyer = load_buyer(record_path)
     if buyer.name != signing.member:
         raise UsageError(
             f"the record of {buyer.name}",
@@ -68,4 +68,4 @@ def withdraw_command(
     if as_json:
         emit_json({"file": str(target), "certificate": certified.sha256, "new": new})
     else:
-        err().print(f"{target}: {'withdrawn' if new else 'was withdrawn before'}", markup=False)
+        err().print(f"{target}: {'withdrawn' if new else 'was withdrawn before'}")

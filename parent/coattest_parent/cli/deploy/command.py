@@ -35,11 +35,8 @@ from coattest_parent.deployment.runner import LocalRunner
 from coattest_verify.cli.options import named_decision_options
 from coattest_verify.quorum.authority import authority_from
 
-LOCAL = ("role_arn", "instance_id", "state")
-"""Options that plan and apply need for the local target."""
-
-OF_LOCAL = frozenset({"role_arn", "instance_id", "state"})
-"""Options that mean nothing for AWS."""
+OF_LOCAL = ("role_arn", "instance_id", "state")
+"""Options that mean nothing for AWS, and that plan and apply need for the local target."""
 
 OF_AWS = frozenset(
     {
@@ -94,7 +91,7 @@ def plan_command(**given: Any) -> None:
     For AWS the plan is a folder: templates, user data, what an instance is made of. What AWS says will not
     work is refused.
     """
-    require_options(given, local=LOCAL, aws=PLANNED)
+    require_options(given, local=OF_LOCAL, aws=PLANNED)
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         write_plan(authority, given["image"], given)
@@ -112,9 +109,9 @@ def plan_command(**given: Any) -> None:
         emit_json(made.to_json())
         return
     for name, value in made.to_json().items():
-        out().print(f"{name:12}  {value}", markup=False)
+        out().print(f"{name:12}  {value}")
     step = f"check {made.running}, already running" if made.running else "start the enclave, check it"
-    out().print(f"apply would {step}", markup=False)
+    out().print(f"apply would {step}")
 
 
 @needs_extra("aws")
@@ -132,7 +129,7 @@ def apply_command(**given: Any) -> None:
     An enclave that does not verify is terminated. For AWS a stack of parents is made beside what serves; it
     is rolled back unless the document of every instance verifies. Run it again when it was interrupted.
     """
-    require_options(given, local=LOCAL, aws=("plan_folder",))
+    require_options(given, local=OF_LOCAL, aws=("plan_folder",))
     authority = authority_from(given, utc_now())
     if given["target"] == "aws":
         apply_plan(authority, given)
@@ -146,7 +143,7 @@ def apply_command(**given: Any) -> None:
         instance_id=given["instance_id"],
         state=given["state"],
         clock=utc_now,
-        say=lambda text: err().print(text, markup=False),
+        say=lambda text: err().print(text),
     )
     _show(live, given["as_json"])
     if not given["as_json"]:
@@ -213,16 +210,16 @@ def destroy_command(**given: Any) -> None:
     if given["as_json"]:
         emit_json({"terminated": ended})
     else:
-        err().print(f"terminated {ended}" if ended else "its enclave had ended already", markup=False)
+        err().print(f"terminated {ended}" if ended else "its enclave had ended already")
 
 
 def require_options(given: Mapping[str, Any], *, local: Sequence[str], aws: Sequence[str]) -> None:
     """Raise UsageError with every option that the target needs and that was not given, or for one that is the
     other target's.
     """
-    other = OF_LOCAL - set(aws) if given["target"] == "aws" else OF_AWS
+    other, needed = (OF_LOCAL, aws) if given["target"] == "aws" else (OF_AWS, local)
     refuse_ignored(other, f"for the {given['target']} target")
-    missing = [name for name in (aws if given["target"] == "aws" else local) if not given[name]]
+    missing = [name for name in needed if not given[name]]
     if missing:
         options = (OPTION.get(name, f"--{name.replace('_', '-')}") for name in missing)
         raise UsageError(f"the {given['target']} target needs {', '.join(options)}", code="usage")
@@ -232,6 +229,6 @@ def _show(live: Live, as_json: bool) -> None:
     if as_json:
         emit_json({"verified": True, **live.to_json()})
         return
-    out().print(f"verified  {live.module_id} at {live.time.isoformat()}", markup=False)
-    out().print(f"enclave   {live.enclave.address}", markup=False)
-    out().print(f"proxy     {live.enclave.proxy}", markup=False)
+    out().print(f"verified  {live.module_id} at {live.time.isoformat()}")
+    out().print(f"enclave   {live.enclave.address}")
+    out().print(f"proxy     {live.enclave.proxy}")

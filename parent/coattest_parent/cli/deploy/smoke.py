@@ -115,7 +115,7 @@ def smoke_command(
             upload=refused_upload,
             skew_ms=clock_skew,
         ):
-            err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}", markup=False)
+            err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}")
             checks.append(check)
     _show(checks, as_json)
     return 0 if all(check.ok for check in checks) else 1
@@ -127,7 +127,7 @@ def _registers(path: Path, name: str | None) -> dict[int, bytes]:
     sets = read_measurements(read_whole(path, MEASUREMENTS_MAX), where=where)
     (chosen,) = choose_set(sets, name, where=where)
     for note in chosen.notes:
-        err().print(f"note: {printable(note)}", markup=False)
+        err().print(f"note: {printable(note)}")
     missing = missing_registers(chosen.pcrs, (0, 1, 2))
     if missing is not None:
         raise UsageError(missing, where=where, hint="eif measure image.eif > FILE")

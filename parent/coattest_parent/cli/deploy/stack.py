@@ -92,13 +92,12 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
         emit_json({**plan.summary(), "folder": str(folder)})
         return
     out().show_rows(("stack", "resource", "type"), planning.created(plan))
-    out().print(f"decision  {authority.decision.digest.hex()}", markup=False)
-    out().print(f"image     {plan.artifact.key}", markup=False)
-    out().print(f"role      {settings.role_arn}", markup=False)
+    out().print(f"decision  {authority.decision.digest.hex()}")
+    out().print(f"image     {plan.artifact.key}")
+    out().print(f"role      {settings.role_arn}")
     if not plan.reports:
         err().print(
-            "this is phase 1 only: apply it, give the role to the buyers, plan again with their reports",
-            markup=False,
+            "this is phase 1 only: apply it, give the role to the buyers, plan again with their reports"
         )
 
 
@@ -138,25 +137,25 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     if given["as_json"]:
         emit_json(done.to_json())
         return
-    out().print(f"role      {done.role_arn}", markup=False)
+    out().print(f"role      {done.role_arn}")
     if done.stack is None:
-        err().print("applied phase 1: the role is there, and no instance yet", markup=False)
-        err().print("next: give the role to the buyers, and plan again with their reports", markup=False)
+        err().print("applied phase 1: the role is there, and no instance yet")
+        err().print("next: give the role to the buyers, and plan again with their reports")
         return
-    out().print(f"stack     {done.stack}", markup=False)
+    out().print(f"stack     {done.stack}")
     for parent in done.parents:
-        out().print(f"verified  {parent.instance} {parent.module_id} at {parent.time}", markup=False)
+        out().print(f"verified  {parent.instance} {parent.module_id} at {parent.time}")
     for name in done.retired:
-        out().print(f"retired   {name}", markup=False)
+        out().print(f"retired   {name}")
     for name in done.beside:
-        out().print(f"serving   {name}", markup=False)
+        out().print(f"serving   {name}")
     tell_applied("apply with --retire once the other stacks have no open job" if done.beside else "`status`")
 
 
 def tell_applied(then: str) -> None:
     """End ``apply``: the verdict, and what to do next."""
-    err().print("applied: the decided enclave runs, and its live document verified", markup=False)
-    err().print(f"next: {then}", markup=False)
+    err().print("applied: the decided enclave runs, and its live document verified")
+    err().print(f"next: {then}")
 
 
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
@@ -178,7 +177,7 @@ def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
         ]
     )
     for finding in found["findings"]:
-        err().print(f"{finding['where']}: {finding['detail']}", style="red", markup=False)
+        err().print(f"{finding['where']}: {finding['detail']}", style="red")
     return 1 if found["findings"] else 0
 
 
@@ -191,9 +190,9 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
         emit_json(dict(found))
         return
     for item in found["gone"]:
-        out().print(f"gone     {item}", markup=False)
+        out().print(f"gone     {item}")
     for item in found["remains"]:
-        out().print(f"remains  {item}", markup=False)
+        out().print(f"remains  {item}")
 
 
 def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
@@ -201,7 +200,7 @@ def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
 
 
 def _cloud(profile: str | None, given: Mapping[str, Any]) -> rollout.Cloud:
-    return rollout.Cloud(_aws(profile, given), lambda text: err().print(text, markup=False), utc_now)
+    return rollout.Cloud(_aws(profile, given), lambda text: err().print(text), utc_now)
 
 
 def _aws(profile: str | None, given: Mapping[str, Any]) -> Aws:

@@ -76,10 +76,8 @@ def countersign_command(
             }
         )
         return
-    err().print(
-        f"version {members.version}, sha256:{members.sha256}: signed by {signing.member}", markup=False
-    )
+    err().print(f"version {members.version}, sha256:{members.sha256}: signed by {signing.member}")
     for finding in state.lacks:
-        err().print(f"not in force: {finding}", markup=False)
+        err().print(f"not in force: {finding}")
     if not state.lacks:
         err().print("complete", style="green")

@@ -92,10 +92,8 @@ def enroll_command(
             }
         )
         return
-    err().print(
-        f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}", markup=False
-    )
-    err().print("next: each member runs verify members show, then verify members countersign", markup=False)
+    err().print(f"{attestations / PROPOSAL_FILE}: version {proposal.version}, sha256:{proposal.sha256}")
+    err().print("next: each member runs verify members show, then verify members countersign")
 
 
 def _members(current: MembersFile, added: tuple[Member, ...], removed: tuple[str, ...]) -> tuple[Member, ...]:
@@ -130,9 +128,7 @@ def _without(current: MembersFile, gone: set[str]) -> tuple[MemberGroup, ...]:
         if parts != group.parts:
             threshold = min(group.threshold, len(parts))
             left = ", ".join(sorted(set(group.parts) & gone))
-            err().print(
-                f"group {group.name}: {threshold} of {', '.join(parts)}, without {left}", markup=False
-            )
+            err().print(f"group {group.name}: {threshold} of {', '.join(parts)}, without {left}")
             groups.append(replace(group, parts=parts, threshold=threshold))
         else:
             groups.append(group)

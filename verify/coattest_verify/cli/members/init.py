@@ -150,9 +150,9 @@ def init_members_command(
             }
         )
         return
-    err().print(f"{path}: {file.threshold} of {len(file.members)} members", markup=False)
-    err().print(f"root sha256:{file.sha256}", markup=False)
-    err().print("next: every member runs verify members countersign", markup=False)
+    err().print(f"{path}: {file.threshold} of {len(file.members)} members")
+    err().print(f"root sha256:{file.sha256}")
+    err().print("next: every member runs verify members countersign")
 
 
 def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:

@@ -36,17 +36,16 @@ def show_members_command(*, attestations: Path, root: bytes | None, as_json: boo
     else:
         _show(state)
         for finding in state.lacks:
-            err().print(f"not in force: {finding}", style="yellow", markup=False)
+            err().print(f"not in force: {finding}", style="yellow")
         if problem:
-            err().print(str(problem), style="red", markup=False)
+            err().print(str(problem), style="red")
     return 1 if problem or state.lacks else 0
 
 
 def _problem(folder: Folder, root: bytes | None) -> Finding | None:
-    memory = Roots()
     try:
-        pinned = memory.pinned(root)
-        follow(folder, pinned, seen=memory.seen(pinned), now=utc_now())
+        pinned, seen = Roots().known(root)
+        follow(folder, pinned, seen=seen, now=utc_now())
     except UsageError as error:
         return Finding(error.code, MEMBERS_FILE, "not checked: no root is pinned (--root sha256:HEX)")
     except Rejected as error:
@@ -56,7 +55,7 @@ def _problem(folder: Folder, root: bytes | None) -> Finding | None:
 
 def _show(state: Pending) -> None:
     members = state.members
-    out().print(f"{state.file}, version {members.version}, sha256:{members.sha256}", markup=False)
+    out().print(f"{state.file}, version {members.version}, sha256:{members.sha256}")
     out().show_facts(describe_rules(members))
     out().show_rows(
         ("member", "keys", "signed"),

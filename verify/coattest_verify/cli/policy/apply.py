@@ -57,7 +57,7 @@ def policy_apply_command(**given: Any) -> None:
     if given["key"] == NEW_KEY:
         refuse_ignored(("retire_all",), "for a new key")
     made = make_policy(given)
-    kms, sts, iam = (aws_client(service, given) for service in ("kms", "sts", "iam"))
+    kms, sts, iam = (aws_client(service, given, given["key"]) for service in ("kms", "sts", "iam"))
     with aws_errors("GetCallerIdentity"):
         caller = sts.get_caller_identity()["Arn"]
     key = None if given["key"] == NEW_KEY else live.read_key(kms, given["key"])
@@ -76,7 +76,7 @@ def policy_apply_command(**given: Any) -> None:
     )
     changes = policy_differences(made.parsed, parse_policy(key.policy)) if key else ()
     for item in changes:
-        err().print(f"was {item.code}: {item.detail}", markup=False)
+        err().print(f"was {item.code}: {item.detail}")
     saved = None
     if not given["dry_run"]:
         saved = _save(key, given["save_previous"]) if key else None
@@ -92,11 +92,11 @@ def policy_apply_command(**given: Any) -> None:
             )
         )
     elif given["dry_run"]:
-        err().print("dry run: nothing was changed", markup=False)
+        err().print("dry run: nothing was changed")
     else:
-        out().print(key_arn, markup=False)
-        err().print("applied: the key has the policy of the decision", markup=False)
-        err().print(f"next: verify policy check {key_arn}, with the same options", markup=False)
+        out().print(key_arn)
+        err().print("applied: the key has the policy of the decision")
+        err().print(f"next: verify policy check {key_arn}, with the same options")
 
 
 def _put(kms: Any, made: MadePolicy, key: live.KeyState | None) -> str:
@@ -112,5 +112,5 @@ def _save(key: live.KeyState, folder: Path) -> Path:
     moment = utc_now().strftime("%Y%m%dT%H%M%S.%fZ")
     path = folder / f"key-policy-{key.arn.rsplit('/', 1)[-1]}-{moment}.json"
     write_atomic(path, key.policy.encode() + b"\n", mode=0o600)
-    err().print(f"the previous policy is in {path}", markup=False)
+    err().print(f"the previous policy is in {path}")
     return path

@@ -31,14 +31,14 @@ def policy_check_command(**given: Any) -> int:
     """Compare the live KEY with the policy. Exit code 1 names every difference."""
     check_simulator(given)
     made = make_policy(given)
-    key = live.read_key(aws_client("kms", given), given["key"])
+    key = live.read_key(aws_client("kms", given, given["key"]), given["key"])
     findings = live.key_findings(key, made.parsed, given["aliases"])
     if given["as_json"]:
         rows = [finding.to_json() for finding in findings]
         emit_json(made_document(made, key=key.arn, aliases=list(key.aliases), findings=rows))
         return 1 if findings else 0
     for finding in findings:
-        err().print(f"{finding.code}: {finding.detail}", style="red", markup=False)
+        err().print(f"{finding.code}: {finding.detail}", style="red")
     if findings:
         raise FoundFalse(
             f"{len(findings)} difference(s) from the decision",
@@ -46,5 +46,5 @@ def policy_check_command(**given: Any) -> int:
             code="drift",
             findings=findings,
         )
-    out().print(f"{key.arn} is as decided", markup=False)
+    out().print(f"{key.arn} is as decided")
     return 0

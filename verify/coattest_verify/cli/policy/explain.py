@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -54,23 +55,12 @@ def policy_explain_command(**given: Any) -> None:
         key_arn=f"arn:{given['partition']}:kms:eu-central-1:{made.account}:{EXAMPLE_KEY}",
     )
     if given["as_json"]:
-        rows = [
-            {
-                "who": line.who,
-                "enclave": line.enclave,
-                "operation": line.operation,
-                "allowed": line.allowed,
-                "by": list(line.by),
-            }
-            for line in lines
-        ]
-        emit_json(made_document(made, explanation=rows))
+        emit_json(made_document(made, explanation=[asdict(line) for line in lines]))
         return
     _show(made, principals, lines)
     err().print(
         "Administrators cannot decrypt without a PutKeyPolicy, which CloudTrail logs. "
         "Another account's role needs its own IAM policy too.",
-        markup=False,
     )
 
 

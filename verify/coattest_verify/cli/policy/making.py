@@ -43,7 +43,7 @@ def make_policy(given: Mapping[str, Any]) -> MadePolicy:
     # What binds a member needs the member's own agreeing statement.
     made = policy_of(given, decisions_from(given, now=now, own=given["member"]), now)
     for warning in made.warnings:
-        err().print(f"warning: {warning}", style="yellow", markup=False)
+        err().print(f"warning: {warning}", style="yellow")
     return made
 
 

@@ -94,11 +94,10 @@ def check_simulator(given: Mapping[str, Any]) -> None:
         )
 
 
-def aws_client(service: str, given: Mapping[str, Any]) -> Any:
-    """A boto3 client where ``aws_options`` say. Raises AwsFailure."""
+def aws_client(service: str, given: Mapping[str, Any], key: str) -> Any:
+    """A boto3 client where ``aws_options`` say, or in the Region of a key's ARN. Raises AwsFailure."""
     import boto3  # noqa: PLC0415  (half a second that printing a policy does not need)
 
-    key = given["key"]
     region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
     with aws_settings(service):
         session: Any = boto3.session.Session(region_name=region)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -121,16 +121,16 @@ def _report(
         )
         return code
     for item in results:
-        out().print(f"{item.status.value:8} {MEANINGS[item.goal]}", markup=False)
+        out().print(f"{item.status.value:8} {MEANINGS[item.goal]}")
         if item.counterexample:
-            out().print(_told(item.counterexample), markup=False)
+            out().print(_told(item.counterexample))
         if item.reason:
-            out().print(f"         {item.reason}", markup=False)
+            out().print(f"         {item.reason}")
     for note in notes:
-        out().print(f"note     {note}", markup=False)
+        out().print(f"note     {note}")
     for line in _roles_told(allowed, source):
-        err().print(line, markup=False)
-    err().print("Assumed: " + "; ".join(ASSUMPTIONS) + ".", markup=False)
+        err().print(line)
+    err().print("Assumed: " + "; ".join(ASSUMPTIONS) + ".")
     if code == 1:
         raise FoundFalse("the policy is refuted", where=str(given["file"]), code="refuted")
     if code:
@@ -186,20 +186,4 @@ def _told(found: Counterexample) -> str:
 
 
 def _json(item: GoalResult) -> dict[str, Any]:
-    example = item.counterexample
-    return {
-        "goal": item.goal,
-        "means": MEANINGS[item.goal],
-        "status": item.status.value,
-        "reason": item.reason,
-        "counterexample": None
-        if example is None
-        else {
-            "caller": example.caller,
-            "arn": example.arn,
-            "action": example.action,
-            "resource": example.resource,
-            "context": {key: list(values) for key, values in sorted(example.context.items())},
-            "allowed_by": list(example.allowed_by),
-        },
-    }
+    return {**asdict(item), "means": MEANINGS[item.goal], "status": item.status.value}

@@ -24,8 +24,8 @@ from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle, read_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.releases import put_file, release_files, release_place
-from coattest_verify.quorum.statements.votes import ARCHIVE, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.releases import put_vote, release_files
+from coattest_verify.quorum.statements.votes import ARCHIVE, make_vote
 
 
 @click.command("archive")
@@ -88,8 +88,8 @@ def archive_command(
         digest=digest,
         expected=expect,
     )
-    path = put_file(attestations, release_place(release, vote_name(vote)), sign_vote(vote, signer))
+    path = put_vote(attestations, vote, signer)
     if as_json:
         emit_json({"file": str(path), "bundle": str(target), "sha256": digest, "release": release})
         return
-    err().print(f"{path}: signed; keep {target}, sha256:{digest}; next: verify log append", markup=False)
+    err().print(f"{path}: signed; keep {target}, sha256:{digest}; next: verify log append")

@@ -64,7 +64,7 @@ def bundle_command(
         return
     for decision in decided:
         text = f"release {decision.release}, decision {decision.digest.hex()}"
-        err().print(f"{target}: {len(data)} bytes, {text}", markup=False)
+        err().print(f"{target}: {len(data)} bytes, {text}")
 
 
 def _lock(path: Path | None, expected: str) -> bytes | None:

@@ -69,5 +69,5 @@ def links_command(*, target: Path, as_json: bool, **decision: Any) -> None:
     if as_json:
         emit_json({"step": STEP, "links": sorted(found), "keys": names, "command": command})
         return
-    err().print(f"{target}: {len(found)} links, layout signed by {len(names)} key(s); run:", markup=False)
-    out().print(command, markup=False)
+    err().print(f"{target}: {len(found)} links, layout signed by {len(names)} key(s); run:")
+    out().print(command)

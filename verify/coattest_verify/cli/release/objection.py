@@ -19,10 +19,10 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import claim_rows
 from coattest_verify.quorum.members.file import own_key, utc
 from coattest_verify.quorum.memory import Roots, parse_quorum_root
-from coattest_verify.quorum.releases import ReleaseFiles, put_file
+from coattest_verify.quorum.releases import put_vote
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
-from coattest_verify.quorum.statements.votes import EXCUSE, WITHDRAW, Vote, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import EXCUSE, WITHDRAW, Vote, make_vote
 from coattest_verify.rebuild.answer import Ask, read_ask
 from coattest_verify.signatures.keys import Signer
 
@@ -87,7 +87,7 @@ def withdraw_dissent_command(
         digest=dissent.signed_sha256,
         expected=expect,
     )
-    _write(attestations, ask.files, vote, signer, as_json)
+    _write(attestations, vote, signer, as_json)
 
 
 @click.command("excuse")
@@ -159,7 +159,7 @@ def excuse_command(
         digest=ask.claim.sha256,
         expected=expect,
     )
-    _write(attestations, ask.files, vote, signer, as_json)
+    _write(attestations, vote, signer, as_json)
 
 
 def _dissents(ask: Ask, member: str) -> list[SignedStatement]:
@@ -175,9 +175,9 @@ def _which(dissents: list[SignedStatement]) -> str:
     return f"say which one: {found}"
 
 
-def _write(attestations: Path, files: ReleaseFiles, vote: Vote, signer: Signer, as_json: bool) -> None:
-    path = put_file(attestations, files.place(vote_name(vote)), sign_vote(vote, signer))
+def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> None:
+    path = put_vote(attestations, vote, signer)
     if as_json:
         emit_json({"release": vote.release, "sha256": vote.signed_sha256, "file": str(path)})
     else:
-        err().print(f"{path}: signed; it counts once it is in the agreed log", markup=False)
+        err().print(f"{path}: signed; it counts once it is in the agreed log")

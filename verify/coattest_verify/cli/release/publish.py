@@ -108,4 +108,4 @@ def publish_command(
     if as_json:
         emit_json({"file": str(path) if path else None})
     else:
-        err().print(f"{path}: signed" if path else "that claim is published already", markup=False)
+        err().print(f"{path}: signed" if path else "that claim is published already")

@@ -36,9 +36,9 @@ from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.releases import put_file, release_files
+from coattest_verify.quorum.releases import put_vote, release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
-from coattest_verify.quorum.statements.votes import REVIEW, make_vote, sign_vote, vote_name
+from coattest_verify.quorum.statements.votes import REVIEW, make_vote
 from coattest_verify.rebuild.answer import read_ask, refuse_unpublished
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import confirmations
@@ -104,12 +104,10 @@ def review_command(
     ]
     if not as_json:
         _show(rows)
-        out().print(f"kernel profile: {kernel}", markup=False)
-        out().print(f"network: {network}", markup=False)
+        out().print(f"kernel profile: {kernel}")
+        out().print(f"network: {network}")
         if lock.container:
-            out().print(
-                f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}", markup=False
-            )
+            out().print(f"payload: a container image, {TAKEN_AS_GIVEN}: sha256:{lock.container.config}")
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
@@ -229,11 +227,11 @@ def _sign(
         digest=claim.sha256,
         expected=expect,
     )
-    return put_file(attestations, ask.files.place(vote_name(vote)), sign_vote(vote, signer))
+    return put_vote(attestations, vote, signer)
 
 
 def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json({**values, "file": str(path) if path else None})
     elif path is not None:
-        err().print(f"{path}: signed", markup=False)
+        err().print(f"{path}: signed")

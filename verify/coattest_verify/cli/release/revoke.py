@@ -27,7 +27,7 @@ from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import (
     ReleaseFiles,
     every_release,
-    put_file,
+    put_vote,
     release_files,
     release_place,
 )
@@ -40,9 +40,7 @@ from coattest_verify.quorum.statements.votes import (
     Vote,
     make_vote,
     read_votes,
-    sign_vote,
     standing,
-    vote_name,
 )
 from coattest_verify.rebuild.answer import read_claim, read_members
 from coattest_verify.signatures.keys import Signer
@@ -253,7 +251,7 @@ def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[V
 
 
 def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> None:
-    path = put_file(attestations, release_place(vote.release, vote_name(vote)), sign_vote(vote, signer))
+    path = put_vote(attestations, vote, signer)
     if as_json:
         emit_json(
             {
@@ -264,5 +262,5 @@ def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> Non
             }
         )
     else:
-        err().print(f"{path}: signed, sha256:{vote.signed_sha256}", markup=False)
-        err().print("'verify log append' puts it into the log", markup=False)
+        err().print(f"{path}: signed, sha256:{vote.signed_sha256}")
+        err().print("'verify log append' puts it into the log")

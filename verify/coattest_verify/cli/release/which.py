@@ -202,14 +202,14 @@ def _show(subject: Path, found: Found) -> None:
         rows.append((UNKNOWN, "no release here has these measurements"))
     out().show_facts(rows)
     for note in measured.notes:
-        err().print(printable(f"note: {note}"), style="yellow", markup=False)
+        err().print(printable(f"note: {note}"), style="yellow")
     for finding in found.findings:
-        err().print(printable(str(finding)), style="red", markup=False)
+        err().print(printable(str(finding)), style="red")
     for each in found.releases:
         if each.same_file is False:
             text = "not the released file, though it measures the same: signed, or built by other tools"
-            err().print(f"note: release {each.release}: {text}", style="yellow", markup=False)
+            err().print(f"note: release {each.release}: {text}", style="yellow")
         for warning in each.outcome.warnings:
-            err().print(f"warning: release {each.release}: {warning}", style="yellow", markup=False)
+            err().print(f"warning: release {each.release}: {warning}", style="yellow")
         for reason in each.outcome.reasons:
-            err().print(f"release {each.release} is {each.answer}: {reason}", style="red", markup=False)
+            err().print(f"release {each.release} is {each.answer}: {reason}", style="red")

@@ -121,22 +121,31 @@ def glob(parts: Sequence[str | Wild], value: str, *, ignore_case: bool = False) 
         )
     if all(isinstance(part, str) for part in parts):
         return "".join(str(part) for part in parts) == value
-    at = 0
-    stars, anything = 0, 0
-    where: dict[str, int] = {}
+    return _follow(parts, value, colons=True)
+
+
+def _follow(parts: Sequence[str | Wild], value: str, *, colons: bool) -> bool:
+    """Whether ``value`` matches; without ``colons`` only a ``*`` at the end of a part stands for a colon."""
+    flat: list[str | Wild] = []
     for part in parts:
+        flat += [part] if isinstance(part, Wild) else list(part)
+    stars = ends = ones = at = 0
+    where: dict[str, int] = {}
+    for index, part in enumerate(flat):
         if part is Wild.ANY:
             stars |= 1 << at
-        elif part is Wild.ONE:
-            anything |= 1 << at
-            at += 1
+            if index + 1 == len(flat) or flat[index + 1] == ":":
+                ends |= 1 << at
+            continue
+        if part is Wild.ONE:
+            ones |= 1 << at
         else:
-            for character in str(part):
-                where[character] = where.get(character, 0) | 1 << at
-                at += 1
+            where[str(part)] = where.get(str(part), 0) | 1 << at
+        at += 1
     states = 1
     for character in value:
-        states = ((states & (where.get(character, 0) | anything)) << 1) | (states & stars)
+        wild, stay = (ones, stars) if colons or character != ":" else (0, ends)
+        states = ((states & (where.get(character, 0) | wild)) << 1) | (states & stay)
         if not states:
             return False
     return bool(states >> at & 1)
@@ -225,31 +234,6 @@ def crosses_at_ends(parts: Sequence[str | Wild], value: str) -> bool:
     """Whether an ARN matches where a ``*`` at the end of a part may also stand for colons, and no other
     wildcard may.
 
-    Followed like ``glob``; a part's end is a colon of the pattern, or the pattern's end.
+    A part's end is a colon of the pattern, or the pattern's end.
     """
-    flat: list[str | Wild] = []
-    for part in parts:
-        flat += [part] if isinstance(part, Wild) else list(part)
-    ends = 0
-    stars = 0
-    ones = 0
-    where: dict[str, int] = {}
-    at = 0
-    for index, part in enumerate(flat):
-        if part is Wild.ANY:
-            stars |= 1 << at
-            if index + 1 == len(flat) or flat[index + 1] == ":":
-                ends |= 1 << at
-        elif part is Wild.ONE:
-            ones |= 1 << at
-            at += 1
-        else:
-            where[str(part)] = where.get(str(part), 0) | 1 << at
-            at += 1
-    states = 1
-    for character in value:
-        wild, stay = (0, ends) if character == ":" else (ones, stars)
-        states = ((states & (where.get(character, 0) | wild)) << 1) | (states & stay)
-        if not states:
-            return False
-    return bool(states >> at & 1)
+    return _follow(parts, value, colons=False)

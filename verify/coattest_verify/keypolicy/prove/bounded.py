@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import asdict
 
 from coattest.programs.environment import python_program
 from coattest.programs.start import start_program
@@ -80,24 +80,6 @@ def _read(said: bytes) -> Iterable[GoalResult]:
             )
 
 
-def _written(item: GoalResult) -> dict[str, Any]:
-    example = item.counterexample
-    return {
-        "goal": item.goal,
-        "status": item.status.value,
-        "reason": item.reason,
-        "counterexample": example
-        and {
-            "caller": example.caller,
-            "arn": example.arn,
-            "action": example.action,
-            "resource": example.resource,
-            "context": dict(example.context),
-            "allowed_by": example.allowed_by,
-        },
-    }
-
-
 def _main() -> None:
     """The process: the question on stdin, each answer as a line of JSON as soon as it is there."""
     started = time.monotonic()
@@ -106,7 +88,7 @@ def _main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(int(deadline) + 2)  # should nobody be left to end it
     for item in answers(policy, question, until=started + max(deadline - ENDING, deadline / 2)):
-        sys.stdout.write(json.dumps(_written(item)) + "\n")
+        sys.stdout.write(json.dumps({**asdict(item), "status": item.status.value}) + "\n")
         sys.stdout.flush()
 
 

@@ -193,7 +193,7 @@ class LogEntry:
 def parse_entry(entry: bytes) -> LogEntry:
     """An entry of the log. Raises Rejected; it reaches terminals, so it holds names and words only."""
     fields = Fields(parse(entry, max_size=MAX_ENTRY), "entry")
-    member = fields.optional("member", lambda name: fields.text(name, NAME))
+    member = fields.optional("member", fields.text, NAME)
     facts = Fields(fields.mapping("facts", low=0, high=MAX_FACTS), "entry.facts")
     found = LogEntry(
         fields.choice("kind", KINDS),

@@ -260,7 +260,7 @@ def examine(
     if not isinstance(log, Log):
         return LogVerdict(problem=log, lost=remembered)
     covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
-    entries, unread = _readable(log.entries)
+    entries, unread = readable(log.entries)
     if unread is not None and len(entries) < covered:
         return LogVerdict(problem=unread)
     present = {item.sha256: item for item in signed}
@@ -303,7 +303,7 @@ def examine(
     )
 
 
-def _readable(entries: Sequence[bytes]) -> tuple[list[LogEntry], Finding | None]:
+def readable(entries: Sequence[bytes]) -> tuple[list[LogEntry], Finding | None]:
     """The entries before the first that cannot be read, and why that one cannot.
 
     Whoever may push can append it. Nobody honest cosigns it, so it says nothing and stops no decision.

@@ -25,14 +25,14 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
-from coattest_verify.quorum.log.entries import MEMBERS, LogEntry, SeenLog, members_entry, parse_entry
+from coattest_verify.quorum.log.entries import MEMBERS, SeenLog, members_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
     CheckedLog,
@@ -41,6 +41,7 @@ from coattest_verify.quorum.log.examine import (
     checked_log,
     cosigned_by,
     cosigned_sizes,
+    readable,
 )
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
 from coattest_verify.quorum.log.restart import log_in_force
@@ -194,7 +195,7 @@ def _state(
     remembered, root = _remembered(payloads, seen), bytes.fromhex(first.sha256)
 
     def folded(log: CheckedLog) -> LogState:
-        entries = tuple(_readable(log.entries)) if isinstance(log, Log) else ()
+        entries = readable(log.entries)[0] if isinstance(log, Log) else []
         named = {entry.sha256 for entry in entries if entry.kind == MEMBERS}
 
         def successors(base: MembersFile) -> list[Candidate]:
@@ -225,26 +226,13 @@ def _state(
     return state, cosigned_by(evidence, log, state.versions[-1])
 
 
-def _readable(entries: Sequence[bytes]) -> Iterator[LogEntry]:
-    """The entries before the first that cannot be read, which nobody honest cosigned."""
-    for entry in entries:
-        try:
-            found = parse_entry(entry)
-        except Rejected:
-            return
-        yield found
+def latest_state(evidence: Evidence, current: MembersFile, envelopes: Signatures | None = None) -> LogState:
+    """What is in force in a folder whose ``quorum.toml`` is ``current``: every version from the first here.
 
-
-def succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> tuple[MembersFile, ...]:
-    """Every version from the first one here that leads to ``current`` up to the one in force.
-
-    Raises Rejected for a fork. Without a pinned root this says nothing about who the members are (``follow``
-    does).
+    ``envelopes`` are the signatures here, where they were read before. Raises Rejected for a fork. Without a
+    pinned root this says nothing about who the members are (``follow`` does).
     """
-    return _succession(evidence, current, envelopes).versions
-
-
-def _succession(evidence: Evidence, current: MembersFile, envelopes: Signatures) -> LogState:
+    envelopes = read_signatures(evidence) if envelopes is None else envelopes
     first = _first_of(current, envelopes)
     state = _state(evidence, first, current.raw, envelopes, None)[0]
     if current not in state.versions and current.version > state.versions[-1].version:
@@ -262,14 +250,6 @@ def _first_of(current: MembersFile, envelopes: Signatures) -> MembersFile:
 def claimed_root(evidence: Evidence, current: MembersFile) -> bytes:
     """The root that a version says to come from: 32 bytes. Nothing here proves it (``follow`` does)."""
     return bytes.fromhex(_first_of(current, read_signatures(evidence)).sha256)
-
-
-def latest_state(evidence: Evidence, current: MembersFile) -> LogState:
-    """What is in force in a folder whose ``quorum.toml`` is ``current``. Raises Rejected for a fork.
-
-    Without a pinned root this says nothing about who the members are (``follow`` does).
-    """
-    return _succession(evidence, current, read_signatures(evidence))
 
 
 Signatures = Mapping[bytes, Mapping[str, list[DsseEnvelope]]]

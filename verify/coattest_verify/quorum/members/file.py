@@ -159,7 +159,7 @@ class MembersFile:
         present = set(agreeing) & set(self.names)
         lacks = []
         if len(present) < wanted:
-            lacks.append(_unmet("too-few-members", len(present), wanted, "members agree"))
+            lacks.append(too_few("too-few-members", len(present), wanted, "members agree"))
         for group in self.groups:
             count = len(present & set(group.parts))
             if count >= group.threshold:
@@ -168,7 +168,7 @@ class MembersFile:
         for group in self.groups:
             if group.name not in present and group.name not in within:
                 count = len(present & set(group.parts))
-                lacks.append(_unmet("group-unmet", count, group.threshold, f"of group {group.name} agree"))
+                lacks.append(too_few("group-unmet", count, group.threshold, f"of group {group.name} agree"))
         return tuple(lacks)
 
     @classmethod
@@ -235,7 +235,8 @@ def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def _unmet(code: str, count: int, wanted: int, what: str) -> Finding:
+def too_few(code: str, count: int, wanted: int, what: str) -> Finding:
+    """How a number falls short of what the members file asks for."""
     return Finding(code, MEMBERS_FILE, f"{count} of {wanted} {what}", expected=str(wanted), found=str(count))
 
 
@@ -262,7 +263,7 @@ def _read(data: bytes) -> MembersFile:
     members = _members(fields)
     file = MembersFile(
         version=version,
-        previous=fields.optional("previous", lambda name: fields.text(name, DIGEST)),
+        previous=fields.optional("previous", fields.text, DIGEST),
         expires=_time(fields, "expires"),
         round=fields.text("round", ROUND),
         threshold=fields.integer("threshold", 1, len(members)),
@@ -271,15 +272,12 @@ def _read(data: bytes) -> MembersFile:
         groups=_groups(fields, [member.name for member in members]),
         max_age_days=fields.integer("max_age_days", 1, 3650),
         require_compiled_kernel=fields.boolean("require_compiled_kernel"),
-        routes=fields.optional("routes", lambda name: fields.integer(name, 1, MAX_DIVERSITY)) or 1,
-        hosts=fields.optional("hosts", lambda name: fields.integer(name, 0, MAX_DIVERSITY)) or 0,
-        commitments=fields.optional("commitments", lambda name: fields.integer(name, 0, len(members))) or 0,
-        revoke_threshold=fields.optional(
-            "revoke_threshold", lambda name: fields.integer(name, 1, len(members))
-        )
-        or 1,
-        reviews=fields.optional("reviews", lambda name: fields.integer(name, 0, len(members))) or 0,
-        change=fields.optional("change", lambda name: fields.integer(name, 1, len(members))) or 0,
+        routes=fields.optional("routes", fields.integer, 1, MAX_DIVERSITY) or 1,
+        hosts=fields.optional("hosts", fields.integer, 0, MAX_DIVERSITY) or 0,
+        commitments=fields.optional("commitments", fields.integer, 0, len(members)) or 0,
+        revoke_threshold=fields.optional("revoke_threshold", fields.integer, 1, len(members)) or 1,
+        reviews=fields.optional("reviews", fields.integer, 0, len(members)) or 0,
+        change=fields.optional("change", fields.integer, 1, len(members)) or 0,
         restart=_restart(fields) if fields.has("restart") else None,
         raw=data,
     )
@@ -331,7 +329,7 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
     known = list(members)
     within = {name: {name} for name in members}
     found = []
-    items = fields.optional("groups", lambda name: fields.items(name, high=MAX_GROUPS)) or []
+    items = fields.optional("groups", fields.items, high=MAX_GROUPS) or []
     for index, item in enumerate(items):
         entry = Fields(item, f"groups[{index}]")
         name = entry.text("name", NAME)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from coattest.errors import Rejected, UsageError
@@ -98,10 +98,7 @@ class ProfileResult:
         return {
             "image": {"name": self.name, "size": self.size, "sha256": self.sha256, "sha384": self.sha384},
             "pcrs": {f"PCR{index}": value for index, value in enumerate(self.pcrs)},
-            "sections": [
-                {"type": section.type, "size": section.size, "sha384": section.sha384}
-                for section in self.sections
-            ],
+            "sections": [asdict(section) for section in self.sections],
         }
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import marshal
 import secrets
+from dataclasses import asdict
 from typing import Any
 
 from coattest.errors import Rejected
@@ -58,9 +59,10 @@ def sign_statement(statement: Statement, signer: Signer) -> bytes:
 
 def statement_to_json(statement: Statement) -> dict[str, Any]:
     """The in-toto Statement v1."""
+    subjects = statement.products or {"claim.json": {"sha256": statement.claim_sha256}}
     return {
         "_type": STATEMENT_TYPE,
-        "subject": _subjects(statement),
+        "subject": [{"name": name, "digest": digests} for name, digests in subjects.items()],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "buildDefinition": {
@@ -82,20 +84,6 @@ def statement_to_json(statement: Statement) -> dict[str, Any]:
             },
         },
     }
-
-
-def _subjects(statement: Statement) -> list[dict[str, Any]]:
-    if not statement.profiles:
-        return [{"name": "claim.json", "digest": {"sha256": statement.claim_sha256}}]
-    subjects: list[dict[str, Any]] = []
-    for profile, result in sorted(statement.profiles.items()):
-        digests = {"sha256": result.sha256, "sha384": result.sha384}
-        subjects.append({"name": f"{profile}/{result.name}", "digest": digests})
-        subjects += [
-            {"name": f"{profile}/PCR{index}", "digest": {"sha384": value}}
-            for index, value in enumerate(result.pcrs)
-        ]
-    return subjects
 
 
 def _external(statement: Statement) -> dict[str, Any]:
@@ -123,10 +111,7 @@ def _internal(statement: Statement) -> dict[str, Any]:
             profile: {
                 "name": result.name,
                 "size": result.size,
-                "sections": [
-                    {"type": section.type, "size": section.size, "sha384": section.sha384}
-                    for section in result.sections
-                ],
+                "sections": [asdict(section) for section in result.sections],
             }
             for profile, result in statement.profiles.items()
         },
@@ -181,8 +166,8 @@ def _statement(fields: Fields, payload: bytes = b"") -> Statement:
         round=internal.text("round", ROUND),
         time=parse_utc(metadata.text("finishedOn")),
         inputs_confirmed=inputs.boolean("confirmed"),
-        host=internal.optional("host", lambda name: internal.text(name, HOST)),
-        salt=internal.optional("salt", lambda name: internal.text(name, SHA256)),
+        host=internal.optional("host", internal.text, HOST),
+        salt=internal.optional("salt", internal.text, SHA256),
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
@@ -274,7 +259,7 @@ def _built(definition: Fields, external: Fields, internal: Fields, source: Field
     kernel, tool = internal.fields("kernel"), internal.fields("tool")
     built = Built(
         route=external.text("route", WORD),
-        commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+        commit=source.optional("commit", source.text, COMMIT),
         kernel_compiled=kernel.boolean("compiled_here"),
         kernel_sha256=kernel.text("sha256", SHA256),
         tool_version=tool.text("version", WORD),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,6 +11,20 @@ from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a member's clock may be ahead of the verifier's."""
+
+
+def enough_until(
+    times: Mapping[str, datetime], members: MembersFile, age: timedelta, now: datetime
+) -> datetime | None:
+    """Until when ``change`` members' signatures of these times are younger than ``age``; None if not now.
+
+    One more signature never shortens it.
+    """
+    ends = {name: time + age for name, time in times.items() if time <= now + CLOCK_SKEW}
+    for end in sorted(set(ends.values()), reverse=True):
+        if end > now and not members.unmet_change([name for name, each in ends.items() if each >= end]):
+            return end
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coattest.errors import Rejected, UsageError
@@ -32,9 +32,17 @@ class CommitmentSecret:
     root: str
     salt: str
 
-    def digest(self, report: RebuildReport) -> str:
+    def digest(self, built: RebuildReport | Statement) -> str:
         """The commitment to a build: SHA-256, lower-case hex."""
-        return _digest(self, report)
+        value = {
+            "purpose": PURPOSE,
+            "member": self.member,
+            "root": self.root,
+            "source": _source(built),
+            "profiles": {name: result.to_json() for name, result in built.profiles.items()},
+            "salt": self.salt,
+        }
+        return hashlib.sha256(canonical(value)).hexdigest()
 
 
 def new_secret(member: str, root: bytes) -> CommitmentSecret:
@@ -46,19 +54,7 @@ def opened_commitment(statement: Statement, root: bytes) -> str | None:
     """The commitment that a statement opens, or None when it brings no salt."""
     if statement.salt is None:
         return None
-    return _digest(CommitmentSecret(statement.member, root.hex(), statement.salt), statement)
-
-
-def _digest(secret: CommitmentSecret, built: RebuildReport | Statement) -> str:
-    value = {
-        "purpose": PURPOSE,
-        "member": secret.member,
-        "root": secret.root,
-        "source": _source(built),
-        "profiles": {name: result.to_json() for name, result in built.profiles.items()},
-        "salt": secret.salt,
-    }
-    return hashlib.sha256(canonical(value)).hexdigest()
+    return CommitmentSecret(statement.member, root.hex(), statement.salt).digest(statement)
 
 
 def _source(built: RebuildReport | Statement) -> list[str]:
@@ -77,8 +73,7 @@ def secret_folder(member: str, root: bytes, report: RebuildReport) -> Path:
 def write_secret(folder: Path, secret: CommitmentSecret) -> Path:
     """Write FOLDER/commitment.json, readable by this user only; returns its path."""
     path = folder / SALT_FILE
-    values = {name: getattr(secret, name) for name in ("member", "root", "salt")}
-    write_atomic(path, canonical({"format": PURPOSE, **values}) + b"\n", 0o600)
+    write_atomic(path, canonical({"format": PURPOSE, **asdict(secret)}) + b"\n", 0o600)
     return path
 
 

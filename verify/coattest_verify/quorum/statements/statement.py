@@ -109,6 +109,16 @@ class Statement:
         """What was to be built: two results for one target are a contradiction."""
         return self.release, self.architecture, self.tree_sha256, self.lock_sha256
 
+    @property
+    def products(self) -> dict[str, dict[str, str]]:
+        """The digests of every image (``PROFILE/NAME``) and of its registers (``PROFILE/PCR0``), by name."""
+        found: dict[str, dict[str, str]] = {}
+        for profile, result in sorted(self.profiles.items()):
+            found[f"{profile}/{result.name}"] = {"sha256": result.sha256, "sha384": result.sha384}
+            for index, value in enumerate(result.pcrs):
+                found[f"{profile}/PCR{index}"] = {"sha384": value}
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
@@ -145,7 +155,7 @@ class RebuildReport:
             network=read_network(fields) if fields.optional("network", fields.fields) else NO_NETWORK,
             built=Built(
                 route=fields.text("route", WORD),
-                commit=source.optional("commit", lambda name: source.text(name, COMMIT)),
+                commit=source.optional("commit", source.text, COMMIT),
                 kernel_compiled=kernel.boolean("compiled_here"),
                 kernel_sha256=kernel.text("sha256", SHA256),
                 tool_version=tool.text("version", WORD),

@@ -214,17 +214,11 @@ def _authentic(
         lock_sha256=source.text("lock_sha256", SHA256),
         note=note,
         time=utc(parse_utc(fields.text("time"))),
-        since=(
-            fields.optional("since_lock_sha256", lambda name: fields.text(name, SHA256))
-            if kind == REVIEW
-            else None
-        ),
+        since=fields.optional("since_lock_sha256", fields.text, SHA256) if kind == REVIEW else None,
         undoes=_undoes(kind, fields),
         excused=fields.text("excused", NAME) if kind == EXCUSE else None,
         claim=fields.text("claim_sha256", SHA256) if kind == PUBLISH else "",
-        commit=(
-            fields.optional("commit", lambda name: fields.text(name, GIT_COMMIT)) if kind == PUBLISH else None
-        ),
+        commit=fields.optional("commit", fields.text, GIT_COMMIT) if kind == PUBLISH else None,
         tag=fields.text("tag", WORD) if kind == PUBLISH else "",
         sha256=hashlib.sha256(data).hexdigest(),
         keys=signers,
@@ -240,8 +234,7 @@ def _authentic(
 
 def _undoes(kind: str, fields: Fields) -> str | None:
     if kind == EXCUSE:
-        found: str | None = fields.optional("undoes_sha256", lambda name: fields.text(name, SHA256))
-        return found
+        return fields.optional("undoes_sha256", fields.text, SHA256)
     return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 

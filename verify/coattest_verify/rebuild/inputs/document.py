@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import Rejected, UsageError
-from coattest.files import read_bounded
+from coattest.errors import UsageError
+from coattest.files import given_file, read_bounded
 from coattest.strictjson import MAX_SIZE, Fields, parse
 from coattest_build.ownwork import INPUTS, OwnWork
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.statements.claim import SHA256
-from coattest_verify.rebuild.inputs.check import LockVerdict, Pin, Suite
+from coattest_verify.rebuild.inputs.check import LockVerdict, Suite
 
 FORMAT = "coattest-inputs/v1"
 MAX_PINS = 4096
@@ -25,7 +26,7 @@ def inputs_to_json(verdict: LockVerdict) -> dict[str, Any]:
         "time": utc(verdict.time),
         "confirmed": verdict.confirmed,
         "suites": [_suite(suite) for suite in verdict.suites],
-        "pins": [_pin(pin) for pin in verdict.pins],
+        "pins": [{**asdict(pin), "confirmed": not pin.findings} for pin in verdict.pins],
     }
 
 
@@ -41,25 +42,13 @@ def _suite(suite: Suite) -> dict[str, Any]:
     }
 
 
-def _pin(pin: Pin) -> dict[str, Any]:
-    return {
-        "kind": pin.kind,
-        "name": pin.name,
-        "version": pin.version,
-        "sha256": pin.sha256,
-        "suite": pin.suite,
-        "confirmed": not pin.findings,
-        "findings": [finding.to_json() for finding in pin.findings],
-    }
-
-
 def confirmations(path: Path, lock_sha256: str, own: OwnWork) -> dict[str, bool]:
     """Which pins a document confirms, by the names that ``verify release review`` shows.
 
     Raises UsageError when there is no such file, this machine did not make it, it does not parse, or it is
     about another lock.
     """
-    try:
+    with given_file(path, hint="verify inputs --out writes it", code="bad-inputs"):
         content = read_bounded(path, MAX_SIZE)
         own.require(INPUTS, content, path, "run verify inputs --out")
         fields = Fields(parse(content, max_size=MAX_SIZE), "")
@@ -71,8 +60,4 @@ def confirmations(path: Path, lock_sha256: str, own: OwnWork) -> dict[str, bool]
             pin = Fields(item, f"pins[{index}]")
             name = f"wheel {pin.text('name')}" if pin.text("kind") == "wheel" else pin.text("name")
             found[name] = pin.boolean("confirmed")
-    except FileNotFoundError:
-        raise UsageError("no such file", where=str(path), hint="verify inputs --out writes it") from None
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-inputs") from None
     return found
