@@ -92,7 +92,7 @@ def served(party: BigAuction, prefix: str, count: int, couriers: int) -> dict[st
             for address in addresses
         ]
         said = [process.communicate()[1] for process in running]
-    events = [json.loads(line) for text in said for line in text.splitlines()]
+    events = [json.loads(line) for text in said for line in (text or "").splitlines()]
     times = [
         datetime.fromisoformat(each["time"].replace("Z", "+00:00"))
         for each in events

@@ -10,7 +10,7 @@ claim that is held is not finished yet: its courier may have died before it was 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -83,7 +83,8 @@ def _objects(client: S3Client, uri: str) -> Iterator[tuple[str, ListedObject]]:
         with aws_errors(uri):
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
         now = _date(page, uri)
-        for item in page.get("Contents", ()):
+        found: Sequence[Any] = page.get("Contents", ())
+        for item in found:
             count += 1
             age = (now - item["LastModified"]).total_seconds()
             yield item["Key"].removeprefix(prefix), ListedObject(item["ETag"], item["Size"], age)
