@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest_parent.link.aws import parse_s3_uri
@@ -83,8 +83,7 @@ def _objects(client: S3Client, uri: str) -> Iterator[tuple[str, ListedObject]]:
         with aws_errors(uri):
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
         now = _date(page, uri)
-        found: Sequence[Any] = page.get("Contents", ())
-        for item in found:
+        for item in cast("Sequence[Any]", page.get("Contents", ())):
             count += 1
             age = (now - item["LastModified"]).total_seconds()
             yield item["Key"].removeprefix(prefix), ListedObject(item["ETag"], item["Size"], age)
