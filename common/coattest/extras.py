@@ -12,8 +12,8 @@ from coattest.errors import EnvironmentFailure
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "in-toto": ("in_toto", "securesystemslib"),
-        "aws": ("boto3", "botocore", "securesystemslib"),
         "build": ("packaging", "pysequoia"),
+        "aws": ("boto3", "botocore", "packaging", "securesystemslib"),
         "local": ("moto", "werkzeug", "boto3", "botocore", "dulwich", "packaging", "pysequoia"),
         "pkcs11": ("asn1crypto", "pkcs11", "securesystemslib"),
         "prove": ("z3",),

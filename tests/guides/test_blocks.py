@@ -82,6 +82,9 @@ NEVER_RUN = {
         for command in (
             "nitro-cli run-enclave --eif-path image.eif --cpu-count 2 --memory 1024 --debug-mode "
             "--attach-console",
+            "verify keygen --out smoke.key",
+            "deploy-from-attestation smoke --measurements measurements.json --image image.eif "
+            "--report smoke.json --key smoke.key",
             "mkdir debug-tree && cp -r build enclave debug-tree",
             "sed -i 's/^cmdline = \"/&earlycon=uart8250,io,0x3f8,115200n8 /' debug-tree/build/image.toml",
             "eif build --source debug-tree --out debug",

@@ -46,7 +46,10 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
         f" --vpc vpc-1 --subnet subnet-1 --ami ami-1 --wheel {F}/program.whl --wheelhouse {F}/wheelhouse"
         f" {AWS} {BIND}",
     ),
-    "deploy-from-attestation smoke": (f"--measurements {F}/measurements.json --image {F}/image.eif",),
+    "deploy-from-attestation smoke": (
+        f"--measurements {F}/measurements.json --image {F}/image.eif",
+        f"--measurements {F}/measurements.json --image {F}/image.eif --key {{key}} --report {{out}}",
+    ),
     "deploy-from-attestation status": (
         f"--target local --state {F}/state {BIND}",
         f"--target aws --plan {F}/plan --image {F}/image.eif {BIND}",

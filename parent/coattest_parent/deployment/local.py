@@ -17,7 +17,7 @@ from typing import Any
 from coattest.errors import UsageError
 from coattest.files import read_whole, write_atomic
 from coattest_parent.deployment.live import Live, check_live
-from coattest_parent.deployment.runner import Runner
+from coattest_parent.deployment.runner import LocalRunner
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import check_image
 
@@ -57,7 +57,7 @@ def require_local_profile(decision: Decision) -> None:
 
 
 def make_local_plan(
-    decision: Decision, image: Path, runner: Runner, *, role_arn: str, instance_id: str
+    decision: Decision, image: Path, runner: LocalRunner, *, role_arn: str, instance_id: str
 ) -> LocalPlan:
     """Measure the image against the decision and say what would be done; starts and changes nothing."""
     found = check_image(image, decision)
@@ -78,7 +78,7 @@ def make_local_plan(
 def apply_local(
     decision: Decision,
     image: Path,
-    runner: Runner,
+    runner: LocalRunner,
     *,
     role_arn: str,
     instance_id: str,
@@ -127,7 +127,7 @@ def read_deployment(state: Path) -> dict[str, Any] | None:
     return value
 
 
-def destroy_local(runner: Runner, state: Path) -> str | None:
+def destroy_local(runner: LocalRunner, state: Path) -> str | None:
     """End the enclave; returns its id, or None when it had ended already. The record stays, and says what was
     deployed in this folder.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
@@ -35,22 +35,6 @@ class Enclave:
     proxy: Address
     pid: int
     flags: str
-
-
-class Runner(Protocol):
-    """One enclave at a time: what the local target needs of nitro-cli."""
-
-    def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
-        """Start the image and return once the enclave listens. Raises EnvironmentFailure."""
-        ...
-
-    def describe(self) -> Enclave | None:
-        """The enclave that runs now, or None."""
-        ...
-
-    def terminate(self) -> None:
-        """End the enclave and return when it is gone; does nothing when none runs."""
-        ...
 
 
 class LocalRunner:

@@ -10,24 +10,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_enclave.protocol import alive
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
-    Expectation,
     ExpectNonce,
     ExpectPcrs,
-    ExpectPublicKey,
-    ExpectUserData,
     MaxAge,
     Root,
     parse_unverified,
     verify_document,
 )
+from coattest_verify.fleet.hardware import CHECKS, SmokeCheck
+from coattest_verify.fleet.live import alive_expectations
 
 NONCE_SIZE = 32
 """Bytes of a nonce."""
@@ -50,13 +47,8 @@ it is not refused, or the connection breaks.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class SmokeCheck:
-    """One check and its outcome; ``detail`` is a figure, or why it failed."""
-
-    name: str
-    ok: bool
-    detail: str
+Document = tuple[bytes, bytes]
+"""A nonce, and the document over it."""
 
 
 def smoke(
@@ -74,50 +66,53 @@ def smoke(
     ``clock`` a document's time may be. ``upload`` knows a message of the
     program in the image.
     """
-    yield _check("document", lambda: _document(address, pcrs, root, clock, skew_ms))
-    yield _check("clock", lambda: _clock(address, clock))
-    yield _check("connections", lambda: _connections(address))
-    yield _check("both directions", lambda: _both_directions(address, upload))
-    yield _check("still alive", lambda: _document(address, pcrs, root, clock, skew_ms))
+    kept: list[Document] = []
+
+    def document() -> str:
+        return _judged(*_asked(address, kept), pcrs=pcrs, root=root, now=clock(), skew_ms=skew_ms)
+
+    asks: tuple[Callable[[], str], ...] = (
+        document,
+        lambda: _clock(address, clock, kept),
+        lambda: _connections(address),
+        lambda: _both_directions(address, upload),
+        document,
+    )
+    for name, ask in zip(CHECKS, asks, strict=True):
+        started, found = time.monotonic(), ""
+        try:
+            found, ok = ask(), True
+        except CoattestError as error:
+            found, ok = str(error), False
+        ms = round(1000 * (time.monotonic() - started))
+        yield SmokeCheck(name, ok, found, ms, tuple(kept))
+        kept.clear()
 
 
-def _check(name: str, ask: Callable[[], str]) -> SmokeCheck:
-    try:
-        return SmokeCheck(name, True, ask())
-    except CoattestError as error:
-        return SmokeCheck(name, False, str(error))
-
-
-def _document(
-    address: Address, pcrs: dict[int, bytes], root: Root, clock: Callable[[], datetime], skew_ms: int
-) -> str:
+def _asked(address: Address, kept: list[Document]) -> Document:
+    """A document over a fresh nonce, which is kept whatever it is worth."""
     nonce = secrets.token_bytes(NONCE_SIZE)
     with EnclaveClient(address) as client:
-        document = client.alive(nonce)
-    expectations: list[Expectation] = [
-        ExpectPcrs(pcrs),
-        ExpectNonce(nonce),
-        ExpectUserData(alive.alive_user_data()),
-        ExpectPublicKey(None),
-        MaxAge(MAX_AGE_MS, skew_ms=skew_ms),
-    ]
-    verdict = verify_document(document, expectations, now=clock(), root=root)
+        kept.append((nonce, client.alive(nonce)))
+    return kept[-1]
+
+
+def _judged(
+    nonce: bytes, document: bytes, *, pcrs: dict[int, bytes], root: Root, now: datetime, skew_ms: int
+) -> str:
+    age = MaxAge(MAX_AGE_MS, skew_ms=skew_ms)
+    expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
+    verdict = verify_document(document, expected, now=now, root=root)
     if not verdict.ok:
         findings = verdict.findings
-        raise FoundFalse(
-            "; ".join(map(str, findings)),
-            code="live-document",
-            findings=findings,
-        )
+        raise FoundFalse("; ".join(map(str, findings)), code="live-document", findings=findings)
     return f"{verdict.document.module_id}, registers {', '.join(str(i) for i in sorted(pcrs))} as measured"
 
 
-def _clock(address: Address, clock: Callable[[], datetime]) -> str:
+def _clock(address: Address, clock: Callable[[], datetime], kept: list[Document]) -> str:
     """How far the module's clock is from ours; for information, as neither is known to be right."""
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    with EnclaveClient(address) as client:
-        before = clock()
-        document = parse_unverified(client.alive(nonce))
+    before = clock()
+    document = parse_unverified(_asked(address, kept)[1])
     off = document.timestamp_ms - int(before.timestamp() * 1000)
     return f"the module's clock is {off} ms from this machine's"
 

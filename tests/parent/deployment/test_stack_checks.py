@@ -33,8 +33,8 @@ GOOD: dict[str, Any] = {
         }
     ],
     "subnets": [
-        {"SubnetId": ONE, "AvailabilityZone": "a", "MapPublicIpOnLaunch": False},
-        {"SubnetId": TWO, "AvailabilityZone": "b", "MapPublicIpOnLaunch": False},
+        {"SubnetId": ONE, "VpcId": SETTINGS.vpc, "AvailabilityZone": "a", "MapPublicIpOnLaunch": False},
+        {"SubnetId": TWO, "VpcId": SETTINGS.vpc, "AvailabilityZone": "b", "MapPublicIpOnLaunch": False},
     ],
     "tables": [
         {
@@ -160,6 +160,14 @@ def test_both_subnets_in_one_zone_and_a_foreign_partition_are_findings(plan: pla
     assert found(plan, one) == ["too-few-zones"]
     aws = dataclasses.replace(plan, decision=dataclasses.replace(plan.decision, profile="aws"))
     assert found(aws, {"tables": GOOD["tables"]}, region="us-gov-west-1") == ["untrusted-partition"]
+
+
+def test_subnets_elsewhere_are_findings(plan: planning.StackPlan) -> None:
+    """One that is not in the region is not in its answer; one of another VPC is."""
+    here, there = GOOD["subnets"]
+    other = {**there, "VpcId": "vpc-0fffffffffffffff0"}
+    assert found(plan, {"subnets": [here, other]}) == ["wrong-region"]
+    assert found(plan, {"subnets": [here]}) == ["wrong-region", "too-few-zones"]
 
 
 def test_bids_in_another_region_need_their_own_way(plan: planning.StackPlan) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
-from coattest_parent.deployment.stack import rollout, stacks
+from coattest_parent.deployment.stack import checks, rollout, stacks
 from coattest_parent.link.aws import ATTEMPTS
 from coattest_verify.quorum.authority import authority_from
 from support.parent.deployments import Release, now
@@ -238,7 +238,8 @@ def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[floa
     """botocore's retries are used up, then one line says so; the next apply goes on."""
     (bench.world.services.directory / "throttle").write_text(service)
     with pytest.raises(AwsFailure, match="Throttling") as refused:
-        bench.apply()
+        # Only plan asks EC2.
+        checks.require_workable(bench.plan, bench.cloud().aws) if service == "ec2" else bench.apply()
     assert refused.value.exit_code == 3
     assert len(waits) == ATTEMPTS - 1
     (bench.world.services.directory / "throttle").unlink()
@@ -249,12 +250,17 @@ def test_throttling_that_does_not_end_is_an_error(bench: Bench, waits: list[floa
 
 def test_a_subnet_of_another_region_is_refused(bench: Bench) -> None:
     """The region is that of the VPC, and the account that of the credentials."""
+    aws = bench.cloud().aws
+    checks.require_workable(bench.plan, aws)
     elsewhere = dataclasses.replace(bench.plan.settings, region="eu-west-1")
-    with raises_code(FoundFalse, "wrong-region", match="eu-west-1"):
-        rollout.require_place(elsewhere, bench.cloud().aws)
+    with raises_code(FoundFalse, "unworkable", match="the subnet is not in .* in eu-west-1"):
+        checks.require_workable(dataclasses.replace(bench.plan, settings=elsewhere), aws)
+    nothing = dataclasses.replace(bench.plan.settings, ami="ami-00000000", instance_type="c6i.99xlarge")
+    with raises_code(FoundFalse, "unworkable", match="no such type.*no such image"):
+        checks.require_workable(dataclasses.replace(bench.plan, settings=nothing), aws)
     stranger = dataclasses.replace(bench.plan.settings, account="999988887777")
     with raises_code(FoundFalse, "wrong-account"):
-        rollout.require_place(stranger, bench.cloud().aws)
+        rollout.require_account(stranger, aws)
 
 
 def test_an_expired_decision_is_no_authority(world: World) -> None:

@@ -48,6 +48,9 @@ LINES: dict[str, tuple[str, ...]] = {
     "auction withdraw": (*SIGNING, "--record", "FILE"),
     "deploy-from-attestation apply": ("--image", "FILE", *NAMED),
     "deploy-from-attestation plan": ("--image", "FILE", *NAMED),
+    "deploy-from-attestation smoke": (
+        *("--measurements", "MEASURED", "--image", "FILE", "--report", "NEW", "--key", "KEY"),
+    ),
     "deploy-from-attestation status": NAMED,
     "eif build": ("--mirror", "MIRROR", "--out", "OUT"),
     "eif lock": ("--mirror", "MIRROR", "--check"),
@@ -93,7 +96,6 @@ LINES: dict[str, tuple[str, ...]] = {
 """A line for every command that takes a checkout or attestations, or signs. Words in capitals are paths."""
 
 STARTING: dict[str, tuple[str, ...]] = {
-    "deploy-from-attestation smoke": ("--measurements", "MEASURED", "--image", "FILE"),
     "nitro-local boot": ("FILE",),
     "nitro-local run-enclave": (
         *(

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
+import hashlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
-from coattest.errors import EnvironmentFailure, UsageError
-from coattest.files import read_whole
+from coattest.errors import CoattestError, UsageError
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
-from coattest.parser import refuse_ignored
-from coattest.programs.environment import find_program
-from coattest.programs.start import ProgramLimits, run_program
-from coattest.shell import err, json_option, out, utc_now
+from coattest.parser import NEW_FILE, refuse_ignored
+from coattest.shell import confirm_signing, err, expect_option, json_option, out, signing_key, utc_now
 from coattest.text import printable
 from coattest_parent.auction.smoke import refused_upload
+from coattest_parent.cli.deploy import nitro_cli
 from coattest_parent.cli.options import FILE
 from coattest_parent.deployment.live import LIVE_SKEW_MS
-from coattest_parent.deployment.smoke import SmokeCheck, smoke
-from coattest_parent.link.channels import CID_MAX, ENCLAVE_PORT, Address, Vsock, await_listener, parse_address
+from coattest_parent.deployment.smoke import smoke
+from coattest_parent.link.channels import Address, await_listener, parse_address
 from coattest_verify.attestation.limits import SKEW_MAX_MS
 from coattest_verify.attestation.measurements import (
     MEASUREMENTS_MAX,
@@ -32,15 +30,9 @@ from coattest_verify.attestation.measurements import (
     read_measurements,
 )
 from coattest_verify.attestation.profiles import root_for
+from coattest_verify.fleet.hardware import HardwareReport, SmokeCheck, hardware_findings, sign_hardware
 from coattest_verify.rebuild.remeasure import binding_pcrs
-
-NITRO_CLI = "nitro-cli"
-
-NITRO_CLI_SECONDS = 120.0
-"""Seconds for one call of nitro-cli."""
-
-ENCLAVE_ID = re.compile(r"i-[0-9a-f]{1,17}-enc[0-9a-f]{1,17}")
-"""What nitro-cli calls an enclave; it goes back to nitro-cli as an argument."""
+from coattest_verify.signatures.keys import load_signer
 
 LISTEN_SECONDS = 60.0
 """Seconds until the enclave listens, unless told otherwise."""
@@ -76,6 +68,9 @@ LISTEN_SECONDS = 60.0
 @click.option("--role-arn", help="ARN of the instance's role: check PCR3 too.")
 @click.option("--instance-id", help="Id of this instance: check PCR4 too.")
 @click.option("--profile", type=click.Choice(["aws", "local"]), default="aws", show_default=True)
+@click.option("--report", type=NEW_FILE, help="Write a signed report, also of what failed; needs --key.")
+@signing_key(click.option("--key", type=FILE, help="The key that signs the report: any of verify keygen."))
+@expect_option
 @json_option
 def smoke_command(
     *,
@@ -90,35 +85,73 @@ def smoke_command(
     role_arn: str | None,
     instance_id: str | None,
     profile: str,
+    report: Path | None,
+    key: Path | None,
+    expect: str | None,
     as_json: bool,
 ) -> int:
     """Check that an image works on this machine's Nitro hardware.
 
     Starts the image, or asks a running one; attests it and puts its vsock under load. Exits 1 when a check
-    fails. It tells whether the image works here; apply tells whether it is the decided one.
+    fails. It tells whether the image works here; apply tells whether it is the decided one. For --report an
+    --image boots once more, in debug mode, for its console; --expect is the SHA-256 of the measurements.
     """
     if (image is None) == (address is None):
         raise UsageError("give either --image or --address")
     if address is not None:
         refuse_ignored(("cpu_count", "memory"), "with --address")
+    if (report is None) != (key is None):
+        raise UsageError("--report and --key go together")
+    if report is None:
+        refuse_ignored(("expect",), "without --report")
     pcrs = _registers(measurements, set_name)
     binding = binding_pcrs(role_arn or "", instance_id or "")
     pcrs.update({index: binding[index] for index, given in ((3, role_arn), (4, instance_id)) if given})
-    with _running(image, address, cpu_count, memory) as target:
-        await_listener(target, listen_seconds)
-        checks = []
-        for check in smoke(
-            target,
-            pcrs=pcrs,
-            root=root_for(profile),
-            clock=utc_now,
-            upload=refused_upload,
-            skew_ms=clock_skew,
-        ):
-            err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}")
-            checks.append(check)
+    signer = load_signer(key) if key else None
+    size, began = nitro_cli.sizes(cpu_count, memory), utc_now()
+    machine = nitro_cli.machine(instance_id) if signer else {}
+    if signer:
+        confirm_signing(
+            [
+                ("signs", "what this machine shows of the image with these measurements, whatever it is"),
+                *machine.items(),
+            ],
+            subject="measurements",
+            digest=hashlib.sha256(read_whole(measurements, MEASUREMENTS_MAX)).hexdigest(),
+            expected=expect,
+        )
+    checks: list[SmokeCheck] = []
+    failure: CoattestError | None = None
+    try:
+        with _target(image, address, size) as target:
+            await_listener(target, listen_seconds)
+            for check in smoke(
+                target,
+                pcrs=pcrs,
+                root=root_for(profile),
+                clock=utc_now,
+                upload=refused_upload,
+                skew_ms=clock_skew,
+            ):
+                err().print(f"{check.name}: {'ok' if check.ok else 'FAILED'}")
+                checks.append(check)
+    except CoattestError as error:
+        failure = error
+    if report and signer:
+        said = nitro_cli.console(image, size) if image else ""
+        simulator, ended = profile == "local", utc_now()
+        made = HardwareReport(simulator, _ms(began), _ms(ended), machine, pcrs, tuple(checks), said)
+        write_atomic(report, sign_hardware(signer, made))
+        for finding in hardware_findings(made):
+            err().print(f"counts for nothing: {printable(str(finding))}", style="yellow")
+    if failure:
+        raise failure
     _show(checks, as_json)
     return 0 if all(check.ok for check in checks) else 1
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
 
 
 def _registers(path: Path, name: str | None) -> dict[int, bytes]:
@@ -135,45 +168,12 @@ def _registers(path: Path, name: str | None) -> dict[int, bytes]:
 
 
 @contextlib.contextmanager
-def _running(image: Path | None, address: str | None, cpu_count: int, memory: int) -> Iterator[Address]:
+def _target(image: Path | None, address: str | None, size: tuple[str, ...]) -> Iterator[Address]:
     if image is None:
         yield parse_address(address or "")
         return
-    sizes = ("--cpu-count", str(cpu_count), "--memory", str(memory))
-    started = _nitro_cli("run-enclave", "--eif-path", str(image.resolve()), *sizes)
-    cid, enclave = started.get("EnclaveCID"), started.get("EnclaveID")
-    if not isinstance(enclave, str) or not ENCLAVE_ID.fullmatch(enclave):
-        raise _nitro_cli_failed("nitro-cli run-enclave: its answer names no enclave")
-    try:
-        if type(cid) is not int or not 0 <= cid <= CID_MAX:
-            raise _nitro_cli_failed("nitro-cli run-enclave: its answer has no CID")
-        yield Vsock(cid, ENCLAVE_PORT)
-    finally:
-        _nitro_cli("terminate-enclave", "--enclave-id", enclave)
-
-
-def _nitro_cli(*arguments: str) -> dict[str, Any]:
-    """Run nitro-cli and return the JSON object on its stdout."""
-    try:
-        program = find_program(NITRO_CLI)
-    except EnvironmentFailure:
-        raise _nitro_cli_failed(
-            "nitro-cli is not installed", hint="run this on an enclave-enabled instance"
-        ) from None
-    done = run_program(
-        [program, *arguments], limits=ProgramLimits(seconds=NITRO_CLI_SECONDS), leaves_service=True
-    )
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        answer = None
-    if done.code or not isinstance(answer, dict):
-        raise _nitro_cli_failed(f"nitro-cli {arguments[0]}: {' '.join(done.said.split())[-300:]}")
-    return answer
-
-
-def _nitro_cli_failed(what: str, hint: str | None = None) -> EnvironmentFailure:
-    return EnvironmentFailure(what, hint=hint, code="nitro-cli")
+    with nitro_cli.nitro_enclave(image, size) as started:
+        yield started
 
 
 def _show(checks: list[SmokeCheck], as_json: bool) -> None:

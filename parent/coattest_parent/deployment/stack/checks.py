@@ -75,20 +75,19 @@ def require_workable(plan: StackPlan, aws: Aws) -> None:
 def look(settings: Settings, aws: Aws) -> Site:
     """Ask AWS about the place. Raises AwsFailure."""
     ec2, kind = aws.ec2(settings.region), settings.instance_type
+    # By filters: what is not there is not in the answer, and no error.
+    of_kind, in_vpc = _named("instance-type", kind), _named("vpc-id", settings.vpc)
     with aws_errors(settings.region):
-        in_vpc: Any = [{"Name": "vpc-id", "Values": [settings.vpc]}]
-        offered: Any = [{"Name": "instance-type", "Values": [kind]}]
-        types: Any = [kind]
         return Site(
-            _or_nothing(lambda: ec2.describe_instance_types(InstanceTypes=types)["InstanceTypes"]),
+            ec2.describe_instance_types(Filters=of_kind)["InstanceTypes"],
             frozenset(
                 str(each.get("Location"))
                 for each in ec2.describe_instance_type_offerings(
-                    LocationType="availability-zone", Filters=offered
+                    LocationType="availability-zone", Filters=of_kind
                 )["InstanceTypeOfferings"]
             ),
-            _or_nothing(lambda: ec2.describe_images(ImageIds=[settings.ami])["Images"]),
-            _or_nothing(lambda: ec2.describe_subnets(SubnetIds=list(settings.subnets))["Subnets"]),
+            ec2.describe_images(Filters=_named("image-id", settings.ami))["Images"],
+            ec2.describe_subnets(Filters=_named("subnet-id", *settings.subnets))["Subnets"],
             ec2.describe_route_tables(Filters=in_vpc)["RouteTables"],
             ec2.describe_vpc_endpoints(Filters=in_vpc)["VpcEndpoints"],
             _quota(aws, settings.region),
@@ -97,10 +96,7 @@ def look(settings: Settings, aws: Aws) -> Site:
 
 def latest_ami(aws: Aws, region: str, architecture: str) -> str:
     """The newest image of Amazon Linux 2023; the plan names its id. Raises UsageError (no-ami)."""
-    filters: Any = [
-        {"Name": "name", "Values": [AL2023[architecture]]},
-        {"Name": "state", "Values": ["available"]},
-    ]
+    filters = [*_named("name", AL2023[architecture]), *_named("state", "available")]
     with aws_errors(LATEST):
         found = aws.ec2(region).describe_images(Owners=["amazon"], Filters=filters)["Images"]
     if not found:
@@ -201,6 +197,10 @@ def _of_image(plan: StackPlan, place: Site) -> Iterator[Finding]:
 
 def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
     settings = plan.settings
+    there = {each.get("SubnetId") for each in place.subnets if each.get("VpcId") == settings.vpc}
+    for name in sorted(set(settings.subnets) - there):
+        where = f"the subnet is not in {settings.vpc} in {settings.region}"
+        yield _not("wrong-region", name, where, None, "API Reference, EC2 DescribeSubnets")
     zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
     if len(zones) < 2:
         yield _not(
@@ -268,18 +268,9 @@ def _reached(endpoint: Mapping[str, Any]) -> tuple[str, str]:
     return (name[-1], name[-2]) if len(name) >= 4 else ("", "")
 
 
-def _or_nothing(ask: Any) -> Sequence[Mapping[str, Any]]:
-    """What AWS has of a name; nothing where it knows none: that is a finding."""
-    from botocore.exceptions import ClientError  # noqa: PLC0415
-
-    try:
-        found: Sequence[Mapping[str, Any]] = ask()
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code.startswith("Invalid"):
-            return ()
-        raise
-    return found
+def _named(name: str, *values: str) -> Any:
+    """EC2's filter for things of these names."""
+    return [{"Name": name, "Values": list(values)}]
 
 
 def _quota(aws: Aws, region: str) -> float | None:

@@ -7,12 +7,13 @@ release and these settings. It affects availability only: the enclave's own docu
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
-from coattest_parent.deployment.stack.archive import tar_of
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.quorum.decision import Decision
 
@@ -55,6 +56,17 @@ def configuration(settings: Settings, decision: Decision, regions: Iterable[str]
         "release.env": "".join(f"COATTEST_{name}={value}\n" for name, value in release.items()),
     }
     return tar_of({name: text.encode() for name, text in sorted(texts.items())})
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive of files by name, in this order; modes, owners and times are always the same."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            item = tarfile.TarInfo(name)
+            item.size, item.mode = len(content), 0o644
+            archive.addfile(item, io.BytesIO(content))
+    return target.getvalue()
 
 
 def configuration_digest(archive: bytes) -> str:

@@ -13,10 +13,14 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coattest.errors import UsageError
 from coattest.files import read_whole
-from coattest_parent.deployment.stack.archive import tar_of
+from coattest_parent.deployment.stack.configuration import tar_of
+
+if TYPE_CHECKING:
+    from packaging.tags import Tag
 
 NAME = "parent.tar"
 EXTRA = "aws"
@@ -32,13 +36,8 @@ PYTHON = 11
 GLIBC = 34
 """And its C library glibc 2.34 ("Comparing AL2023 with Amazon Linux 2", glibc)."""
 
-_WHEEL = re.compile(
-    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[A-Za-z0-9_.!+]+)(-[0-9][A-Za-z0-9_.]*)?"
-    r"-(?P<python>[a-z0-9_.]+)-(?P<abi>[a-z0-9_.]+)-(?P<platform>[A-Za-z0-9_.]+)\.whl",
-    re.ASCII,
-)
-_OLD = {"manylinux1": 5, "manylinux2010": 12, "manylinux2014": 17}
-"""glibc 2.x of the tags' older names (PEP 600)."""
+_OLD = ("manylinux2014", "manylinux2010", "manylinux1")
+"""The tags' names for glibc 2.17, 2.12 and 2.5 (PEP 600)."""
 
 
 def pack_programs(wheel: Path, wheelhouse: Path, architecture: str) -> bytes:
@@ -77,7 +76,7 @@ def requirements(wheels: Mapping[str, bytes]) -> bytes:
     """pip's requirements file for wheels by file name: versions and SHA-256. Raises UsageError."""
     lines: dict[str, str] = {}
     for file, content in wheels.items():
-        name, version = _parsed(file)
+        name, version, _ = _parsed(file)
         if name in lines:
             raise _bad_wheelhouse(f"two wheels of {name}", file)
         lines[name] = f"{name}=={version} --hash=sha256:{hashlib.sha256(content).hexdigest()}"
@@ -86,38 +85,18 @@ def requirements(wheels: Mapping[str, bytes]) -> bytes:
 
 def runs_there(file: str, architecture: str) -> bool:
     """Whether the instance's Python takes a wheel, by the tags of its name (PyPA, "Platform compatibility
-    tags"; PEP 425, 600).
+    tags"). Raises UsageError for a name that no wheel has.
     """
-    found = _WHEEL.fullmatch(file)
-    return found is not None and any(
-        _python_fits(python, abi) and _platform_fits(platform, architecture)
-        for python in found["python"].split(".")
-        for abi in found["abi"].split(".")
-        for platform in found["platform"].split(".")
-    )
+    from packaging.tags import compatible_tags, cpython_tags  # noqa: PLC0415 - of an extra
 
-
-def _python_fits(python: str, abi: str) -> bool:
-    if abi == "none":
-        # py3, py311 and cp311 run here; a wheel of pure Python for a later one does not.
-        return python in ("py3", f"cp3{PYTHON}") or bool(
-            (later := re.fullmatch(r"py3([0-9]+)", python)) and int(later[1]) <= PYTHON
-        )
-    stable = re.fullmatch(r"cp3([0-9]+)", python)
-    if abi == "abi3" and stable:
-        return int(stable[1]) <= PYTHON
-    return (python, abi) == (f"cp3{PYTHON}", f"cp3{PYTHON}")
-
-
-def _platform_fits(platform: str, architecture: str) -> bool:
-    if platform == "any":
-        return True
-    name, fits, rest = platform.partition(f"_{architecture}")
-    if not fits or rest:
-        return False
-    numbered = re.fullmatch(r"manylinux_2_([0-9]+)", name)
-    needs = int(numbered[1]) if numbered else _OLD.get(name)
-    return needs is not None and needs <= GLIBC
+    version = (3, PYTHON)
+    linux = (*(f"manylinux_2_{minor}" for minor in range(GLIBC, 4, -1)), *_OLD)
+    platforms = [f"{name}_{architecture}" for name in linux]
+    fits = {
+        *cpython_tags(version, [f"cp3{PYTHON}"], platforms),
+        *compatible_tags(version, f"cp3{PYTHON}", platforms),
+    }
+    return not fits.isdisjoint(_parsed(file)[2])
 
 
 def archive_digest(archive: bytes) -> str:
@@ -130,32 +109,32 @@ def _bad_wheelhouse(what: str, where: str, hint: str | None = None) -> UsageErro
     return UsageError(what, where=where, hint=hint, code="bad-wheelhouse")
 
 
-def _parsed(file: str) -> tuple[str, str]:
-    """Name (normalized) and version of a wheel's file name (PyPA, "Binary distribution format")."""
-    found = _WHEEL.fullmatch(file)
-    if found is None:
-        raise _bad_wheelhouse("not the file name of a wheel", file[:200])
-    return _normal(found["name"]), found["version"]
+def _parsed(file: str) -> tuple[str, str, frozenset[Tag]]:
+    """Name (normalized), version and tags of a wheel's file name (PyPA, "Binary distribution format")."""
+    from packaging.utils import InvalidWheelFilename, parse_wheel_filename  # noqa: PLC0415 - of an extra
 
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    try:
+        name, version, _, tags = parse_wheel_filename(file)
+    except InvalidWheelFilename:
+        raise _bad_wheelhouse("not the file name of a wheel", file[:200]) from None
+    return name, str(version), tags
 
 
 def _needs(content: bytes, where: Path) -> Iterator[str]:
     """The dependencies without a marker, and those of the extra; pip decides on other markers, on the
     instance.
     """
+    from packaging.requirements import Requirement  # noqa: PLC0415 - of an extra
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             (name,) = [
                 item for item in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", item)
             ]
             headers = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
-    except (zipfile.BadZipFile, ValueError) as error:
+        for need in map(Requirement, headers.get_all("Requires-Dist", [])):
+            if str(need.marker or "") in ("", f'extra == "{EXTRA}"'):
+                yield canonicalize_name(need.name)
+    except (zipfile.BadZipFile, ValueError) as error:  # InvalidRequirement too
         raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None
-    for line in headers.get_all("Requires-Dist", []):
-        named = re.match(r"[A-Za-z0-9._-]+", line)
-        marker = line.partition(";")[2].replace(" ", "").replace('"', "'")
-        if named and marker in ("", f"extra=='{EXTRA}'"):
-            yield _normal(named[0])

@@ -91,7 +91,7 @@ def apply_stacks(
     settings, since = plan.settings, cloud.clock()
     require_in_force(plan.decision, since)
     stacks = cloud.stacks(settings)
-    require_place(settings, cloud.aws)
+    require_account(settings, cloud.aws)
     stacks.require_untouched(settings.base_stack)
     base = stacks.put(settings.base_stack, plan.base_text, {})
     if not plan.reports:
@@ -139,28 +139,6 @@ def require_account(settings: Settings, aws: Aws) -> None:
         raise FoundFalse(
             f"the credentials are of account {account}, the plan is for {settings.account}",
             code="wrong-account",
-        )
-
-
-def require_place(settings: Settings, aws: Aws) -> None:
-    """Raise FoundFalse unless the credentials are of the account (wrong-account), and the subnets are in the
-    VPC and the region (wrong-region).
-    """
-    require_account(settings, aws)
-    try:
-        with aws_errors(", ".join(settings.subnets)):
-            found = aws.ec2(settings.region).describe_subnets(SubnetIds=list(settings.subnets))["Subnets"]
-    except AwsFailure as error:
-        if error.service_code in ("InvalidSubnetID.NotFound", "InvalidSubnetId.NotFound"):
-            raise FoundFalse(
-                f"a subnet is not in {settings.region}: {error.what}", where=error.where, code="wrong-region"
-            ) from None
-        raise
-    if {item.get("VpcId") for item in found} != {settings.vpc}:
-        raise FoundFalse(
-            f"the subnets are not all in {settings.vpc}",
-            where=", ".join(settings.subnets),
-            code="wrong-region",
         )
 
 

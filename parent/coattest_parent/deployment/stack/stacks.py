@@ -118,12 +118,9 @@ class Stacks:
             with aws_errors(name):
                 answer = self.client.describe_stacks(StackName=name)["Stacks"]
                 status = answer[0]["StackStatus"] if answer else "DELETE_COMPLETE"
-                # A stack that was only reviewed has no template.
-                body: Any = (
-                    self.client.get_template(StackName=name)["TemplateBody"]
-                    if answer and status != "REVIEW_IN_PROGRESS"
-                    else None
-                )
+                # A stack that was only reviewed has no template, nor has one that has just begun.
+                made = answer and status != "REVIEW_IN_PROGRESS"
+                body: Any = self.client.get_template(StackName=name).get("TemplateBody") if made else None
         except AwsFailure as error:
             if error.service_code == "ValidationError" and "does not exist" in str(error):
                 return None
