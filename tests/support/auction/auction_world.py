@@ -82,7 +82,7 @@ class World:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         if yes := the_yes_to(done.stderr):

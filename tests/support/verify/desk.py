@@ -48,7 +48,7 @@ class Desk:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
         yes = () if self.silent else the_yes_to(done.stderr)
