@@ -140,7 +140,7 @@ class Fields:
         if not isinstance(value, str) or not value or len(value) > limit:
             raise Rejected(f"{self.at(name)}: not a text of 1 to {limit} characters")
         if pattern is not None and not pattern.fullmatch(value):
-            raise Rejected(f"{self.at(name)}: {shown(value)} does not have the form {pattern.pattern}")
+            raise Rejected(f"{self.at(name)}: {shown(value, 120)} does not have the form {pattern.pattern}")
         return value
 
     def exactly(self, name: str, expected: str, *, code: str | None = None) -> None:

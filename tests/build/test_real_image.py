@@ -93,7 +93,8 @@ def victim(built_images: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for section in eif.read_structure(file).sections:
             places.append(section.offset - 12)
             if section.type is SectionType.RAMDISK:
-                places += [e.header_offset for e in cpio.read_entries(file, section.offset, section.size)]
+                for entry in cpio.read_entries(file, section.offset, section.size):
+                    places.append(entry.data_offset - (len(entry.name) + 1 + 110 + 3) // 4 * 4)
     yield path, places
     path.unlink()
 
