@@ -168,7 +168,8 @@ class SpoolSchedule:
 
     ``kills``: for each courier what is killed (itself, its enclave, nothing) and at which of its places.
     ``jumps``: requests to S3 before which its clock goes on by more than a lease. ``attempts``: botocore's
-    for each call. ``seconds``: until couriers end by themselves.
+    for each call. ``seconds``: until couriers end by themselves. ``results``: of the puts that publish, which
+    hardly ever meet one of ``s3``, as the requests before have taken those.
     """
 
     seed: int
@@ -184,6 +185,7 @@ class SpoolSchedule:
     attempts: int
     seconds: float
     publish: bool
+    results: tuple[str, ...]
 
     @classmethod
     def of(cls, seed: int) -> SpoolSchedule:
@@ -214,4 +216,5 @@ class SpoolSchedule:
             attempts=dice.choice((1, 2)),
             seconds=dice.choice((0.5, 1.0, 2.0)),
             publish=dice.random() < 0.7,
+            results=some(SPOOL_S3, 0.5, 2 * auctions),
         )

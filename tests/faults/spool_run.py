@@ -158,8 +158,8 @@ class SpoolRun:
         schedule, cloud = self.schedule, self.cloud
         parents = self.here.take(schedule.couriers)
         cloud.clear()
-        for service, faults in (("s3", schedule.s3), ("kms", schedule.kms), ("sts", schedule.sts)):
-            cloud.faults[service].extend(faults)
+        for service in ("s3", "results", "kms", "sts"):
+            cloud.faults[service].extend(getattr(schedule, service))
         cloud.asked = self._jump
         try:
             self._serve(parents, schedule.seconds, schedule.kills)
@@ -180,7 +180,7 @@ class SpoolRun:
             require(job.results, f"{name} was lost")
             one_right_result(job.results, right_outcomes(job.amounts, schedule.rule))
             claim = cloud.objects[f"/{SPOOL}/{name}/claim"]
-            require(claim.startswith(b"freed"), f"{name} was not let go: {claim!r}")
+            require(claim.startswith(b"finished"), f"{name} was not finished: {claim!r}")
 
     def _jump(self) -> None:
         """S3's clock goes on by more than a lease at the schedule's requests: what was held is over."""
@@ -248,7 +248,7 @@ class SpoolRun:
                 job.results.append(result_in(job.sealed, kept))
                 claim = cloud.objects[f"/{SPOOL}/{name}/claim"]
                 done = published or not self.schedule.publish
-                require(done or not claim.startswith(b"freed"), f"{name}: let go and not published")
+                require(done or not claim.startswith(b"finished"), f"{name}: finished and not published")
         log = b"".join(path.read_bytes() for path in self.directory.glob("log-*"))
         amounts = set().union(*(losing_amounts(job.amounts) for job in self.jobs.values()))
         no_secret(log, {*self.world.secrets, *amounts}, "the log")

@@ -45,9 +45,18 @@ def test_several_couriers_end_as_one_would(together: spool_run.SpoolWorld, seed:
 
 
 def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
-    """A job that was lost, one that was put twice, and one that was let go before it was published."""
+    """A job that was lost, one that was put twice, and one that counts as finished before it is published."""
     calm = dataclasses.replace(
-        SpoolSchedule.of(2000), auctions=1, lots=1, couriers=2, s3=(), kms=(), sts=(), kills=(), jumps=()
+        SpoolSchedule.of(2000),
+        auctions=1,
+        lots=1,
+        couriers=2,
+        s3=(),
+        kms=(),
+        sts=(),
+        kills=(),
+        jumps=(),
+        results=(),
     )
     run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=5.0, publish=True))
     run.go()
@@ -57,7 +66,7 @@ def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
     with pytest.raises(Broken, match="a put is gone"):
         run._check()
     together.world.cloud.stored.remove((place, content))
-    with pytest.raises(Broken, match="let go and not published"):
+    with pytest.raises(Broken, match="finished and not published"):
         run._check()
     stored[place] = content + b"x"
     with pytest.raises(Broken, match="another result was published"):

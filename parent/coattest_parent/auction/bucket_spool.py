@@ -26,15 +26,16 @@ from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.job_listing import (
     CLAIM,
     FAILED,
+    FINISHED,
     FREE,
     HELD,
-    HELD_SIZE,
     KEYS_MAX,
     MANIFEST,
     NAME,
     RESULT,
     TOKEN,
     ListedObject,
+    is_finished,
     is_held,
     is_open,
     job_prefix,
@@ -78,7 +79,7 @@ class BucketSpool:
             self._found = found = list_jobs(client, self.uri)
         names = sorted(found, key=lambda name: hashlib.sha256(f"{self._me}{name}".encode()).digest())
         jobs = [job for name in names if (job := self._job(name, found[name])) is not None]
-        return JobsSeen(jobs, sum(FAILED in files and RESULT not in files for files in found.values()))
+        return JobsSeen(jobs, sum(FAILED in files and not is_finished(files) for files in found.values()))
 
     def _job(self, name: str, files: Mapping[str, ListedObject]) -> Job | None:
         """The job, if there is anything to do for it."""
@@ -89,8 +90,9 @@ class BucketSpool:
             if name in self._told or len(self._told) >= KEYS_MAX:
                 return None
             self._told.add(name)
+        manifest = files[MANIFEST]
         taken = is_held(files) and files[CLAIM].age <= self.lease
-        return Job(name, (files[MANIFEST].etag,), opened=RESULT in files, taken=taken)
+        return Job(name, (manifest.etag,), opened=RESULT in files, taken=taken, age=manifest.age)
 
     def where(self, job: Job, file: str = "") -> str:
         """An address in S3."""
@@ -113,7 +115,11 @@ class BucketSpool:
 
     @contextlib.contextmanager
     def claim(self, job: Job) -> Iterator[bool]:
-        """Hold the claim and put it again while the block runs; it is free afterwards. Raises AwsFailure."""
+        """Hold the claim and put it again while the block runs. Afterwards it says that the job is finished;
+        after an exception it is free: a result may be there by then, and is still to be published.
+
+        Raises AwsFailure.
+        """
         listed = self._found[job.name].get(CLAIM)
         condition = {"IfMatch": listed.etag} if listed else {"IfNoneMatch": "*"}
         with self._s3() as client:
@@ -129,9 +135,9 @@ class BucketSpool:
             yield True
         except BaseException:
             with contextlib.suppress(AwsFailure):  # what ended the attempt is the reason; the lease ends too
-                _free(claim, renewing, ended)
+                _end(claim, FREE, renewing, ended)
             raise
-        _free(claim, renewing, ended)
+        _end(claim, FINISHED, renewing, ended)
 
     def result(self, job: Job) -> ObjectPlace:
         """An object beside the manifest."""
@@ -187,27 +193,38 @@ class ObjectPlace:
 
 @dataclass(slots=True)
 class _Claim:
-    """The claim object of a job, as this courier put it last."""
+    """The claim object of a job, as this courier put it last: ``etag`` is of nobody else's."""
 
     client: S3Client
     uri: str
     etag: str = ""
+    _own: set[bytes] = field(default_factory=set)
 
     def put(self, word: str, **condition: Any) -> bool:
-        """Put it on a condition; False when another courier has it."""
-        bucket, key = parse_s3_uri(self.uri)
+        """Put it on a condition; False when another courier has it. Raises AwsFailure."""
         # Never the same twice: an ETag stands for one put.
         body = f"{word}{secrets.token_hex(TOKEN)}".encode()
+        self._own.add(body)
+        if self._put(body, condition):
+            return True
+        # A put whose answer was lost is made again by botocore, and meets itself; or the next one meets it.
+        try:
+            there, etag = get_whole(self.client, self.uri, len(FINISHED) + 2 * TOKEN)
+        except UsageError:  # larger
+            return False
+        if there not in self._own:
+            return False
+        self.etag = etag
+        return there == body or self._put(body, {"IfMatch": etag})
+
+    def _put(self, body: bytes, condition: Mapping[str, Any]) -> bool:
+        bucket, key = parse_s3_uri(self.uri)
         try:
             with aws_errors(self.uri):
                 self.etag = self.client.put_object(Bucket=bucket, Key=key, Body=body, **condition)["ETag"]
         except AwsFailure as error:
             if error.service_code not in LOST:
                 raise
-            # A put whose answer was lost is made again by botocore, and then meets itself.
-            with contextlib.suppress(AwsFailure, UsageError):
-                there, self.etag = get_whole(self.client, self.uri, HELD_SIZE + 1)
-                return there == body
             return False
         return True
 
@@ -221,7 +238,7 @@ class _Claim:
                     return
 
 
-def _free(claim: _Claim, renewing: threading.Thread, ended: threading.Event) -> None:
+def _end(claim: _Claim, word: str, renewing: threading.Thread, ended: threading.Event) -> None:
     ended.set()
     renewing.join()
-    claim.put(FREE, IfMatch=claim.etag)
+    claim.put(word, IfMatch=claim.etag)

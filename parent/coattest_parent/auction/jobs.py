@@ -28,13 +28,15 @@ SEAL = ".seal"
 class Job:
     """An auction to open. With a different manifest in its place (``version``), it is a different job.
 
-    ``opened``: a result is there. ``taken``: another courier works on it.
+    ``opened``: a result is there. ``taken``: another courier works on it. ``age``: for how many seconds the
+    manifest has been there, if the spool's clock tells.
     """
 
     name: str
     version: tuple[int | str, ...] = ()
     opened: bool = field(default=False, compare=False)
     taken: bool = field(default=False, compare=False)
+    age: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

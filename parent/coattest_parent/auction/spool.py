@@ -41,11 +41,17 @@ READY_FOR = 3 * ALIVE_EVERY
 TELL_EVERY = 60.0
 """Seconds between two events that say how the spool is."""
 
+UNREAD_FOR = 900.0
+"""Seconds after which a job whose manifest could not be read counts as closed since it was put."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """When a job is next due and when it closed, in Unix seconds, and how many attempts at it have failed."""
+    """When a job was first seen, is next due and closes (infinite until its manifest was read), in Unix
+    seconds, and how many attempts at it have failed.
+    """
 
+    seen: float
     due: float = 0.0
     failures: int = 0
     closes: float = math.inf
@@ -53,6 +59,17 @@ class Turn:
     def is_due(self, now: float) -> bool:
         """Whether the job is due, also if the clock was set back during a wait."""
         return self.due <= now or (self.failures > 0 and self.due > now + PAUSE.cap)
+
+    def waits_for(self, job: Job) -> bool:
+        """Whether its time is this courier's: of a job that another one has, only the manifest is read."""
+        return not job.taken or self.closes == math.inf
+
+    def age(self, job: Job, now: float) -> float:
+        """Seconds since the job closed, as far as that is known."""
+        if self.closes < math.inf:
+            return now - self.closes
+        unread = now - self.seen
+        return max(job.age, unread) if unread >= UNREAD_FOR else 0.0
 
 
 @dataclass(slots=True)
@@ -82,7 +99,7 @@ class Courier:
 
         ``now`` is called again for each job.
         """
-        self._look()
+        self._look(now)
         tried: set[Job] = set()
         while True:
             time_now = now().timestamp()
@@ -90,24 +107,24 @@ class Courier:
             due = (
                 job
                 for job, turn in self._turns.items()
-                if not job.taken and job not in tried and turn.is_due(time_now)
+                if turn.waits_for(job) and job not in tried and turn.is_due(time_now)
             )
             job = min(due, key=lambda job: self._turns[job].due, default=None)
             if job is None:
                 return len(self._turns)
             tried.add(job)
             if not self._take(job, now):
-                self._look()  # another courier was faster: what else has it done meanwhile?
+                self._look(now)  # another courier was faster: what else has it done meanwhile?
 
-    def _look(self) -> None:
-        seen = self.spool.look()
+    def _look(self, now: Callable[[], datetime]) -> None:
+        seen, new = self.spool.look(), Turn(now().timestamp())
         self._done.intersection_update(seen.jobs)
-        self._turns = {job: self._turns.get(job, Turn()) for job in seen.jobs if job not in self._done}
+        self._turns = {job: self._turns.get(job, new) for job in seen.jobs if job not in self._done}
         self.telemetry.metrics.set("coattest_jobs_failed", seen.failed)
 
     def _tell(self, now: float) -> None:
         """How many jobs are not finished, and for how long the oldest of those has been closed."""
-        age = max((now - turn.closes for turn in self._turns.values() if turn.closes < now), default=0.0)
+        age = max((0.0, *(turn.age(job, now) for job, turn in self._turns.items())))
         self.telemetry.metrics.set("coattest_jobs_waiting", len(self._turns))
         self.telemetry.metrics.set("coattest_jobs_oldest_seconds", age)
         if abs(now - self._told) >= TELL_EVERY:
@@ -116,7 +133,7 @@ class Courier:
 
     def rest(self, now: datetime) -> float:
         """Seconds until the next job of the last round is due; infinite without jobs of this courier."""
-        due = min((turn.due for job, turn in self._turns.items() if not job.taken), default=math.inf)
+        due = min((turn.due for job, turn in self._turns.items() if turn.waits_for(job)), default=math.inf)
         return max(due - now.timestamp(), 0.0)
 
     def _take(self, job: Job, now: Callable[[], datetime]) -> bool:
@@ -127,10 +144,10 @@ class Courier:
         ours = True
         try:
             manifest = job_manifest(self.spool, job)
-            if manifest.closes > now().timestamp():
-                self._turns[job] = Turn(manifest.closes)
-                return True
             turn = dataclasses.replace(turn, closes=manifest.closes)
+            if job.taken or manifest.closes > now().timestamp():
+                self._turns[job] = Turn(turn.seen, due=manifest.closes, closes=manifest.closes)
+                return True
             with self.spool.claim(job) as ours:
                 if ours:
                     self._finish(job, load_sealed(self.spool, job, manifest), turn, now())
@@ -142,7 +159,7 @@ class Courier:
             # OSError: the directory is being changed. finish() has reported what it raised. Anything else is
             # a bug of ours, which must not end the service: it would meet the same job after each start.
             failure = _failure(error)
-            passes = isinstance(failure, EnvironmentFailure) or may_pass(failure)
+            passes = job.taken or isinstance(failure, EnvironmentFailure) or may_pass(failure)
             if passes or not self._fail(job, failure):
                 self._turns[job] = self._next(job, turn, failure, now())
         return ours
@@ -154,7 +171,7 @@ class Courier:
         self.telemetry.event(
             "open-retry", job=job.name, attempt=failures, **codes_of(failure), wait=round(wait, 3)
         )
-        return Turn(now.timestamp() + wait, failures, turn.closes)
+        return dataclasses.replace(turn, due=now.timestamp() + wait, failures=failures)
 
     def _finish(self, job: Job, sealed: Sealed, turn: Turn, now: datetime) -> None:
         uri = f"{self.publish}{job.name}/" if self.publish else None

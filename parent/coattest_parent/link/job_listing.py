@@ -3,8 +3,8 @@
 All that is there may be hostile: names have a grammar, and there is an end to how many are looked at.
 
 ``NAME/claim`` says who works on a job. It is a lease, and its age is by S3's clock alone: the listing's Date
-less its LastModified. Size tells a held claim from a free one, so nothing has to be read. A result beside a
-claim that is held is not finished yet: its courier may have died before it was published.
+less its LastModified. Size tells which word it is, so nothing has to be read. A result beside a claim that
+does not say it is finished may not be published yet: whoever put it may have died, or failed to.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """The form of a job's name, and of its files'."""
 
 TOKEN = 16
-HELD, FREE = "held", "freed"
-HELD_SIZE = len(HELD) + 2 * TOKEN
-"""Bytes of a claim that is held: the word, and a token in hex. One of any other size is free."""
+HELD, FREE, FINISHED = "held", "freed", "finished"
+"""A claim's words, of different lengths, before a token in hex. What is neither held nor finished is free."""
 
 KEYS_MAX = 100_000
 """Objects below the prefix that are listed, in pages of 1,000: some 20,000 auctions of three buyers."""
@@ -60,12 +59,21 @@ def list_jobs(client: S3Client, uri: str) -> dict[str, dict[str, ListedObject]]:
 
 def is_held(files: Mapping[str, ListedObject]) -> bool:
     """Whether a claim is held, or was by somebody who died."""
-    return CLAIM in files and files[CLAIM].size == HELD_SIZE
+    return _says(files, HELD)
+
+
+def is_finished(files: Mapping[str, ListedObject]) -> bool:
+    """Whether there is a result, and its courier has published it; no courier put one without a claim."""
+    return RESULT in files and (CLAIM not in files or _says(files, FINISHED))
 
 
 def is_open(files: Mapping[str, ListedObject]) -> bool:
     """Whether there is anything left to do for the job."""
-    return MANIFEST in files and (is_held(files) if RESULT in files else FAILED not in files)
+    return MANIFEST in files and FAILED not in files and not is_finished(files)
+
+
+def _says(files: Mapping[str, ListedObject], word: str) -> bool:
+    return CLAIM in files and files[CLAIM].size == len(word) + 2 * TOKEN
 
 
 def job_prefix(uri: str) -> tuple[str, str]:

@@ -19,18 +19,21 @@ from typing import Any
 import boto3
 import pytest
 from botocore.client import BaseClient
+from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
 from coattest_enclave.protocol import cose, wire
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
+from coattest_parent.auction import finish
+from coattest_parent.auction.bucket_spool import _Claim
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.folder_spool import FolderSpool
 from coattest_parent.auction.jobs import JobSpool
 from coattest_parent.auction.publish import check_opened
-from coattest_parent.auction.spool import PAUSE, Courier
+from coattest_parent.auction.spool import PAUSE, Courier, Turn
 from coattest_parent.link import job_listing
 from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
@@ -93,6 +96,12 @@ def courier(spool: JobSpool, **options: Any) -> Courier:
 def reason(place: Place, name: str) -> str:
     """The code for which a job was set aside."""
     return str(json.loads(place.files(name)["failed.json"])["code"])
+
+
+def age(service: Courier) -> float:
+    """The metric of the oldest closed job, as the last round has it."""
+    text = service.telemetry.metrics.render()
+    return float(text.split("coattest_jobs_oldest_seconds ")[-1].split()[0])
 
 
 def at(seconds: float) -> Callable[[], datetime]:
@@ -289,8 +298,7 @@ def test_the_age_of_the_oldest_closed_job_is_told(
     for seconds in (5, 20, 70, 500):
         opening.time = auction.manifest.closes + seconds
         assert service.round(opening.now) == 2
-        age = service.telemetry.metrics.render().split("coattest_jobs_oldest_seconds ")[-1].split()[0]
-        assert float(age) == seconds + 10  # the attempt's own
+        assert age(service) == seconds + 10  # the attempt's own
     events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     told = [(each["jobs"], each["age"]) for each in events if each["event"] == "spool-seen"]
     assert told == [(2, 0), (2, 70), (2, 500)]
@@ -418,9 +426,9 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
         with late.claim(seen) as over:
             assert over
         held = bucket.read("job/claim")
-    assert bucket.read("job/claim") == held  # freed by the one who took it, and not by the first
-    assert held.startswith(b"freed")
-    (seen,) = second.look().jobs
+    assert bucket.read("job/claim") == held  # ended by the one who took it, and not by the first
+    assert held.startswith(b"finished")
+    (seen,) = second.look().jobs  # there is no result
     assert not seen.taken
     with first.claim(job) as ours:
         assert not ours  # what it had seen has changed since
@@ -467,7 +475,7 @@ def test_a_put_whose_answer_was_lost_is_recognised(
     service = courier(bucket.spool(), opener=lambda *_, **__: ours)
     assert service.round(at(auction.manifest.closes)) == 0
     assert bucket.files("job")["result.cbor"] == ours.encode()
-    assert bucket.read("job/claim").startswith(b"freed")
+    assert bucket.read("job/claim").startswith(b"finished")
 
 
 def test_a_result_that_another_courier_put_first_stays(auction: Auction, bucket: InBucket) -> None:
@@ -487,8 +495,8 @@ def test_a_result_that_another_courier_put_first_stays(auction: Auction, bucket:
 
 
 def test_what_was_not_published_is_published_by_another(auction: Auction, bucket: InBucket) -> None:
-    """A result beside a held claim is not finished: its courier died before it published, or before it freed
-    the claim. Another takes it over and opens nothing.
+    """A result beside a held claim is not finished: its courier died before it published, or before it said
+    so. Another takes it over and opens nothing.
     """
     bucket.put("job", {**job_files(auction), "result.cbor": opened(auction).encode()})
     opening = Openings(auction, failing={})
@@ -497,9 +505,172 @@ def test_what_was_not_published_is_published_by_another(auction: Auction, bucket
     bucket.put("job", {"claim": b"held" + b"a" * 32})
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
     assert courier(bucket.spool(lease=-2.0), opener=opening).round(opening.now) == 0
-    assert bucket.read("job/claim").startswith(b"freed")
+    assert bucket.read("job/claim").startswith(b"finished")
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
     assert opening.attempts == []
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [("SlowDown", "the same courier"), ("SlowDown", "another one"), ("stopped", "another one")],
+)
+def test_what_could_not_be_published_is_published_later(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, error: str, again: str
+) -> None:
+    """The result was put and the publishing failed, or was interrupted: the job stays open, is told of as
+    waiting, and is published by whoever takes it next; nothing is opened again.
+    """
+    bucket.put("job", job_files(auction))
+    published: list[str] = []
+
+    def failing(*_: Any) -> tuple[str, bool]:
+        raise AwsFailure("no", code="aws", service_code=error) if error == "SlowDown" else KeyboardInterrupt
+
+    def works(_: Any, file: messages.ResultFile, uri: str, *__: Any) -> tuple[str, bool]:
+        assert file.encode() == kept
+        published.append(uri)
+        return uri, True
+
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening, publish="s3://results/", dice=lambda *_: 1.0)
+    monkeypatch.setattr(finish, "publish", failing)
+    if error == "SlowDown":
+        assert service.round(opening.now) == 1
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            service.round(opening.now)
+    kept = bucket.files("job")["result.cbor"]
+    assert bucket.read("job/claim").startswith(b"freed")
+    (seen,) = bucket.spool().look().jobs
+    assert (seen.opened, seen.taken) == (True, False)
+    monkeypatch.setattr(finish, "publish", works)
+    opening.time += 60
+    if again == "another one":
+        service = courier(bucket.spool(), opener=opening, publish="s3://results/")
+    assert service.round(opening.now) == 0
+    assert published == ["s3://results/job/"]
+    assert len(opening.attempts) == 1
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert not bucket.spool().look().jobs
+
+
+def test_a_job_set_aside_when_it_was_to_be_published_goes_on_from_there(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts as failed, though it has a result, and is not tried again until failed.json is removed."""
+    bucket.put("job", job_files(auction))
+
+    def wrong(*_: Any) -> tuple[str, bool]:
+        raise FoundFalse("something else is there", code="wrong-object")
+
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening, publish="s3://results/")
+    monkeypatch.setattr(finish, "publish", wrong)
+    assert service.round(opening.now) == 0
+    assert reason(bucket, "job") == "wrong-object"
+    seen = bucket.spool().look()
+    assert (list(seen.jobs), seen.failed) == ([], 1)
+    bucket.remove("job", "failed.json")
+    monkeypatch.setattr(finish, "publish", lambda *_: ("", True))
+    assert service.round(opening.now) == 0
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert len(opening.attempts) == 1
+
+
+def test_the_age_of_a_job_that_another_courier_holds_is_told(auction: Auction, bucket: InBucket) -> None:
+    """Its manifest is read once, and nothing else is done with it: who holds it may hang, or be hostile."""
+    closes = auction.manifest.closes
+    bucket.put("job", {**job_files(auction), "claim": b"held" + b"a" * 32})
+    bucket.put("bad", {"manifest.cbor": b"none", "claim": b"held" + b"a" * 32})
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening)
+    assert service.round(at(closes - 5)) == 2
+    assert age(service) == 0
+    bucket.put("job", {"claim": b"held" + b"b" * 32})
+    assert service.round(at(closes + 7200)) == 2
+    bucket.remove("bad", "manifest.cbor")
+    assert service.round(at(closes + 7200)) == 1
+    assert age(service) == 7200
+    assert {*bucket.listed()} == {"bad/claim", "job/0.seal", "job/1.seal", "job/manifest.cbor", "job/claim"}
+    assert opening.attempts == []
+
+
+def test_the_age_of_a_job_that_cannot_be_read_is_told(auction: Auction, bucket: InBucket) -> None:
+    """Its closing time is not known: after 15 minutes it counts as closed since it was put."""
+    bucket.put("job", job_files(auction))
+    opening = Openings(auction, failing={})
+    spool = bucket.spool()
+    service = courier(spool, opener=opening, dice=lambda *_: 1.0)
+    deny = {"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "s3:GetObject"}
+    policy = {"Version": "2012-10-17", "Statement": [{**deny, "Resource": f"arn:aws:s3:::{BUCKET}/*"}]}
+    bucket.client.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps(policy))
+    try:
+        ages = []
+        for seconds in (0, 899, 900, 3600):
+            assert service.round(at(auction.manifest.closes + 10_000 + seconds)) == 1
+            ages.append(age(service))
+        (seen,) = spool.look().jobs
+    finally:
+        bucket.client.delete_bucket_policy(Bucket=BUCKET)
+    assert ages == [0, 0, 900, 3600]
+    assert 0 <= seen.age < 600  # by S3's clock
+    turn = Turn(1000.0)
+    old = dataclasses.replace(seen, age=86_400.0)
+    assert [turn.age(old, now) for now in (1899.0, 1900.0)] == [0.0, 86_400.0]
+    assert service.round(at(auction.manifest.closes + 13_700)) == 0
+
+
+@pytest.mark.parametrize("lost", ["stored", "not stored"])
+def test_a_claim_that_another_courier_has_is_not_ended(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """A renewal that meets another's claim leaves it alone, now and at the end; one that meets a put of its
+    own, whose answer was lost, goes on.
+    """
+    bucket.put("job", job_files(auction))
+    spool, other = bucket.spool(renew=3600), bucket.spool(lease=-2.0)
+    (job,) = spool.look().jobs
+    claim = _Claim(spool._client[1], spool.where(job, "claim"))
+    assert claim.put("held", IfNoneMatch="*")
+    call = BaseClient._make_api_call
+
+    def unanswered(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        answer = call(self, operation, arguments) if lost == "stored" else None
+        if operation == "PutObject":
+            raise AwsFailure("hung up", code="unreachable")
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseClient, "_make_api_call", unanswered)
+        with pytest.raises(AwsFailure):
+            claim.put("held", IfMatch=claim.etag)
+    assert claim.put("held", IfMatch=claim.etag)
+    mine = bucket.read("job/claim")
+    assert mine in claim._own
+    (seen,) = other.look().jobs
+    with other.claim(seen) as ours:
+        assert ours
+        theirs = bucket.read("job/claim")
+        assert not claim.put("held", IfMatch=claim.etag)
+        assert not claim.put("freed", IfMatch=claim.etag)
+        assert bucket.read("job/claim") == theirs
+
+
+def test_a_parent_replaces_no_result(auction: Auction, bucket: InBucket) -> None:
+    """Its role may put one where there is none, and only so; a claim is put again and again."""
+    bucket.put("job", {**job_files(auction), "result.cbor": b"result", "claim": b"claim"})
+    with bucket.spool()._s3() as client:
+        where = {"Bucket": BUCKET, "Key": f"{bucket.prefix}/job/result.cbor"}
+        for condition, code in (
+            ({}, "AccessDenied"),
+            ({"IfMatch": '"x"'}, "AccessDenied"),
+            ({"IfNoneMatch": "*"}, "PreconditionFailed"),
+        ):
+            with pytest.raises(ClientError) as refused:
+                client.put_object(**where, Body=b"another", **condition)
+            assert refused.value.response["Error"]["Code"] == code
+        client.put_object(Bucket=BUCKET, Key=f"{bucket.prefix}/job/claim", Body=b"another")
+    assert bucket.read("job/result.cbor") == b"result"
 
 
 def test_a_spool_that_cannot_be_listed_is_a_failure(auction: Auction, bucket: InBucket) -> None:

@@ -381,6 +381,21 @@ def test_the_role_may_compare_what_it_finds_at_a_results_place() -> None:
     assert store["Resource"] == {"Fn::Sub": "${Results.Arn}/results/*"}
 
 
+def test_the_role_replaces_no_result() -> None:
+    """Neither a job's nor a published one: a put that is not conditional is denied."""
+    (never,) = [
+        item
+        for item in statements(templates.base_template(SETTINGS))
+        if item["Effect"] == "Deny" and item.get("Sid") == "NeverReplaceResults"
+    ]
+    assert never["Action"] == ["s3:PutObject"]
+    assert [each["Fn::Sub"] for each in never["Resource"]] == [
+        "${Results.Arn}/results/*",
+        "${Results.Arn}/jobs/*/result.cbor",
+    ]
+    assert never["Condition"] == {"Null": {"s3:if-none-match": "true"}}
+
+
 def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
     """What the role may write in the spools are claims, results and failures; it lists and reads nothing else
     of that bucket, and its courier is told of the release's own spool.

@@ -3,8 +3,8 @@
 KMS's answers are FakeKms's (unsigned documents); S3 has PUT (also If-None-Match and If-Match), HEAD, GET and
 listings of one page, and a clock of its own, which is ``ahead`` of this machine's by some seconds. Session
 tokens are counted, and one can be declared expired. Its faults are taken one by one, in the order in which
-requests come; objects in ``refused`` (by path) are denied until they are taken out, and a key in
-``throttled`` is refused so many Decrypts.
+requests come, those of ``results`` by puts of results only; objects in ``refused`` (by path) are denied until
+they are taken out, and a key in ``throttled`` is refused so many Decrypts.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class FaultCloud(Loopback):
         self.asked: Callable[[], object] = lambda: None
         self.lock = threading.Lock()
         self.faults: dict[str, deque[str]] = {"s3": deque(), "kms": deque(), "sts": deque()}
+        self.faults["results"] = deque()
         self.throttled: Counter[str] = Counter()
         self.tokens = 0
         self.expired: set[str] = set()
@@ -169,7 +170,8 @@ class _Handler(Handler):
         if self.path in self.owner.refused:
             self._error(403, "AccessDenied")
             return True
-        self._fault = self.owner.fault("s3")
+        publishing = method == "PUT" and self.path.startswith("/results/")
+        self._fault = (self.owner.fault("results") if publishing else "") or self.owner.fault("s3")
         codes = {
             "500": (500, "InternalError"),
             "503": (503, "SlowDown"),

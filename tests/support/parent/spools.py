@@ -118,7 +118,11 @@ def prepare(services: Services) -> None:
     )
     resources = templates.base_template(SETTINGS)["Resources"]
     (given,) = resources["ParentRole"]["Properties"]["Policies"]
-    mine = [each for each in given["PolicyDocument"]["Statement"] if each["Sid"].endswith("Jobs")]
+    mine = [
+        each
+        for each in given["PolicyDocument"]["Statement"]
+        if each["Sid"].endswith(("Jobs", "NeverReplaceResults"))
+    ]
     text = json.dumps(_policy(*mine)).replace("${Results.Arn}", f"arn:aws:s3:::{BUCKET}")
     document = json.loads(text, object_hook=_resolved)
     iam.put_role_policy(RoleName=ROLE, PolicyName="jobs", PolicyDocument=json.dumps(document))

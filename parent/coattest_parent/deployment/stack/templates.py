@@ -172,6 +172,18 @@ def _role(settings: Settings) -> dict[str, Any]:
             ["s3:PutObject"],
             [_sub(f"${{Results.Arn}}/{JOBS}/*/{file}") for file in (CLAIM, FAILED, RESULT)],
         ),
+        # A put without If-None-Match has no s3:if-none-match (Amazon S3 User Guide, "Enforce conditional
+        # writes on Amazon S3 buckets").
+        {
+            "Sid": "NeverReplaceResults",
+            "Effect": "Deny",
+            "Action": ["s3:PutObject"],
+            "Resource": [
+                _sub("${Results.Arn}/results/*"),
+                _sub(f"${{Results.Arn}}/{JOBS}/*/{RESULT}"),
+            ],
+            "Condition": {"Null": {"s3:if-none-match": "true"}},
+        },
         # Documents prove themselves: who may write here can cause silence, never acceptance.
         _allow("PutDocuments", ["s3:PutObject"], _sub("${Results.Arn}/live/*")),
         _allow(
