@@ -56,10 +56,13 @@ def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
         sts=(),
         kills=(),
         jumps=(),
-        results=(),
+        results=("denied",),
+        attempts=1,
     )
     run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=5.0, publish=True))
     run.go()
+    log = b"".join(path.read_bytes() for path in run.directory.glob("log-*"))
+    assert b"AccessDenied" in log  # the first publishing failed, and another attempt has published
     stored = together.world.cloud.objects
     ((place, content),) = (each for each in stored.items() if each[0].startswith("/results/"))
     del stored[place]
@@ -85,6 +88,7 @@ def test_a_spools_schedule_is_its_seeds_alone_and_together_they_have_every_fault
     schedules = [SpoolSchedule.of(seed) for seed in range(500)]
     assert schedules == [SpoolSchedule.of(seed) for seed in range(500)]
     assert {fault for schedule in schedules for fault in schedule.s3} >= {*SPOOL_S3}
+    assert {fault for schedule in schedules for fault in schedule.results} >= {*SPOOL_S3}
     assert {what for schedule in schedules for what, _ in schedule.kills} == {"courier", "enclave", ""}
     assert {schedule.couriers for schedule in schedules} == {2, 3, 4}
     assert any(schedule.jumps for schedule in schedules)
