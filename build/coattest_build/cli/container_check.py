@@ -192,7 +192,7 @@ def _against(
 def _other_registers(file: BinaryIO, layout: Layout, parts: BootParts) -> tuple[Finding, ...]:
     """What of the registers of the whole file is not what its parts, which are known, have to give."""
     whole = measure_found(file, layout, whole=False).measured
-    measured = dict(zip(REGISTERS, (whole.pcr0, whole.pcr1, whole.pcr2), strict=True))
+    measured = {"PCR0": whole.pcr0, "PCR1": whole.pcr1, "PCR2": whole.pcr2}
     application = layout.of_type(SectionType.RAMDISK)[1]
     return check_measured(section_blocks(file, application), measured, parts, "").findings
 
