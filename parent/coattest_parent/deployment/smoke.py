@@ -120,7 +120,7 @@ def _clock(address: Address, clock: Callable[[], datetime], kept: list[Document]
 def _connections(address: Address) -> str:
     """As many connections at a time as the enclave serves, each with several requests."""
     started = time.monotonic()
-    failures: list[CoattestError] = []
+    failures: list[Exception] = []
     threads = _start(CONNECTIONS, lambda: _ask(address, ROUNDS), failures)
     for thread in threads:
         thread.join()
@@ -135,7 +135,7 @@ def _connections(address: Address) -> str:
 def _both_directions(address: Address, upload: Upload) -> str:
     """An upload that the enclave must refuse in the end, while documents flow the other way."""
     ended = threading.Event()
-    failures: list[CoattestError] = []
+    failures: list[Exception] = []
 
     def documents() -> None:
         while not ended.is_set():
@@ -161,13 +161,13 @@ def _ask(address: Address, rounds: int) -> None:
             client.alive(secrets.token_bytes(NONCE_SIZE))
 
 
-def _start(count: int, work: Callable[[], None], failures: list[CoattestError]) -> list[threading.Thread]:
-    """Start ``count`` threads that do ``work``; the errors that end them go to ``failures``."""
+def _start(count: int, work: Callable[[], None], failures: list[Exception]) -> list[threading.Thread]:
+    """Start ``count`` threads that do ``work``; whatever ends one of them goes to ``failures``."""
 
     def collect() -> None:
         try:
             work()
-        except CoattestError as error:
+        except Exception as error:
             failures.append(error)
 
     threads = [threading.Thread(target=collect) for _ in range(count)]

@@ -24,7 +24,7 @@ only_in("aws-cli")
 
 TEMPLATES = {
     "bucket.yaml": "Resources:\n  Bucket:\n    Type: AWS::S3::Bucket\n",
-    "topic.yaml": "Resources:\n  Topic:\n    Type: AWS::SNS::Topic\n",
+    "queue.yaml": "Resources:\n  Queue:\n    Type: AWS::SQS::Queue\n",
     "empty.yaml": "{}\n",
     "named.yaml": "Parameters:\n  Name:\n    Type: String\nResources:\n  Bucket:\n    Type: AWS::S3::Bucket\n"
     "    Properties:\n      BucketName: !Ref Name\n",
@@ -90,7 +90,7 @@ TOLD = {
     "sts get-session-token": NOT,
     "s3api get-bucket-acl --bucket buyer-1-bids-$ACCOUNT": NOT,
     "cloudformation create-stack --stack-name a --template-body file://bucket.yaml": NOT,
-    "cloudformation deploy --stack-name t --template-file topic.yaml": "AWS::SNS::Topic is not emulated",
+    "cloudformation deploy --stack-name t --template-file queue.yaml": "AWS::SQS::Queue is not emulated",
     "cloudformation deploy --stack-name e --template-file empty.yaml": "At least one Resources member",
     "cloudformation deploy --stack-name n --template-file named.yaml": "[Name] must have values",
     "cloudformation describe-stacks --stack-name none": "does not exist",

@@ -106,6 +106,22 @@ def run_smoke(*arguments: str, path: str | None = None) -> subprocess.CompletedP
     )
 
 
+def test_whatever_ends_a_connection_is_a_failure(
+    enclave: RunningEnclave, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that ends by something else than our errors got no documents either."""
+
+    def broken(*_: object) -> None:
+        raise BrokenPipeError("no documents")
+
+    monkeypatch.setattr("coattest_parent.deployment.smoke._ask", broken)
+    address = parse_address(enclave.address)
+    checks = list(smoke(address, pcrs=registers(image), root=LOCAL_SIMULATOR, clock=clock, upload=UPLOAD))
+    failed = [check for check in checks if not check.ok]
+    assert [check.name for check in failed] == ["connections", "both directions"]
+    assert all("no documents" in str(check) for check in failed)
+
+
 def test_the_command_prints_what_it_found(enclave: RunningEnclave, image: Path, tmp_path: Path) -> None:
     """With right registers it exits 0, with PCR4 of another instance 1; --json names every check."""
     measurements = tmp_path / "m.json"

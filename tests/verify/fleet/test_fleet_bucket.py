@@ -166,6 +166,21 @@ def test_an_instance_that_goes_on_outside_its_group_is_unexpected(cloud: Cloud) 
     )
 
 
+def test_documents_of_an_instance_that_was_never_there_are_an_alarm_at_once(cloud: Cloud) -> None:
+    """Whoever can write to the bucket invents a new one for each look, and none grows old."""
+    assert cloud.world.look().code == 0
+    for number in range(3):
+        cloud.world.now += timedelta(minutes=2)
+        cloud.renew(1, 2)
+        invented = f"i-{number + 4096:017x}"
+        cloud.put(f"{invented}/document.cbor", b"anything")
+        look = cloud.world.look()
+        assert (look.code, statuses(look)[invented]) == (1, "unexpected")
+        assert ("alarm", "unexpected", invented) in told(look)
+    assert cloud.world.look().code == 1
+    assert told(cloud.world.look()) == []
+
+
 def test_missing_instances_are_waited_for_and_then_silent(cloud: Cloud) -> None:
     """One that Auto Scaling has no instance for yet, and one without a document; a log says why."""
     cloud.instances[THREE] = "InService"

@@ -81,7 +81,12 @@ def test_a_report_says_what_the_keys_policy_bears_out(buyer: Buyer, tmp_path: Pa
         assert signed.one_instance is one_instance
         (tmp_path / "report.json").unlink()
     others = policy.replace(buyer.pcrs[0], "ab" * 48)
-    for text, code, reason in ((others, 1, "policy-first"), ("{", 2, "malformed-policy")):
+    kept_out = policy.replace("StringEqualsIgnoreCase", "StringNotEqualsIgnoreCase")
+    for text, code, reason in (
+        (others, 1, "policy-first"),
+        (kept_out, 1, "policy-first"),
+        ("{", 2, "malformed-policy"),
+    ):
         (tmp_path / "policy.json").write_text(text)
         done = desk.run(*line)
         assert (done.returncode, json.loads(done.stdout)["code"]) == (code, reason)

@@ -19,6 +19,7 @@ from coattest_verify.fleet.judge import (
     DECIDED,
     MISSING,
     STATUSES,
+    UNEXPECTED,
     VERIFIED,
     WAITING,
     ExpectedRelease,
@@ -75,6 +76,11 @@ class LastLook:
         """Since when an enclave is silent, by the last look."""
         seen = self.sources.get(source, {}).get(key)
         return seen.since if seen else None
+
+    def expected(self, source: str, key: str) -> bool:
+        """Whether the last look saw it there, and not as one that should not be."""
+        seen = self.sources.get(source, {}).get(key)
+        return seen is not None and seen.status != UNEXPECTED
 
 
 def _unseen(rows: Sequence[Judged]) -> set[str]:

@@ -306,11 +306,11 @@ def _names(module_ids: Iterable[str]) -> set[str]:
 def settled(row: Judged, since: datetime | None, *, now: datetime, wait: Mapping[str, int]) -> Judged:
     """What is silent is waited for while it may still boot: ``wait`` is milliseconds, by status.
 
-    ``since`` is when the last look began to wait.
+    ``since`` is when the last look began to wait; one that is yet to come, by a clock that was wrong, is now.
     """
     if row.status not in wait:
         return row
-    since = since or now
+    since = min(since or now, now)
     waiting = now - since < timedelta(milliseconds=wait[row.status])
     return replace(row, status=WAITING if waiting else row.status, since=since)
 

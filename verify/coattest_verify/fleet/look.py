@@ -161,7 +161,10 @@ class Watcher:
         )
         wait = {SILENT: source.boot_ms}
         found = [self._settled(row, wait) for row in judge_source(asked.source, asked.answers)]
-        # An instance that its group no longer names: as long as its last document may be there.
+        # An instance that its group no longer names: as long as its last document may be there. One that no
+        # look has seen in its group was never of it.
         wait = {UNEXPECTED: source.max_age_ms}
-        found += [self._settled(row, wait) if row.module_id else row for row in asked.strays]
+        for row in asked.strays:
+            known = self.last is None or self.last.expected(row.source, row.key)
+            found.append(self._settled(row, wait) if row.module_id and known else row)
         return asked.source, found

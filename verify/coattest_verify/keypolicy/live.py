@@ -22,6 +22,7 @@ from coattest_verify.keypolicy.iam.match import ascii_lower
 
 _UNIQUE_ID = re.compile(r"A[A-Z]{3}[A-Z0-9]{12,}")
 _IMAGE_KEYS = ("kms:recipientattestation:imagesha384", "kms:recipientattestation:pcr0")
+_EQUAL = ("StringEquals", "StringEqualsIgnoreCase", "StringLike")
 _INSTANCE_KEY = "kms:recipientattestation:pcr4"
 
 
@@ -132,7 +133,7 @@ def images(policy: Policy) -> frozenset[str]:
         for statement in policy.statements
         if statement.allow and statement.has_effect and action_matches(statement, "kms:Decrypt")
         for condition in statement.conditions
-        if ascii_lower(condition.key) in _IMAGE_KEYS
+        if ascii_lower(condition.key) in _IMAGE_KEYS and condition.operator in _EQUAL
         for value in condition.values
     )
 
