@@ -31,7 +31,12 @@ from coattest_build.cli.container_options import (
 from coattest_build.cli.options import FILE, cache_option, unreadable
 from coattest_build.containers.application import ARCHITECTURES, ContainerTree
 from coattest_build.containers.blobs import BootParts, read_blobs
-from coattest_build.containers.checking import ContainerCheck, check_enclave_file, check_registers
+from coattest_build.containers.checking import (
+    ContainerCheck,
+    check_enclave_file,
+    check_measured,
+    check_registers,
+)
 from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.checking import check_own_file, check_own_registers
@@ -39,14 +44,22 @@ from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
-from coattest_build.formats.eif import ImageError, Layout
+from coattest_build.formats.eif import VERSION, ImageError, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
+from coattest_build.formats.measure import measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_build.inputs.cache import Cache, cache_folder
 
 MAX_EXPECTED = 1 << 20
 """Bytes of a measurements file."""
 REGISTERS = ("PCR0", "PCR1", "PCR2")
+MISREAD = frozenset(
+    {
+        *("eif-gap", "eif-limit", "eif-overlap", "eif-section-count", "eif-section-order"),
+        *("eif-section-type", "eif-trailing", "eif-truncated"),
+    }
+)
+"""Notes of a file's sections that are differences here: neither builder writes such a file."""
 _REGISTER = re.compile(r"[0-9a-f]{96}")
 
 
@@ -127,7 +140,7 @@ def check_command(
             own = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
             parts = _own_parts(cache)
             verdict = (
-                _against(eif, lambda file, layout: check_own_file(own, file, layout, parts))
+                _against(eif, lambda file, layout: check_own_file(own, file, layout, parts), parts)
                 if eif is not None
                 else check_own_registers(own, expected, parts)
             )
@@ -136,7 +149,7 @@ def check_command(
         with opened_tree(image, ref, platform, max_size) as tree:
             files = _blobs(tree, blobs)
             verdict = (
-                _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files))
+                _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files), files)
                 if eif is not None
                 else check_registers(tree, expected, files)
             )
@@ -159,14 +172,29 @@ def _blobs(tree: ContainerTree, blobs: Path | None) -> BootParts | None:
     return read_blobs(blobs, architecture if architecture in ARCHITECTURES else ARCHITECTURES[0])
 
 
-def _against(eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck]) -> ContainerCheck:
+def _against(
+    eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck], parts: BootParts | None
+) -> ContainerCheck:
     with open_plain(eif) as file:
         try:
             found = read_found_layout(file)
             verdict = check(file, found.layout)
+            if parts is not None and not verdict.findings and not verdict.undecided:
+                verdict = verdict.with_more(_other_registers(file, found.layout, parts))
         except ImageError as error:
             raise unreadable(eif, error) from None
-    return replace(verdict, findings=(*found.findings, *verdict.findings))
+    misread = [note for note in found.notes if note.code in MISREAD]
+    if found.version < VERSION:  # it has no metadata, and the rest of the count is the verdict's
+        misread = [note for note in misread if note.code != "eif-section-count"]
+    return replace(verdict, findings=(*found.findings, *misread, *verdict.findings))
+
+
+def _other_registers(file: BinaryIO, layout: Layout, parts: BootParts) -> tuple[Finding, ...]:
+    """What of the registers of the whole file is not what its parts, which are known, have to give."""
+    whole = measure_found(file, layout, whole=False).measured
+    measured = {"PCR0": whole.pcr0, "PCR1": whole.pcr1, "PCR2": whole.pcr2}
+    application = layout.of_type(SectionType.RAMDISK)[1]
+    return check_measured(section_blocks(file, application), measured, parts, "").findings
 
 
 def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:

@@ -144,17 +144,24 @@ def may_lead(first: str, then: str) -> bool:
     return then in ("public", first) or (first, then) == ("loopback", "private")
 
 
+@dataclass(slots=True)
+class Origin:
+    """The place of the server that a user named; None until it was reached."""
+
+    place: str | None = None
+
+
 class _Route:
     """Where the answers to one request come from, redirects included."""
 
-    def __init__(self, pace: Pace) -> None:
-        self.pace = pace
-        self.first: str | None = None
+    def __init__(self, pace: Pace, origin: Origin) -> None:
+        self.pace, self.origin = pace, origin
 
     def allow(self, where: str) -> None:
         """Raise OSError for a place that a redirect may not lead to; the first one is the user's choice."""
-        if self.first is not None and not may_lead(self.first, where):
-            raise OSError(f"a redirect from a {self.first} to a {where} address is not followed")
+        first = self.origin.place
+        if first is not None and not may_lead(first, where):
+            raise OSError(f"a redirect from a {first} to a {where} address is not followed")
 
     def connect(self, address: tuple[str, int], *_: Any, proxied: bool) -> socket.socket:
         """A connected socket; the proxy's is the user's choice too. Raises OSError."""
@@ -174,8 +181,8 @@ class _Route:
                 failure = error
                 self.pace.arrived(0)
             else:
-                if not proxied and self.first is None:
-                    self.first = where
+                if not proxied and self.origin.place is None:
+                    self.origin.place = where
                 return made
         raise failure
 
@@ -233,8 +240,8 @@ class _Redirects(urllib.request.BaseHandler):
             raise OSError(f"more than {MAX_REDIRECTS} redirects")
         target = _target(request.full_url, headers.get("Location") or "")
         host = urlsplit(target).hostname or ""
-        if self._route.first is None:  # behind a proxy, which looks names up itself
-            self._route.first = named_place(urlsplit(request.full_url).hostname or "")
+        if self._route.origin.place is None:  # behind a proxy, which looks names up itself
+            self._route.origin.place = named_place(urlsplit(request.full_url).hostname or "")
         self._route.allow(named_place(host))
         headers_again = dict(request.headers)
         if urlsplit(target)[:2] != urlsplit(request.full_url)[:2]:  # a token is for the server it is of
@@ -281,10 +288,13 @@ def open_address(
     most: int,
     seconds: float = TRANSFER_SECONDS,
     redirects: bool = True,
+    origin: Origin | None = None,
 ) -> Iterator[IO[bytes]]:
     """What an http, https or file address has, of which at most about ``most`` bytes are to be read.
 
     Without ``redirects`` an answer that leads elsewhere is an error, as every other status but 2xx is.
+    ``origin`` is shared by the requests to one server, and to where it leads: what is no redirect, such as a
+    server of tokens, is then held to the rules of one.
 
     Raises OSError, which urllib's errors are too, and HTTPException; reading does as well, when all together
     takes longer than ``seconds``, or stands still. A file is opened as any that somebody else wrote: a mirror
@@ -304,7 +314,7 @@ def open_address(
         return
     if parts.scheme not in SCHEMES:
         raise urllib.error.URLError("not an http, https or file address")
-    route = _Route(Pace(seconds, 2 * most))
+    route = _Route(Pace(seconds, 2 * most), origin or Origin())
     opener = urllib.request.OpenerDirector()
     for handler in (
         *(urllib.request.ProxyHandler(), _Handler(route), *([_Redirects(route)] if redirects else [])),

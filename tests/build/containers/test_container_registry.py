@@ -18,6 +18,7 @@ from coattest_build.containers.image import Choice, open_container_image
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.registry import fetching
 from coattest_build.containers.registry.reference import Reference, parse_reference
+from coattest_build.inputs import transfer
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.pinned_image import open_pinned, pin_of
 from coattest_local.host.ca import issue_server_certificate, tls_ca_pem
@@ -230,6 +231,79 @@ def test_a_token_that_does_not_help_ends_it(shown: Shown) -> None:
     assert "credentials" in document["error"]
 
 
+def test_a_token_that_runs_out_is_replaced(shown: Shown) -> None:
+    """Docker's last five minutes, and a large image takes longer: here each is good for one answer."""
+    given: list[str] = []
+    used: set[str] = set()
+
+    def hook(request: Handler) -> bool:
+        if request.path.startswith("/token"):
+            given.append(f"t{len(given)}")
+            request.answer(200, json.dumps({"token": given[-1]}).encode())
+            return True
+        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token in given and token not in used:
+            used.add(token)
+            return False
+        port = request.server.server_address[1]  # type: ignore[attr-defined]
+        return challenge(request, f"http://127.0.0.1:{port}/token")
+
+    assert shown(hook)[0] == 0
+    assert given == ["t0", "t1", "t2", "t3"]
+
+
+def test_a_name_does_not_lead_a_request_for_a_token_elsewhere(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks public, and what it resolves to is in the neighbourhood: as if it were a redirect."""
+    asked: list[str] = []
+
+    def neighbour(request: Handler) -> bool:
+        asked.append(request.path)
+        request.answer(200, b'{"token": "t"}')
+        return True
+
+    known, where = socket.getaddrinfo, transfer.place
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more, **options: known(
+            "127.0.0.2" if host == HOST else host, *more, **options
+        )
+    )  # fmt: skip
+    monkeypatch.setattr(
+        transfer, "place", lambda address: "link-local" if address == "127.0.0.2" else where(address)
+    )
+    layout, _ = one()
+    server = http.server.ThreadingHTTPServer(("127.0.0.2", 0), registry_of(layout, neighbour))
+    with Loopback(server) as other:
+        code, document = shown(lambda request: challenge(request, f"http://{HOST}:{other.port}/token"))
+    assert (code, document["code"], asked) == (3, "unreachable", [])
+    assert "to a link-local address is not followed" in document["error"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_blob_is_not_read_beyond_its_descriptor(announced: bool, shown: Shown) -> None:
+    """With another Content-Length not at all; without one as far as the descriptor says and no further."""
+    ended: list[bool] = []
+
+    def hook(request: Handler) -> bool:
+        if "/blobs/" not in request.path:
+            return False
+        request.send_response(200)
+        if announced:
+            request.send_header("Content-Length", str(1 << 30))
+        request.end_headers()
+        try:
+            for _ in range(1 << 10):
+                request.wfile.write(bytes(1 << 20))
+        except OSError:
+            ended.append(True)
+        return True
+
+    code, document = shown(hook)
+    assert (code, document["code"], ended) == (1, "container-digest", [True])
+    assert "bytes that its descriptor says" in document["error"]
+
+
 def test_a_manifest_and_layers_have_limits(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a hostile registry sends without an end is not read to it."""
     monkeypatch.setattr(fetching, "MAX_DOCUMENT", 100)
@@ -247,9 +321,10 @@ def test_an_answer_that_is_cut_short_is_none(shown: Shown) -> None:
         if "/blobs/" not in request.path:
             return False
         request.send_response(200)
-        request.send_header("Content-Length", "100000")
+        data = one()[0].files[f"blobs/sha256/{request.path.rpartition(':')[2]}"]
+        request.send_header("Content-Length", str(len(data)))
         request.end_headers()
-        request.wfile.write(b"x" * 100)
+        request.wfile.write(data[:100])
         return True
 
     code, document = shown(hook)

@@ -594,7 +594,7 @@ def structures() -> dict[str, FoundImage]:
             ("eif-section-type",), ("eif-crc",), trailing=b"\0\x09" + bytes(20)
         ),
         "a gap that the table knows": bent(
-            ("eif-gap", "eif-section-type"), ("eif-crc",), gaps={3: b"\xff" * 12}
+            ("eif-gap", "eif-section-type"), ("eif-two-readings", "eif-crc"), gaps={3: b"\xff" * 12}
         ),
         "a stale table": bent((), ("eif-two-readings",), sizes={2: 1}),
         "a wrong CRC-32": bent((), ("eif-crc",), crc=1),

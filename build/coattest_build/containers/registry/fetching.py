@@ -20,10 +20,23 @@ from urllib.parse import urlencode, urlsplit
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
 from coattest_build.containers.errors import ContainerError, beyond_limit
-from coattest_build.containers.manifests import INDEXES, MANIFESTS, MAX_DOCUMENT, read_index
+from coattest_build.containers.manifests import (
+    INDEXES,
+    MANIFESTS,
+    MAX_DOCUMENT,
+    read_index,
+    read_manifest,
+)
 from coattest_build.containers.registry.reference import Reference
 from coattest_build.containers.sources import BLOCK, HeldBytes, Positioned, Spool
-from coattest_build.inputs.transfer import may_lead, named_place, open_address, read_response, read_some
+from coattest_build.inputs.transfer import (
+    Origin,
+    may_lead,
+    named_place,
+    open_address,
+    read_response,
+    read_some,
+)
 
 ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
 MAX_TOKEN = 64 << 10
@@ -48,7 +61,10 @@ class RegistryFiles:
     def __init__(self, reference: Reference, spool: Spool) -> None:
         self._reference, self._spool = reference, spool
         self._token: str | None = None
+        self._origin = Origin()
         self._blobs: dict[str, Positioned] = {}
+        self._sizes: dict[str, int] = {}
+        """Bytes of each blob, by its descriptor."""
         self._documents: dict[str, bytes | None] = {reference.sha256: None}
         """Digests of manifests and indexes, which a registry has in another place, and what was fetched."""
 
@@ -98,40 +114,54 @@ class RegistryFiles:
         with contextlib.suppress(ContainerError):  # the reader says what is wrong with it
             for descriptor in read_index(data, "index"):
                 self._documents.setdefault(descriptor.sha256, None)
+        with contextlib.suppress(ContainerError):
+            manifest = read_manifest(data, "manifest")
+            for descriptor in (manifest.config, *manifest.layers):
+                self._sizes.setdefault(descriptor.sha256, descriptor.size)
         return data
 
     def _blob(self, sha256: str) -> Positioned:
         room = self._spool.left()
+        size = self._sizes.get(sha256)
+        most = room if size is None else min(room, size)
 
         def blocks(response: IO[bytes]) -> Iterator[bytes]:
-            left = room + 1
+            length = getattr(response, "length", None)
+            if size is not None and length is not None:
+                _check_size(length, size, sha256)
+            left = most + 1
             while left and (block := read_some(response, min(BLOCK, left))):
                 left -= len(block)
+                if not left and size is not None and size <= room:
+                    _check_size(size + 1, size, sha256)
                 yield block
             if left and getattr(response, "length", None):
                 raise ConnectionError("the answer was cut short")
 
         part, found = self._get(
-            "blobs", sha256, room + 1, lambda response: self._spool.add(blocks(response), f"sha256:{sha256}")
+            "blobs", sha256, most + 1, lambda response: self._spool.add(blocks(response), f"sha256:{sha256}")
         )
         _check(found, sha256)
         return part
 
     def _get(self, kind: str, sha256: str, most: int, read: Callable[[IO[bytes]], _T]) -> _T:
-        """What ``read`` makes of the answer; asks again with a token, once, where one is wanted."""
+        """What ``read`` makes of the answer; asks again with a new token, once, where one is wanted."""
         host, name = self._reference.host, self._reference.name
         scheme = "http" if named_place(urlsplit(f"//{host}").hostname or "") == "loopback" else "https"
         address = f"{scheme}://{host}/v2/{name}/{kind}/sha256:{sha256}"
+
+        def ask() -> _T:
+            with open_address(address, self._headers(), most=most, origin=self._origin) as response:
+                return read(response)
+
         try:
             try:
-                with open_address(address, self._headers(), most=most) as response:
-                    return read(response)
+                return ask()
             except urllib.error.HTTPError as error:
-                if error.code != 401 or self._token is not None:
+                if error.code != 401:
                     raise
                 self._token = self._new_token(scheme, error.headers.get("WWW-Authenticate") or "")
-            with open_address(address, self._headers(), most=most) as response:
-                return read(response)
+            return ask()
         except urllib.error.HTTPError as error:
             raise self._refused(kind, error.code) from None
         except (OSError, http.client.HTTPException) as error:
@@ -154,7 +184,8 @@ class RegistryFiles:
         realm = urlsplit(said.get("realm", ""))
         if realm.scheme != scheme or not realm.hostname or "@" in realm.netloc:
             raise self._refused("token", 401)
-        first = named_place(urlsplit(f"//{self._reference.host}").hostname or "")
+        named = named_place(urlsplit(f"//{self._reference.host}").hostname or "")
+        first = self._origin.place or named  # behind a proxy only the name is known
         if not may_lead(first, named_place(realm.hostname)):
             raise self._refused("token", 401)
         query = {
@@ -162,7 +193,7 @@ class RegistryFiles:
             "scope": said.get("scope", f"repository:{self._reference.name}:pull"),
         }
         address = f"{scheme}://{realm.netloc}{realm.path}?{urlencode(query)}"
-        with open_address(address, most=MAX_TOKEN, redirects=False) as response:
+        with open_address(address, most=MAX_TOKEN, redirects=False, origin=self._origin) as response:
             answer = read_response(response, MAX_TOKEN, seconds=DOCUMENT_SECONDS)
         try:
             values = Fields(parse(answer, max_size=MAX_TOKEN), "token").values
@@ -188,4 +219,13 @@ def _check(found: str, wanted: str) -> None:
     if found != wanted:
         raise FoundFalse(
             f"the registry's content has SHA-256 {found}", where=f"sha256:{wanted}", code="container-digest"
+        )
+
+
+def _check_size(found: int, size: int, sha256: str) -> None:
+    if found != size:
+        raise FoundFalse(
+            f"the registry does not send the {size} bytes that its descriptor says",
+            where=f"sha256:{sha256}",
+            code="container-digest",
         )

@@ -1,7 +1,7 @@
 """The sections of an EIF of version 3 or 4, and every rule of ADR 10 that it breaks, as notes.
 
 AWS's reader walks the sections to the end of the file; QEMU follows the table. Here the walk is what counts,
-and the table where the walk fails; an image that the two read differently is a finding.
+and the table where that reader refuses the file; an image that the two read differently is a finding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ VERSIONS = (3, 4)
 """Version 3 has the same header and sections as 4, without metadata (``EIF_VERSION`` of the AWS crate)."""
 
 MAX_SECTIONS_WALKED = 256
-"""Sections looked at; the header's table has room for 32."""
+"""AWS's reader has no limit, so a file with more is refused; the header's table has room for 32."""
 
 _WHERE = "image"
 
@@ -36,7 +36,8 @@ class FoundLayout:
 def read_found_layout(file: BinaryIO) -> FoundLayout:
     """The sections of an image that anybody made; its CRC-32 is not checked here.
 
-    Raises ImageError when the file is no EIF of version 3 or 4, or has no sections that can be read.
+    Raises ImageError when the file is no EIF of version 3 or 4, or has too many sections or none that can be
+    read.
     """
     where = eif.name_of(file)
     file_size = eif.size_of(file)
@@ -70,14 +71,16 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
         if by_table is None and (fault.code == "eif-truncated" or not _bootable(walked)):
             raise ImageError(fault.detail, where=where, code=fault.code)
         notes.append(fault)
-    sections = walked if fault is None or by_table is None else by_table
+    sections, whose = walked, "AWS's"
+    if fault is not None and by_table is not None:
+        sections, whose = by_table, "QEMU's"
     findings = []
-    if fault is None and by_table != walked:
+    if by_table != walked:
         findings.append(
             Finding(
                 "eif-two-readings",
                 _WHERE,
-                "AWS's reader and QEMU see different sections, so it has two measurements; AWS's is shown",
+                f"AWS's reader and QEMU see different sections, so it has two measurements; {whose} is shown",
                 _told(walked),
                 _told(by_table or ()),
             )
@@ -88,17 +91,19 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
 
 
 def _walk(file: BinaryIO, file_size: int) -> tuple[tuple[EifSection, ...], Finding | None]:
-    """The sections as AWS's reader sees them, and what stops it before the end of the file."""
+    """The sections as AWS's reader sees them, and why it refuses the file where it does.
+
+    Fewer bytes than a section's header has end its loop without an error. Raises ImageError beyond the limit.
+    """
     sections: list[EifSection] = []
     position = eif.HEADER_SIZE
-    while position < file_size:
+    while file_size - position >= eif.SECTION_HEADER_SIZE:
         at = f"section {len(sections)}"
+        if len(sections) == MAX_SECTIONS_WALKED:
+            detail = f"more than {MAX_SECTIONS_WALKED} sections"
+            raise ImageError(detail, where=eif.name_of(file), code="eif-limit")
         file.seek(position)
-        raw = file.read(eif.SECTION_HEADER_SIZE)
-        if len(raw) < eif.SECTION_HEADER_SIZE:
-            code = "eif-trailing" if _bootable(sections) else "eif-truncated"
-            return tuple(sections), Finding(code, at, f"{len(raw)} bytes where {at} would begin")
-        kind, _, size = eif.SECTION.unpack(raw)
+        kind, _, size = eif.SECTION.unpack(file.read(eif.SECTION_HEADER_SIZE).ljust(12, b"\0"))
         if kind not in {each.value for each in SectionType}:
             return tuple(sections), Finding(
                 "eif-section-type", at, f"{at} has unknown type {kind}, at byte {position}"
@@ -107,11 +112,12 @@ def _walk(file: BinaryIO, file_size: int) -> tuple[tuple[EifSection, ...], Findi
         if end > file_size:
             detail = f"{at} ends at byte {end}, the file at {file_size}"
             return tuple(sections), Finding("eif-truncated", at, detail)
-        if len(sections) == MAX_SECTIONS_WALKED:
-            detail = f"more than {MAX_SECTIONS_WALKED} sections"
-            return tuple(sections), Finding("eif-limit", at, detail)
         sections.append(EifSection(SectionType(kind), position + eif.SECTION_HEADER_SIZE, size))
         position = end
+    if position < file_size and not _bootable(sections):
+        at = f"section {len(sections)}"
+        detail = f"{file_size - position} bytes where {at} would begin"
+        return tuple(sections), Finding("eif-truncated", at, detail)
     if not sections:
         return (), Finding("eif-truncated", _WHERE, "the file ends after the header: it has no sections")
     return tuple(sections), None
