@@ -53,6 +53,12 @@ def hiding(application: bytes, *more: tuple[int, bytes]) -> SpecImage:
 
 
 @pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A file for the container image."""
+    return tmp_path / "image.tar"
+
+
+@pytest.fixture
 def application(image: Path) -> bytes:
     """That of a container image that decides everything."""
     image.write_bytes(saved([tar(folder("d"), entry("d/x", b"1"))]))
