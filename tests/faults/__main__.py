@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coattest_build import builder
-from faults import harness, host, host_run, spool_run
+from faults import harness, host, host_run, invariants, spool_run
 from support.enclave.running_enclave import ROOT
 
 
@@ -80,7 +80,7 @@ def _run(chosen: argparse.Namespace) -> int:
                 failed.append(seed)
                 print(f"seed {seed}: {broken}", flush=True)
             if broken or chosen.seed is not None:
-                print(kind.describe(run), flush=True)
+                print(host_run.describe(run) if chosen.host else invariants.describe(run), flush=True)
     ended = ", ".join(f"{count} {kind}" for kind, count in endings.most_common())
     print(f"{len(seeds)} runs in {time.monotonic() - started:.0f} s; the first under faults: {ended}")
     if kills:

@@ -25,8 +25,8 @@ from coattest_parent.link.proxy import kms_allow_list
 from coattest_verify.auction import messages
 from coattest_verify.auction.place import bid_uri
 from faults.invariants import (
-    Broken,
     Outcome,
+    broken_by,
     documented,
     events_only,
     losing_amounts,
@@ -347,14 +347,4 @@ def flood(path: Path, count: int) -> Iterator[int]:
 def attempt(here: World, seed: int) -> tuple[Run, str]:
     """A run and what broke in it, "" for nothing."""
     run = Run(here, Schedule.of(seed))
-    try:
-        run.go()
-    except Broken as broken:
-        return run, str(broken)
-    return run, ""
-
-
-def describe(run: Run) -> str:
-    """What a failing seed did, for a person: the schedule and how each opening ended."""
-    schedule = json.dumps(dataclasses.asdict(run.schedule))
-    return "\n".join([schedule, *(f"  {outcome}" for outcome in run.outcomes)])
+    return run, broken_by(run)

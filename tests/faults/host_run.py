@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
 import hashlib
 import json
 import resource
@@ -18,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.publish import Sealed
@@ -31,10 +29,12 @@ from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
 from coattest_verify.auction.sealing import plan_seal, sign_seal
 from coattest_verify.quorum.authority import Authority
+from faults import invariants
 from faults.host import BIN, BUYERS, ENVIRONMENT, RESULTS, World
 from faults.invariants import (
     Broken,
     Outcome,
+    broken_by,
     documented,
     events_only,
     losing_amounts,
@@ -409,15 +409,9 @@ def _watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
 def attempt(here: World, seed: int) -> tuple[HostRun, str]:
     """A run and what broke in it, "" for nothing."""
     run = HostRun(here, HostSchedule.of(seed))
-    try:
-        run.go()
-    except Broken as broken:
-        return run, str(broken)
-    return run, ""
+    return run, broken_by(run)
 
 
 def describe(run: HostRun) -> str:
-    """What a failing seed did, for a person: the schedule, who was killed and how each opening ended."""
-    schedule: dict[str, Any] = dataclasses.asdict(run.schedule)
-    counted = f"  {run.attempts} attempts, {run.decrypts} keys; {run.fired}"
-    return "\n".join([json.dumps(schedule), *(f"  {outcome}" for outcome in run.outcomes), counted])
+    """The same, and who was killed."""
+    return f"{invariants.describe(run)}\n  {run.attempts} attempts, {run.decrypts} keys; {run.fired}"

@@ -1,12 +1,13 @@
-"""What must hold after each opening, whatever was done to it: shared by both harnesses."""
+"""What must hold after each opening, whatever was done to it: shared by the harnesses."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from coattest_parent.auction.publish import Sealed
 from coattest_verify.auction import messages
@@ -112,3 +113,36 @@ def events_only(log: bytes) -> None:
     """Every whole line is an event; the last one may have been cut by a kill."""
     for line in log.rpartition(b"\n")[0].splitlines():
         require(set(json.loads(line)) >= {"time", "event"}, f"not an event: {line!r}")
+
+
+class FaultRun(Protocol):
+    """Openings under one seed's faults."""
+
+    @property
+    def schedule(self) -> Any:
+        """What happens: a dataclass."""
+        ...
+
+    @property
+    def outcomes(self) -> Sequence[Any]:
+        """How each opening ended."""
+        ...
+
+    def go(self) -> None:
+        """All of it; raises Broken."""
+        ...
+
+
+def broken_by(run: FaultRun) -> str:
+    """Do a run; what broke in it, "" for nothing."""
+    try:
+        run.go()
+    except Broken as broken:
+        return str(broken)
+    return ""
+
+
+def describe(run: FaultRun) -> str:
+    """What a failing seed did, for a person: the schedule and how each opening ended."""
+    schedule = json.dumps(dataclasses.asdict(run.schedule))
+    return "\n".join([schedule, *(f"  {outcome}" for outcome in run.outcomes)])

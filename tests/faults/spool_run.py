@@ -21,8 +21,8 @@ from coattest_parent.link.job_listing import FAILED
 from faults import harness
 from faults.harness import START, TIMEOUT, World, object_paths
 from faults.invariants import (
-    Broken,
     Outcome,
+    broken_by,
     documented,
     events_only,
     losing_amounts,
@@ -259,14 +259,4 @@ class SpoolRun:
 def attempt(here: SpoolWorld, seed: int) -> tuple[SpoolRun, str]:
     """A run and what broke in it, "" for nothing."""
     run = SpoolRun(here, SpoolSchedule.of(seed))
-    try:
-        run.go()
-    except Broken as broken:
-        return run, str(broken)
-    return run, ""
-
-
-def describe(run: SpoolRun) -> str:
-    """What a failing seed did, for a person: the schedule and how each courier ended."""
-    schedule = json.dumps(dataclasses.asdict(run.schedule))
-    return "\n".join([schedule, *(f"  {outcome}" for outcome in run.outcomes)])
+    return run, broken_by(run)

@@ -11,8 +11,8 @@ import pytest
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient
 from faults import spool_run
-from faults.harness import Run, World, attempt, describe, flood, world
-from faults.invariants import Broken
+from faults.harness import Run, World, attempt, flood, world
+from faults.invariants import Broken, describe
 from faults.schedule import KMS, LINK, OTHER, PLACES, S3, SPOOL_S3, STS, Schedule, SpoolSchedule
 
 
@@ -41,7 +41,7 @@ def together() -> Iterator[spool_run.SpoolWorld]:
 def test_several_couriers_end_as_one_would(together: spool_run.SpoolWorld, seed: int) -> None:
     """Whoever dies when, and whatever S3 does: every job of the spool has its one result in the end."""
     run, broken = spool_run.attempt(together, seed)
-    assert not broken, spool_run.describe(run)
+    assert not broken, describe(run)
 
 
 def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
