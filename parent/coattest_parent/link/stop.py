@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -74,7 +75,7 @@ class Stop:
         if signal.SIGALRM in self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if self._last else handler)
+            _hand_over(number, signal.SIG_IGN if self._last else handler)
         if not self._last:  # otherwise a handler that runs now still finds its pipe
             os.close(self._reader)
             os.close(self._writer)
@@ -143,6 +144,32 @@ class Stop:
             return
         self._may_cut = False
         raise _Cut
+
+
+def _hand_over(number: int, handler: Any) -> None:
+    """``signal.signal``, also for a signal that comes while it runs.
+
+    Python's own handler notes a signal, and what it stands for is done a moment later. If the signal is
+    ignored by then, or has its default, Python drops it and reports an OSError without a number to
+    ``sys.unraisablehook`` (Modules/signalmodule.c, "ignored due to race condition"). Here it is ignored
+    without a word, or its default is done.
+    """
+    before = sys.unraisablehook
+    raced = []
+
+    def look(it: sys.UnraisableHookArgs) -> None:
+        if it.exc_type is OSError and it.object is None and getattr(it.exc_value, "errno", None) is None:
+            raced.append(number)
+        else:
+            before(it)
+
+    sys.unraisablehook = look
+    try:
+        signal.signal(number, handler)
+    finally:
+        sys.unraisablehook = before
+    if raced and handler == signal.SIG_DFL:
+        signal.raise_signal(number)
 
 
 def _is_whole(frame: FrameType | None) -> bool:

@@ -15,8 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,6 +205,48 @@ def test_another_thread_can_tell_and_a_descriptor_ends_the_wait() -> None:
             stop.cut(pytest.fail, "work begins after a stop")
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("last", "before", "code"),
+    [(True, signal.SIG_DFL, 0), (False, signal.SIG_IGN, 0), (False, signal.SIG_DFL, -15)],
+)
+def test_a_stop_while_the_signals_are_handed_over_is_no_error(last: bool, before: int, code: int) -> None:
+    """Python drops a signal that comes there, and calls it an error. It is ignored, or ends the process."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, before)
+        reports: list[object] = []
+        sys.unraisablehook = reports.append
+        with _told_while(signal.signal) as told, Stop(last=last):
+            pass
+        os._exit(0 if told and not reports else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+
+
+@contextlib.contextmanager
+def _told_while(real: Callable[..., Any]) -> Iterator[list[int]]:
+    """SIGTERM comes after Python looked for signals and before it is ignored or has its default.
+
+    Python runs handlers by number: that of SIGUSR1 (10) does what ``signal.signal`` was asked for, while
+    SIGTERM (15) waits for its turn.
+    """
+    told = []
+
+    def signal_told(number: int, handler: Any) -> Any:
+        if number != signal.SIGTERM or callable(handler):
+            return real(number, handler)
+        told.append(number)
+        real(signal.SIGUSR1, lambda *_: real(number, handler))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number, signal.SIGUSR1})
+        for each in (number, signal.SIGUSR1):
+            signal.raise_signal(each)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number, signal.SIGUSR1})
+        return None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(signal, "signal", signal_told)
+        yield told
 
 
 # ------------------------------------------------------------------------------------- the services
