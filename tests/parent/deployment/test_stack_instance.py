@@ -1,4 +1,4 @@
-"""What runs on an instance: its scripts, with stand-ins for the programs that they call, and its logs."""
+"""What runs on an instance: its scripts, with stand-ins for what they call, and its logs."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ esac
     assert len(calls(tmp_path, "systemd-notify")) == 1
 
 
-E9 = "[ E39 ] Enclave process connection failure."
+LATER = "[ E39 ] Enclave process connection failure."
 REASON = "[ E22 ] Insufficient CPUs requested."
 
 
@@ -131,7 +131,7 @@ REASON = "[ E22 ] Insufficient CPUs requested."
     ("stands_in", "last"),
     [
         (
-            f'case "$name" in *run-enclave*) echo "{REASON}" >&2; echo "{E9}"; echo "If you.."; exit 1;; esac',
+            f'case "$name" in *run-enclave*) printf "{REASON}\\n{LATER}\\nIf you ..\\n" >&2; exit 1;; esac',
             f"nitro-cli did not start it: {REASON}",
         ),
         (
