@@ -40,7 +40,7 @@ STANDARD = tuple("acdhimrtz")
 
 _OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "CoreNetworkArn")
 """A route's targets by which a private instance gets out; where they lead is not AWS's to say. A peering
-connection is none: another VPC's gateways cannot be used through it (VPC Peering Guide, "VPC peering basics").
+connection is none: nobody uses another VPC's gateways through it (VPC Peering Guide, "VPC peering basics").
 """
 
 _GATEWAYS = ("vgw-", "vpce-")
