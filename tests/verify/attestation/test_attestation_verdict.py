@@ -259,6 +259,30 @@ def test_a_shared_part_vouches_for_nothing_below_it() -> None:
     assert codes(check(document(neighbour), cache=cache, root=AWS_NITRO)) == {"root"}
 
 
+def test_a_shared_part_is_its_exact_bytes_under_its_root() -> None:
+    """Neither a zone of the same name with another key nor the same zone under another root is known."""
+    cache = ChainCache()
+    assert check(document(), cache=cache).ok
+    twin = sibling(GENUINE, 2)
+    borrowed = [*GENUINE.cabundle[:3], twin.ders[3]]
+    assert check(document(twin), cache=cache).ok
+    assert codes(check(document(twin, cabundle=borrowed), cache=cache)) == {"chain"}
+    neighbour = sibling(GENUINE, 3)
+    assert codes(check(document(neighbour), root=make_chain().root, cache=cache)) == {"root"}
+    assert check(document(neighbour), cache=cache).ok
+
+
+def test_shared_parts_are_bounded_and_the_zone_stays() -> None:
+    """However many instances show themselves, as many parts are kept as chains; what all share is kept."""
+    cache = ChainCache(4)
+    for _ in range(6):
+        neighbour = sibling(GENUINE, 3)
+        assert check(document(neighbour), cache=cache).ok
+        assert len(cache._parts) <= 4
+    (_, start), verified = cache.part((GENUINE.root.sha256, tuple(GENUINE.cabundle)))
+    assert (start, len(verified)) == (GENUINE.ders[:3], 3)
+
+
 def test_threads_share_a_cache() -> None:
     """Many threads over more chains than the cache holds: every verdict is right, the bound holds."""
     cache = ChainCache(3)

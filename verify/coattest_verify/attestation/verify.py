@@ -15,7 +15,7 @@ The rules, in this order; all that can be judged are judged, so that a verdict h
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Final
 
@@ -102,10 +102,10 @@ def verify_under(
     findings += chain.findings
     findings += chain.date_findings(now)
     if chain.leaf is not None:
-        findings.extend(_signature_findings(envelope, claimed.timestamp_ms, chain.leaf))
-    findings.extend(demands.findings(claimed, (now - _EPOCH) // _MILLISECOND))
+        findings += _signature_findings(envelope, claimed, chain.leaf)
+    findings += demands.findings(claimed, (now - _EPOCH) // _MILLISECOND)
     if strict:
-        findings.extend(payload.notices)
+        findings += payload.notices
     return Verdict(
         tuple(findings),
         payload.notices,
@@ -116,18 +116,23 @@ def verify_under(
     )
 
 
-def _signature_findings(envelope: CoseSign1, timestamp_ms: int, leaf: Certificate) -> Iterator[Finding]:
+def _signature_findings(envelope: CoseSign1, document: Document, leaf: Certificate) -> list[Finding]:
     """The document's signature with the leaf's key, and its timestamp against the leaf's life."""
+    findings = []
     r = int.from_bytes(envelope.signature[:_HALF], "big")
     s = int.from_bytes(envelope.signature[_HALF:], "big")
     try:
         leaf.key.verify(encode_dss_signature(r, s), envelope.signed, ES384)
     except (InvalidSignature, ValueError):
-        yield BAD_SIGNATURE.finding("signature", "one by the key of certificate", "none that verifies")
-    first = (leaf.not_before - _EPOCH) // _MILLISECOND
-    last = (leaf.not_after - _EPOCH) // _MILLISECOND
-    if not first <= timestamp_ms <= last:
-        yield TIMESTAMP_OUTSIDE_LEAF.finding("timestamp", f"{first} to {last} ms", f"{timestamp_ms} ms")
+        findings.append(
+            BAD_SIGNATURE.finding("signature", "one by the key of certificate", "none that verifies")
+        )
+    if not leaf.not_before <= document.timestamp <= leaf.not_after:
+        first = (leaf.not_before - _EPOCH) // _MILLISECOND
+        last = (leaf.not_after - _EPOCH) // _MILLISECOND
+        found = f"{document.timestamp_ms} ms"
+        findings.append(TIMESTAMP_OUTSIDE_LEAF.finding("timestamp", f"{first} to {last} ms", found))
+    return findings
 
 
 def _bytes(document: object) -> bytes:

@@ -205,7 +205,7 @@ class SourceJudge:
         found = {
             each.answer: each
             for each in reversed(self.releases)
-            if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
+            if each.pcrs and each.pcrs.items() <= document.pcrs.items()
         }
         release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
         release = release or next(iter(found.values()), None)
