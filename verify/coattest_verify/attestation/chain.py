@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest.findings import Finding
+from coattest_verify.attestation.batch import Steps
 from coattest_verify.attestation.encoding.certificates import (
     Certificate,
     CertificateRefused,
@@ -138,10 +139,10 @@ class ChainCache:
 
 def verify_chain(
     leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainCache | None = None
-) -> CertificateChain:
+) -> Steps[CertificateChain]:
     """The chain from ``root`` over ``bundle`` (root first) to ``leaf``, all DER, and what is wrong with it.
 
-    Dates are not judged here: see CertificateChain.date_findings.
+    Dates are not judged here: see CertificateChain.date_findings. Reading and verifying are steps.
     """
     ders = tuple(bundle)
     verified: tuple[Certificate, ...] = ()
@@ -158,6 +159,9 @@ def verify_chain(
             wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
             findings.append(UNTRUSTED_ROOT.finding("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
     certificates = _read(leaf, ders, findings, verified, pinned=not findings)
+    yield
+    if cache is not None and len(verified) < len(ders) - 1:  # by now another document may have shown more
+        _, verified = cache.part((root.sha256, ders))
     findings.extend(_link_findings(certificates[max(len(verified) - 1, 0) :]))
     findings.extend(_path_findings(certificates))
     readable = tuple([certificate for certificate in certificates if certificate is not None])
