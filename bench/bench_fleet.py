@@ -5,9 +5,9 @@ python bench/bench_fleet.py [--json] [--rounds N] [--enclaves N] [--many N]
 Enclaves are on an instance each, in one zone: they share the root, the region's and the zone's certificate. A
 first sight is held against a third of the raw rate (instance, enclave, document), a second look against the
 raw rate. Seconds are processor time, so that other programs show less; candidates alternate, eight enclaves
-at a time, and of each eight the best round counts. Two processes are two of this script at once, each with its
-own cache. The peak is VmHWM of a process that looks twice at files of ``--many`` enclaves, as `verify fleet
---every` does.
+at a time (as many as are verified together), and of each eight the best round counts. Two processes are two
+of this script at once, each with its own cache. The peak is VmHWM of a process that looks twice at files of
+``--many`` enclaves, as `verify fleet --every` does.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 SLICE = AT_A_TIME
-"""Enclaves at a time, as `verify fleet` reads files: some 10 ms at first sight."""
+"""Enclaves at a time, as `verify fleet` takes files: some 8 ms at first sight."""
 
 GOALS = {"first sight": 0.85, "again": 0.85, "two processes": 1.8, "peak, MB": 300}
 
