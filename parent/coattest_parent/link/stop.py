@@ -4,6 +4,10 @@ A handler that raises at any point ends in a traceback where nothing catches it,
 that is running. So the handler here only notes the signal and wakes the thread that waits.
 It raises in one place, the work that ``Stop.cut`` calls, and there not while a context manager is entered or
 left: what a ``with`` statement has begun, it also ends.
+
+Python runs a handler at the next step of the main thread. If a call that waits is that step, the handler runs
+when the call is over. So what wakes the thread is the byte that Python writes at once, in C
+(``signal.set_wakeup_fd``), and work that a signal finds waiting is sent the signal once more.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +33,7 @@ T = TypeVar("T")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 AGAIN = 0.005
-"""Seconds until work is cut that could not be cut when the signal came."""
+"""Seconds until work is cut that could not be cut when the signal came, or that did not see it."""
 
 _WHOLE = frozenset({"__enter__", "__exit__", "__del__"})
 _WHOLE_MODULES = frozenset({"logging", "weakref", "_weakrefset"})
@@ -61,21 +66,33 @@ class Stop:
         self._told = False
         self._number: int | None = None
         self._may_cut = False
-        self._reader = self._writer = -1
+        self._reader = self._writer = self._woken_before = -1
         self._before: dict[int, Any] = {}
+        self._again: threading.Thread | None = None
+        self._over = False
+        self._sending = threading.Lock()
 
     def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._arrived)
+            self._woken_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self._again = threading.Thread(target=self._send_again, daemon=True)
+            self._again.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if signal.SIGALRM in self._before:
             signal.setitimer(signal.ITIMER_REAL, 0)
+        with self._sending:
+            self._over = True
         for number, handler in self._before.items():
             _hand_over(number, signal.SIG_IGN if self._last else handler)
+        if self._again:
+            signal.set_wakeup_fd(self._woken_before)
+            self._wake()
+            self._again.join()
         if not self._last:  # otherwise a handler that runs now still finds its pipe
             os.close(self._reader)
             os.close(self._writer)
@@ -88,9 +105,7 @@ class Stop:
     def tell(self) -> None:
         """Stop, as a signal does; from any thread. Work that runs is not cut."""
         self._told = True
-        # A full pipe wakes as well as one more byte.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"\0")
+        self._wake()
 
     def wait(self, seconds: float | None = None, *, readable: int | None = None) -> bool:
         """Return after ``seconds`` (None: never), when told to stop, or when the descriptor is readable.
@@ -101,7 +116,9 @@ class Stop:
         for descriptor in (self._reader, readable):
             if descriptor is not None:
                 poll.register(descriptor, select.POLLIN)
-        poll.poll(None if seconds is None else max(seconds, 0) * 1000)
+        ready = poll.poll(None if seconds is None else max(seconds, 0) * 1000)
+        # The signal's byte may be here before its handler ran.
+        self._told = self._told or any(descriptor == self._reader for descriptor, _ in ready)
         return self._told
 
     def check(self) -> None:
@@ -125,6 +142,22 @@ class Stop:
             pass
         raise self._stopped()
 
+    def _wake(self) -> None:
+        # A full pipe wakes as well as one more byte.
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+
+    def _send_again(self) -> None:
+        """In a thread: send the signal to the main thread until its handler ran there."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        poll.poll()
+        while not (self._told or self._over):
+            time.sleep(AGAIN)
+            with self._sending:
+                if not (self._told or self._over):
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+
     def _stopped(self) -> Stopped:
         by = f" by {signal.Signals(self._number).name}" if self._number else ""
         return Stopped(f"stopped{by}", hint=self._hint)
@@ -134,13 +167,16 @@ class Stop:
         if number in SIGNALS:
             self._number = self._number or number
         self.tell()
-        if not self._may_cut:
-            return
-        if _is_whole(frame):
+        if self._may_cut and _is_whole(frame):
             if signal.SIGALRM not in self._before:
                 self._before[signal.SIGALRM] = signal.getsignal(signal.SIGALRM)
             signal.signal(signal.SIGALRM, self._arrived)
-            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+            # Again and again, until one is seen.
+            signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
+            return
+        if signal.SIGALRM in self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self._may_cut:
             return
         self._may_cut = False
         raise _Cut

@@ -25,6 +25,7 @@ from coattest_parent.link.stop import Stop, Stopped
 from support.only_in import runs_in
 from support.parent import stop_sweep
 from support.parent.stop_sweep import signal_at
+from support.unnoticed import while_unnoticed
 
 SWEEP = Path(stop_sweep.__file__)
 EVENTS = {
@@ -189,6 +190,15 @@ def test_every_context_that_was_entered_is_left(outside: list[int]) -> None:
     assert outside == []
 
 
+def test_a_signal_that_nobody_noticed_ends_a_wait_and_cuts_work(outside: list[int]) -> None:
+    """It came after Python looked for signals, and before a call that waits."""
+    with Stop() as stop:
+        assert while_unnoticed(signal.SIGTERM, lambda: stop.wait(600)) is True
+    with Stop() as stop, pytest.raises(Stopped, match="stopped by SIGTERM"):
+        stop.cut(while_unnoticed, signal.SIGTERM, lambda: time.sleep(600))
+    assert outside == []
+
+
 def test_another_thread_can_tell_and_a_descriptor_ends_the_wait() -> None:
     """``wait`` returns for either, and says which."""
     reader, writer = os.pipe()
@@ -226,23 +236,16 @@ def test_a_stop_while_the_signals_are_handed_over_is_no_error(last: bool, before
 
 @contextlib.contextmanager
 def _told_while(real: Callable[..., Any]) -> Iterator[list[int]]:
-    """SIGTERM comes after Python looked for signals and before it is ignored or has its default.
-
-    Python runs handlers by number: that of SIGUSR1 (10) does what ``signal.signal`` was asked for, while
-    SIGTERM (15) waits for its turn.
-    """
+    """SIGTERM comes after Python looked for signals and before it is ignored or has its default."""
     told = []
 
     def signal_told(number: int, handler: Any) -> Any:
         if number != signal.SIGTERM or callable(handler):
             return real(number, handler)
         told.append(number)
-        real(signal.SIGUSR1, lambda *_: real(number, handler))
-        signal.pthread_sigmask(signal.SIG_BLOCK, {number, signal.SIGUSR1})
-        for each in (number, signal.SIGUSR1):
-            signal.raise_signal(each)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number, signal.SIGUSR1})
-        return None
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(signal, "signal", real)
+            return while_unnoticed(number, lambda: real(number, handler))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signal, "signal", signal_told)
