@@ -438,16 +438,15 @@ def first_process(spec: dict[str, Any], go: int, status: int) -> NoReturn:
         raise SetupError(f"run {spec['argv'][0]}", error.errno) from error
 
 
-def supervise(child: int, parent: int) -> NoReturn:
-    """Outside the new PID namespace: end with the command, and end it when our own parent ends."""
+def supervise(child: int, parent: int, told: int) -> NoReturn:
+    """Outside the new PID namespace: end with the command, and end it when our own parent ends or one of us
+    is told to (``told`` is readable)."""
     ours = os.pidfd_open(child)
     poll = select.poll()
-    poll.register(ours, select.POLLIN)
-    poll.register(parent, select.POLLIN)
-    for descriptor, _ in poll.poll():
-        if descriptor == ours:
-            exit_like(os.waitpid(child, 0)[1])
-    os.kill(child, signal.SIGKILL)  # the kernel then ends every process of the namespace
+    for descriptor in (ours, parent, told):
+        poll.register(descriptor, select.POLLIN)
+    if ours not in dict(poll.poll()):
+        os.kill(child, signal.SIGKILL)  # the kernel then ends every process of the namespace
     exit_like(os.waitpid(child, 0)[1])
 
 
@@ -461,25 +460,24 @@ def enter(spec: dict[str, Any], status: int) -> NoReturn:
     checked("unshare", libc.unshare(flags | (0 if spec["network"] else CLONE_NEWNET)))
     map_ids(uid, gid, spec["uid"])
     ready, go = os.pipe()
-    children: list[int] = []
-
-    def end(*_: object) -> None:
-        for started in children:
-            os.kill(started, signal.SIGKILL)
-
-    signal.signal(signal.SIGTERM, end)
+    # The byte is written at once, in C; a handler of Python's would wait for a poll that has just begun.
+    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        os.close(told)
+        os.close(tell)
         os.close(go)
         first_process(spec, ready, status)
-    children.append(child)
     os.close(ready)
     os.close(status)
     os.write(go, b"g")
     for descriptor in (0, 1, 2, *spec["pass_fds"]):
         os.close(descriptor)
-    supervise(child, parent)
+    supervise(child, parent, told)
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ def main() -> int:
     parent, command = int(sys.argv[1]), sys.argv[2:]
     told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     # Before the child is there, so that at any moment SIGTERM ends it and this process says how it ended.
-    signal.signal(signal.SIGTERM, lambda *_: os.write(tell, b"t"))
+    # The byte is written at once, in C; a handler of Python's would wait for a select that has just begun.
+    signal.set_wakeup_fd(tell)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watched = os.pidfd_open(parent)
     if os.getppid() != parent:

@@ -22,6 +22,7 @@ from coattest_build.sandbox import isolate
 from coattest_build.sandbox.isolate import Bind
 from support.build.source_roots import PYTHONPATH
 from support.raises import raises_code
+from support.unnoticed import unnoticed_where_it_waits
 
 PYTHON = shutil.which("python3", path="/usr/bin:/usr/local/bin")
 NOBODY = 65534
@@ -268,6 +269,21 @@ def test_killing_it_ends_everything_inside(root: Path) -> None:
     process.wait()
     assert os.read(reader, 1) == b"", "the pipe closes when the last process inside is gone"
     os.close(reader)
+
+
+def test_it_ends_when_it_is_told_as_it_begins_to_wait(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python has not yet looked at the signal when the wait begins."""
+    script = tmp_path / "entry.py"
+    script.write_text(unnoticed_where_it_waits(isolate.ENTRY))
+    monkeypatch.setattr(isolate, "ENTRY", script)
+    try:
+        process = sandbox.spawn(root, ["/usr/bin/sleep", "600"], env={}, binds=[Bind(Path("/usr"), "/usr")])
+        said = f"exit code {process.wait(60)}"
+    except EnvironmentFailure as error:  # it can be over before the command has started
+        said = str(error)
+    assert f"exit code {128 + signal.SIGKILL}" in said
 
 
 def test_it_ends_when_its_parent_is_killed(root: Path) -> None:

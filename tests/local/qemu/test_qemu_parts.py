@@ -37,6 +37,7 @@ from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction import messages
 from support.local.qemu_compiler import patch, pins
 from support.parent.network import serving
+from support.unnoticed import unnoticed_where_it_waits
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
 INSTANCE = "i-1234567890abcdef0"
@@ -199,9 +200,9 @@ def test_the_heartbeat_is_answered_and_remembered(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------ keeper
 
 
-def under_keeper(*command: str, parent: int | None = None) -> subprocess.Popen[bytes]:
+def under_keeper(*command: str, parent: int | None = None, keeper: Path = KEEPER) -> subprocess.Popen[bytes]:
     """A command under the keeper."""
-    arguments = [sys.executable, "-I", "-S", str(KEEPER), str(parent or os.getpid()), *command]
+    arguments = [sys.executable, "-I", "-S", str(keeper), str(parent or os.getpid()), *command]
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -232,6 +233,14 @@ def test_ending_the_keeper_ends_the_command(number: int) -> None:
         child = child_of(process)
         process.send_signal(number)
         assert ended(child)
+
+
+def test_a_keeper_that_is_told_as_it_begins_to_wait_ends_the_command(tmp_path: Path) -> None:
+    """Python has not yet looked at the signal when the wait begins."""
+    script = tmp_path / "keeper.py"
+    script.write_text(unnoticed_where_it_waits(KEEPER))
+    with under_keeper("/bin/sleep", "600", keeper=script) as process:
+        assert process.wait(60) == 128 + signal.SIGKILL
 
 
 def test_the_command_ends_with_the_process_that_asked_for_it() -> None:
