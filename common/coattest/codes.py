@@ -447,6 +447,7 @@ ENCLAVE: Final = {
     "bad-bid-digest": "A bid file is not the sealed one",
     "bad-frame": "A message does not decode or is out of place",
     "clock": "The NSM's time is not plausible",
+    "clock-differs": "A receipt says that this machine's clock is not the enclave's",
     "internal": "Something unforeseen failed, in the enclave or in the service",
     "kms-denied": "KMS refused: key policy, encryption context, key state or credentials",
     "kms-failed": "KMS was not reached, or its answer is not acceptable",
