@@ -193,9 +193,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises EnvironmentFailure (``not-apart``) when it would judge its own home."""
-        kept = [each for each in self.params if "apart" in vars(each)]
-        if kept and not ctx.meta.get(FLAG):
-            folders = [each.name for each in kept if each.name and vars(each)["apart"] == "folder"]
+        judging = [each for each in self.params if "apart" in vars(each)]
+        if judging and not ctx.meta.get(FLAG):
+            folders = [each.name for each in judging if each.name and vars(each)["apart"] == "folder"]
             require_apart([path for name in folders for path in _folders(ctx, name)])
         return super().invoke(ctx)
 

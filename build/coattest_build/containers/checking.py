@@ -241,12 +241,12 @@ def _sorted(found: Iterator[Finding], paths: Set[str]) -> tuple[list[Finding], l
     different: list[Finding] = []
     still_open: list[Finding] = []
     for finding in found:
-        kept, named = different, finding
+        listed, named = different, finding
         if finding.code == "entry-mtime" and finding.where.partition(": ")[2] in paths:
             detail = "its layer's folders have more than one time"
-            named, kept = replace(finding, code="undecidable", detail=detail), still_open
-        if len(kept) < MAX_REPORTED:
-            kept.append(named)
+            named, listed = replace(finding, code="undecidable", detail=detail), still_open
+        if len(listed) < MAX_REPORTED:
+            listed.append(named)
     return different, still_open
 
 

@@ -75,7 +75,7 @@ def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
     """
     if store == "overlay2":
         return 0o755, 0, 0
-    return inode.kept or (0o755 if store == "containerd" else 0o600, 0, 0)
+    return inode.lower or (0o755 if store == "containerd" else 0o600, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

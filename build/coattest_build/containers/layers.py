@@ -47,7 +47,7 @@ class Inode:
     ``linked``: it may have more than one name.
 
     Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
-    the creation of the container), and the ``cause``; ``kept``, mode and owner of a layer below, which some
+    the creation of the container), and the ``cause``; ``lower``, mode and owner of a layer below, which some
     stores keep; while a layer is read ``hidden`` and ``opaque``.
     """
 
@@ -67,7 +67,7 @@ class Inode:
     opaque: bool = False
     clock: int | None = None
     cause: str | None = None
-    kept: tuple[int, int, int] | None = None
+    lower: tuple[int, int, int] | None = None
 
     @property
     def below(self) -> dict[bytes, Inode]:
@@ -352,7 +352,7 @@ def _merge(root: Inode, upper: Inode) -> None:
                     child.cause = HIDDEN_LINK
                 low.below[name] = child
                 continue
-            there.kept = (there.mode, there.uid, there.gid) if there.cause is None else there.kept
+            there.lower = (there.mode, there.uid, there.gid) if there.cause is None else there.lower
             there.mode, there.uid, there.gid, there.mtime = child.mode, child.uid, child.gid, child.mtime
             there.clock, there.cause, there.place = child.clock, child.cause, child.place
             pending.append((there, child, path + b"/" + name))

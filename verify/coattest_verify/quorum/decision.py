@@ -19,7 +19,7 @@ from coattest.findings import Finding
 from coattest.strictjson import canonical
 from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
-from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
+from coattest_verify.quorum.commitments import Committed, timely_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
 from coattest_verify.quorum.lapse import end_of, ending, fresh_until
 from coattest_verify.quorum.log.entries import SeenLog
@@ -48,8 +48,8 @@ from coattest_verify.quorum.statements.votes import (
     REVOKE,
     Vote,
     leaf,
-    standing,
     votes_on,
+    without_undone,
 )
 from coattest_verify.quorum.tally import Answer, Tally, count
 
@@ -310,7 +310,7 @@ def decide_from(
         void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
-    valid, undone = standing(votes, taken_back)
+    valid, undone = without_undone(votes, taken_back)
     objections = seen_objections(signed, votes, question, root)
     outcome = _conclude(
         tally,
@@ -320,7 +320,7 @@ def decide_from(
         own=own,
         set_aside=set_aside,
         removed=gone(seen, objections, votes, question, taken_back),
-        committed=early_commitments(chain.state.entries, votes, claim, profile, root)
+        committed=timely_commitments(chain.state.entries, votes, claim, profile, root)
         if members.commitments
         else {},
         revoked=votes_on(valid, REVOKE, claim, root),

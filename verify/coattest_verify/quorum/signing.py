@@ -227,7 +227,7 @@ def countersign(
     signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
     place = layout_name(members, member)
     layout = sign_layout(members, member, signer, _optional(evidence, place, MAX_LAYOUT))
-    _keep(attestations, evidence, name, members)
+    _set_aside(attestations, evidence, name, members)
     write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
     if layout is not None:
         write_atomic(attestations / place, layout)
@@ -245,7 +245,7 @@ def _with(envelopes: Signatures, member: str, signed: DsseEnvelope) -> Signature
     return {**envelopes, signed.payload: more}
 
 
-def _keep(attestations: Path, evidence: Evidence, name: str, members: MembersFile) -> None:
+def _set_aside(attestations: Path, evidence: Evidence, name: str, members: MembersFile) -> None:
     """Keep the member's signature on another version under a name of its own: the log may be about it."""
     earlier = _optional(evidence, name, 2 * MAX_MEMBERS_FILE)
     if earlier is None or _optional(evidence, CHECKPOINT_FILE, MAX_CHECKPOINT) is None:

@@ -99,9 +99,9 @@ class RegistryFiles:
 
     def _document(self, sha256: str) -> bytes:
         """A manifest or index; what an index leads to is one, too."""
-        kept = self._documents[sha256]
-        if kept is not None:
-            return kept
+        document = self._documents[sha256]
+        if document is not None:
+            return document
 
         def read(response: IO[bytes]) -> bytes:
             return read_response(response, MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)

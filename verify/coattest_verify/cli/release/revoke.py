@@ -40,7 +40,7 @@ from coattest_verify.quorum.statements.votes import (
     Vote,
     make_vote,
     read_votes,
-    standing,
+    without_undone,
 )
 from coattest_verify.rebuild.answer import read_claim, read_members
 from coattest_verify.signatures.keys import Signer
@@ -92,7 +92,7 @@ def revoke_command(
                 code="wrong-release",
             )
         vote = make_vote(REVOKE, signing.member, root=pinned, claim=claim, note=reason, now=utc_now())
-        undone = {item.signed_sha256 for item in standing(_votes(evidence, members))[1]}
+        undone = {item.signed_sha256 for item in without_undone(_votes(evidence, members))[1]}
     confirm_signing(
         [
             ("signs", f"{signing.member} REVOKES the release: nobody is to use it any more"),
@@ -140,13 +140,13 @@ def unrevoke_command(
         votes = _votes(evidence, members)
     mine = _mine(votes, signing.member, pinned, signer) or [
         vote
-        for vote in standing(votes)[0]
+        for vote in without_undone(votes)[0]
         if (vote.kind, vote.root, vote.signed_sha256) == (REVOKE, pinned.hex(), expect)
     ]
     chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
     if not mine:
         raise UsageError(
-            f"{signing.member} has no standing revocation by this key",
+            f"{signing.member} has no revocation in force by this key",
             where=str(attestations),
             hint="a revocation is taken back by the key that signed it; --expect names another one's, which"
             " change members take back together",
@@ -238,11 +238,11 @@ def _votes(evidence: Evidence, members: MembersFile) -> list[Vote]:
 
 
 def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[Vote]:
-    """The member's standing revocations that its key alone signed, the oldest first."""
+    """The member's revocations in force that its key alone signed, the oldest first."""
     return sorted(
         (
             vote
-            for vote in standing(votes)[0]
+            for vote in without_undone(votes)[0]
             if (vote.kind, vote.member, vote.root) == (REVOKE, member, root.hex())
             and vote.keys == {signer.public}
         ),

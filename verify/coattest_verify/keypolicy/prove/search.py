@@ -78,9 +78,9 @@ class Search:
         found: list[tuple[int, PolicyStatement, Ternary]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
-                about = principal_matches(item, caller.principal, Doubts())
-                if about is not Ternary.NO:
-                    found.append((index, item, about))
+                matches = principal_matches(item, caller.principal, Doubts())
+                if matches is not Ternary.NO:
+                    found.append((index, item, matches))
         return found
 
     def ask(self, caller: Caller, action: str, extra: Any = None) -> Granted | str | None:

@@ -107,8 +107,8 @@ def cosign(
     signature = signer.sign(_message(checkpoint, seconds))
     data = _key_id(member, signer.public) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 {member} {base64.b64encode(data).decode()}"
-    kept = earlier.lines if earlier and earlier.checkpoint == checkpoint else ()
-    others = [other for other in kept if _identity(other) != _identity(line)]
+    before = earlier.lines if earlier and earlier.checkpoint == checkpoint else ()
+    others = [other for other in before if _identity(other) != _identity(line)]
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return Cosignature(member, checkpoint, moment, tuple(sorted([*others, line])))
 

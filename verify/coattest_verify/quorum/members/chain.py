@@ -97,7 +97,7 @@ class SeenObjection:
     release: str = ""
     architecture: str = ""
 
-    def about(self, release: str, architecture: str, tree_sha256: str, lock_sha256: str) -> bool:
+    def concerns(self, release: str, architecture: str, tree_sha256: str, lock_sha256: str) -> bool:
         """Whether it is an objection to this release, by its name or, for a revocation, by its source."""
         if self.release:
             return (self.release, self.architecture) == (release, architecture)
