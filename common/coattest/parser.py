@@ -119,7 +119,7 @@ OWN_CHECKOUT = click.Option(
     is_flag=True,
     expose_value=False,
     callback=_own_checkout,
-    help="Coattest may come from the folders that it reads: for a checkout of your own.",
+    help="Let coattest judge the checkout that it is installed in: your own, and nobody else's.",
 )
 """What every command has that judges a folder or signs."""
 
@@ -235,13 +235,13 @@ class Command(click.Command):
         """Heading to (option, help): the verb's own options first, then those under a heading."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(vars(parameter).get("heading", "Options"), []).append(record)
         return {heading: records for heading, records in sections.items() if records}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every option with its help, under its heading."""
+        """Every option with its help, under its heading; arguments are explained by the command's text."""
         _write_sections(formatter, self.option_sections(ctx))
 
 

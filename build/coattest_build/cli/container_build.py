@@ -84,7 +84,7 @@ def container_build_command(
     """Write the image file of an enclave that runs a container image.
 
     Style nitro-cli: PCR0, PCR1 and PCR2 are nitro-cli's, with its kernel and init from --blobs; only
-    metadata, which is not measured, is not. Style coattest: a kernel and init of coattest, compiled from
+    the metadata, which is not measured, differs. Style coattest: a kernel and init of coattest, compiled from
     pinned source (some minutes, once), that run the image as Docker does: Entrypoint with Cmd, user, working
     folder, a file system that can be written, TCP on the loopback. The same content gives the same bytes,
     whichever daemon saved it. --listen and --connect are measured; with one of them, the program has no

@@ -98,7 +98,11 @@ def read_expected(path: Path) -> Mapping[str, str]:
     help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
 @click.option(
-    "--style", type=STYLES, default="nitro-cli", show_default=True, help="Whose the enclave is said to be."
+    "--style",
+    type=STYLES,
+    default="nitro-cli",
+    show_default=True,
+    help="Which style the enclave is said to have.",
 )
 @nsm_option
 @network_options

@@ -88,7 +88,10 @@ def opened_tree(
 
 STYLES = click.Choice(["coattest", "nitro-cli"])
 style_option: Decorator = click.option(
-    "--style", type=STYLES, required=True, help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0."
+    "--style",
+    type=STYLES,
+    required=True,
+    help="Who runs it: coattest's kernel and init, or those of nitro-cli 1.3.4 to 1.5.0.",
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."

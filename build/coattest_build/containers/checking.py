@@ -283,7 +283,7 @@ def check_measured(
     if parts is not None:
         found |= {"PCR0": extend(whole.digest()), "PCR1": extend(first.digest())}
     wrong = [
-        Finding("measurement", name, "the container image gives another value", value, found[name])
+        Finding("measurement", name, "the container image gives a different value", value, found[name])
         for name, value in sorted(expected.items())
         if name in found and found[name] != value
     ]

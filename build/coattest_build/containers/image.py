@@ -137,7 +137,7 @@ def _naming(path: ImagePlace, kind: type[CoattestError]) -> Iterator[None]:
 
 def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
     if wanted.ref or wanted.platform:
-        raise ContainerError("is no image but a file system: --ref and --platform would do nothing")
+        raise ContainerError("is a file system and not an image: --ref and --platform would do nothing")
     content, digest = spool.add(unpacked_blocks(archive, spool.left(), "file system"), "file system")
     for _ in read_layer(content, most=4 * MAX_ENTRIES):
         pass

@@ -135,7 +135,7 @@ def clean_name(name: bytes) -> list[bytes]:
 def check_root(entry: LayerEntry) -> None:
     """Refuse an entry for the root itself that is no folder: Docker removes all of the layer for it."""
     if entry.kind != DIRECTORY:
-        raise unloadable("something that is no folder in place of the root", where=path_text(entry.name))
+        raise unloadable("something other than a folder in place of the root", where=path_text(entry.name))
 
 
 IMPLIED = "implied"

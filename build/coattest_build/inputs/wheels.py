@@ -220,7 +220,7 @@ def open_wheel(wheel: Path, label: str) -> Iterator[zipfile.ZipFile]:
         if len(members) > MAX_MEMBERS:
             raise _hostile(f"more than {MAX_MEMBERS} members", label)
         if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
-            raise _hostile("members lie in each other", label)
+            raise _hostile("members overlap", label)
         yield archive
 
 
@@ -238,11 +238,11 @@ class _Bounded:
         try:
             return self._file.seek(place, whence)
         except OSError:
-            raise zipfile.BadZipFile("a member lies before the file") from None
+            raise zipfile.BadZipFile("a member starts before the file") from None
 
     def read(self, size: int = -1) -> bytes:
         if size > MAX_DIRECTORY:
-            raise _hostile(f"a table of contents of more than {MAX_DIRECTORY} bytes", self._label)
+            raise _hostile(f"a central directory of more than {MAX_DIRECTORY} bytes", self._label)
         return self._file.read(size if size >= 0 else MAX_DIRECTORY)
 
 

@@ -69,8 +69,8 @@ def test_what_is_no_text_comes_back_for_the_verifier(data: bytes) -> None:
 
 
 NO_DOCUMENT = {
-    "no document!": "text that is no document in hex, base64 or JSON: 'no document!'",
-    "a": "text that is no document in hex, base64 or JSON: 'a'",
+    "no document!": "text that is not a document in hex, base64 or JSON: 'no document!'",
+    "a": "text that is not a document in hex, base64 or JSON: 'a'",
     "grüße": "text that is no document",
     "0xabc": "text that is no document",
     "deadbeef": "text that is no document",
@@ -80,7 +80,7 @@ NO_DOCUMENT = {
     '{"error": "not found"}': "a JSON object without a field",
     '{"attestation": null}': "JSON of type NoneType",
     '{"attestation": "hEQ", "document": "hEQ"}': "several documents: attestation, document",
-    '{"attestation": "hEQ", "attestation": "hEQ"}': "not JSON that can be read: 'attestation' is there twice",
+    '{"attestation": "hEQ", "attestation": "hEQ"}': "not JSON that can be read: 'attestation' appears twice",
     '{"attestation": {"document": ': "not JSON that can be read",
     "[132, 256]": "a JSON array of something else than byte values",
     "[]": "a JSON array of something else than byte values",

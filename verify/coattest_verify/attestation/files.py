@@ -111,7 +111,7 @@ def _from_text(text: str) -> bytes:
             decoded = base64.b64decode(body + "=" * (-len(body) % 4))
     if decoded[:1] and decoded[0] in _FIRST_BYTES:
         return decoded
-    raise _not_a_document(f"text that is no document in hex, base64 or JSON: {shown(text, 40)}")
+    raise _not_a_document(f"text that is not a document in hex, base64 or JSON: {shown(text, 40)}")
 
 
 def _from_json(text: str) -> bytes:

@@ -187,7 +187,7 @@ def _of_lines(found: Sequence[re.Match[str]], where: str) -> MeasurementSet:
     for match in found:
         name = match["after"] or match["before"]
         if name in pairs:
-            raise bad_measurements(f"{name} is there twice", where=where)
+            raise bad_measurements(f"{name} appears twice", where=where)
         pairs[name] = match["value"] or match["value2"]
     return _registers(pairs, "", where, bare=False)
 
@@ -249,7 +249,7 @@ def _wrapped(
             "this enclave runs in debug mode: its documents have zeros in PCR0, PCR1 and PCR2, so none has "
             "these measurements"
         )
-    for key, what in (("CheckCRC", "its CRC-32 is wrong"), ("SignatureCheck", "its signature does not hold")):
+    for key, what in (("CheckCRC", "its CRC-32 is wrong"), ("SignatureCheck", "its signature is not valid")):
         if value.get(key) is False:
             notes.append(f"describe-eif says of this image that {what}")
     yield MeasurementSet(found.name, found.pcrs, tuple(notes))
@@ -276,7 +276,7 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
             continue
         index = _index(key, where, bare=bare)
         if index in pcrs:
-            raise bad_measurements(f"PCR{index} is there twice", where=where)
+            raise bad_measurements(f"PCR{index} appears twice", where=where)
         pcrs[index] = _value(text, f"{where} PCR{index}")
         if isinstance(text, str) and re.search("[A-F]", text):
             upper.append(f"PCR{index}")

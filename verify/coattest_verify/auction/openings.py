@@ -32,7 +32,7 @@ def context_is_whole(event: Event, _expected: Expected, _known: Known) -> Iterab
         return  # unattested: a finding of its own
     attested = event.registers.get(0, b"").hex()
     if event.context[IMAGE] != attested:
-        detail = "the context names another image than the attested one"
+        detail = "the context names a different image than the attested one"
         yield finding_of("unexpected-context", event, detail, attested, event.context[IMAGE])
 
 

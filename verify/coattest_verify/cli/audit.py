@@ -67,17 +67,22 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 @click.option(
     "--journal",
     type=EXISTING_FOLDER,
-    help="Your record of seals, to compare openings with (default: as for auction seal).",
+    help="Your seal journal, to compare openings with (default: as for auction seal).",
 )
 @click.option(
-    "--no-journal", is_flag=True, help="Compare with no record of seals: this is not the machine that seals."
+    "--no-journal", is_flag=True, help="Compare with no seal journal: this is not the machine that seals."
 )
-@click.option("--since", type=MOMENT, help="From this moment (UTC).")
-@click.option("--until", type=MOMENT, help="Up to this moment (UTC).")
+@click.option(
+    "--since",
+    type=MOMENT,
+    metavar="TIME",
+    help="Events from this time on: 2026-11-23, or 2026-11-23T12:00:00Z (UTC).",
+)
+@click.option("--until", type=MOMENT, metavar="TIME", help="Events up to this time.")
 @click.option(
     "--allow-none",
     is_flag=True,
-    help="No event of the key is expected: without one, exit 0 instead of 3.",
+    help="The key may be unused: exit 0 and not 3 when the logs have no event of it.",
 )
 @click.option(
     "--public-keys",

@@ -121,7 +121,8 @@ def _signing(*, required: bool) -> Decorator:
             type=FILE,
             help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
         ),
-        click.option("--member", required=required, help="Your name in quorum.toml."),
+        click.option("--member", required=required, metavar="NAME", help="Your name in quorum.toml."),
+        heading="Who signs",
     )
 
     def decorate(command: Any) -> Any:
@@ -184,13 +185,13 @@ quorum_options = option_group(attestations_option, root_option)
 """Which quorum: passed as ``attestations`` and ``root``."""
 
 release_option: Decorator = option_group(
-    click.option("--release", metavar="NAME", help="The release; default: the only one that is there."),
+    click.option("--release", metavar="NAME", help="The release (default: the only one there is)."),
     heading=DECISION,
 )
 """Which release: passed as ``release``."""
 
 profile_option: Decorator = option_group(
-    click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
+    click.option("--profile", metavar="NAME", default="aws", show_default=True, help="Profile to decide on."),
     heading=DECISION,
 )
 
@@ -205,7 +206,7 @@ fresh_option: Decorator = option_group(
         type=click.IntRange(1, 3650),
         callback=_days,
         metavar="DAYS",
-        help="Decide only while enough members for a change cosigned the log in so many days.",
+        help="Decide only if enough members to change the quorum cosigned the log in the last DAYS days.",
     ),
     heading=DECISION,
 )

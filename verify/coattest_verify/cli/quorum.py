@@ -58,15 +58,16 @@ def quorum_command(
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
 
-    Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: undecided, something lacks.
+    Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: something is
+    missing.
     """
     if seen is not None and not stateless:
-        raise UsageError("--seen goes with --stateless")
+        raise UsageError("--seen needs --stateless")
     if bundle is not None:
         refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
         outcome = _from_bundle(bundle, root, at, asked)
     elif at is not None:
-        raise UsageError("--at goes with --bundle")
+        raise UsageError("--at needs --bundle")
     else:
         outcome = decide(
             attestations,
@@ -77,7 +78,9 @@ def quorum_command(
             **asked,
         )
         if stateless and seen is None:
-            err().print("rollback not detected: what was seen before is not known here", style="yellow")
+            err().print(
+                "rollback not detected: without a memory, older files look like new ones", style="yellow"
+            )
     if as_json:
         emit_json(outcome.to_json())
     else:

@@ -65,7 +65,7 @@ def sign_pcrs_command(
     if dissent and could_not_build:
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
-        raise UsageError("--reason goes with --dissent or --could-not-build")
+        raise UsageError("--reason needs --dissent or --could-not-build")
     if could_not_build:
         refuse_ignored(("rebuilt", "vouched"), "with --could-not-build")
     own = OwnWork()

@@ -195,7 +195,7 @@ def countersign_rows(waiting: Pending, member: str) -> Rows:
     rows += [
         (
             "WARNING",
-            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
+            f"{', '.join(rival.signed)} signed a different version {members.version}: sha256:{rival.sha256}",
         )
         for rival in waiting.rivals
     ]

@@ -89,7 +89,7 @@ def named_roots(path: Path) -> dict[str, PinnedRoot]:
         fields.done()
         texts = {name: values.text(name, _NAMED) for name in values.values}
         if bad := next((name for name in texts if not NAME.fullmatch(name)), None):
-            raise Rejected(f"roots: {bad[:80]!r} is no name: lower-case letters, digits and hyphens")
+            raise Rejected(f"roots: {bad[:80]!r} is not a name: lower-case letters, digits and hyphens")
     except FileNotFoundError:
         return {}
     except Rejected as error:

@@ -149,7 +149,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
     if rivals:
         first = rivals[0]
         raise FoundFalse(
-            f"{', '.join(first.signed)} signed another version {proposal.version}, sha256:{first.sha256}",
+            f"{', '.join(first.signed)} signed a different version {proposal.version}, sha256:{first.sha256}",
             where=str(attestations / PROPOSAL_FILE),
             hint="complete that one with verify members countersign, or agree with its signers to remove"
             " their signatures first",

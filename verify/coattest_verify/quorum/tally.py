@@ -119,7 +119,7 @@ def _not_asked(item: SignedStatement, question: DecisionQuestion) -> Finding | N
         (
             "wrong-source",
             not agrees or (statement.tree_sha256, statement.lock_sha256) == source,
-            "about another source tree or lock than the claim's",
+            "about a different source tree or lock than the claim's",
         ),
         (
             "wrong-profile",

@@ -267,7 +267,7 @@ def _checked(ask: Ask, report: RebuildReport, *, dissent: bool, reason: str | No
     differences = report.differences(ask.claim)
     if built_elsewhere(report, ask.claim) and not (dissent and reason):
         raise EnvironmentFailure(
-            "another source than the claim's was built: " + _summary(differences),
+            "the source that was built is not the claim's: " + _summary(differences),
             hint="check out the release's commit and rebuild; if the claim names the wrong source, --dissent"
             " with --reason says so",
             code="wrong-source",

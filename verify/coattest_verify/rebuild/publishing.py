@@ -51,7 +51,9 @@ def sign_publication(
             raise
         earlier = data
     if earlier != data:
-        raise UsageError("another claim is there", where=place, hint=NEVER_REPLACED, code="exists")
+        raise UsageError(
+            "a different claim is already there", where=place, hint=NEVER_REPLACED, code="exists"
+        )
     refuse_dirty(own.report)
     differences = own.report.differences(claim)
     if differences:

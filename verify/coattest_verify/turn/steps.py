@@ -271,7 +271,7 @@ class MemberTurn:
             raise EnvironmentFailure(
                 missing.detail,
                 where=f"release {claim.release}",
-                hint="nothing is shown before: take another turn when the others had theirs",
+                hint="nothing is shown until then: take another turn when the others have taken theirs",
                 code=missing.code,
             )
 

@@ -22,14 +22,16 @@ from coattest_verify.rebuild.answer import read_members
 
 @click.command("withdraw")
 @signing_options
-@click.option("--record", "record_path", type=FILE, required=True, help="The record whose certificate ends.")
+@click.option(
+    "--record", "record_path", type=FILE, required=True, help="The record with the certificate to withdraw."
+)
 @attestations_option
 @expect_option
 @json_option
 def withdraw_command(
     *, signing: SigningKey, record_path: Path, attestations: Path, expect: str | None, as_json: bool
 ) -> None:
-    """Withdraw your certificate in a record, before its end.
+    """Withdraw your certificate before it ends.
 
     Nobody who has the attestations bids or seals with it any more. What is sealed stays sealed. --expect is
     the SHA-256 of the certificate's content.

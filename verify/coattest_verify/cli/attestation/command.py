@@ -241,7 +241,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
     missing = sorted(set(index) - {file.name for file in files})
     if missing:
-        raise UsageError(f"{INDEX_NAME} names files that are not there", where=missing[0])
+        raise UsageError(f"{INDEX_NAME} names files that do not exist", where=missing[0])
     if not chosen:
         suffixes = ", ".join(DOCUMENT_SUFFIXES)
         raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")

@@ -45,8 +45,8 @@ def archive_command(
 ) -> None:
     """Sign that a decided release is kept in a proof bundle, so that its files may leave the folder.
 
-    verify log append logs the bundle's digest. When enough members for a change named the same bundle,
-    verify lint-change lets the release's claim, agreements, links, reviews and commitments be removed. A
+    verify log append logs the bundle's digest. When as many members as change the quorum named the same
+    bundle, verify lint-change lets the release's claim, agreements, links, reviews and commitments be removed. A
     release that is not decided cannot be archived. --expect is the SHA-256 of the bundle.
     """
     now = utc_now()

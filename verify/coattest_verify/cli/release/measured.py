@@ -59,9 +59,9 @@ def read_measured(
     image = data.startswith(_IMAGE_MAGIC)
     document, why = (None, "") if image else _document(data)
     if set_name is not None and (image or document is not None):
-        raise UsageError("--set goes with a measurements file", where=str(path))
+        raise UsageError("--set is for a measurements file", where=str(path))
     if at is not None and document is None:
-        raise UsageError("--at goes with an attestation document", where=str(path))
+        raise UsageError("--at is for an attestation document", where=str(path))
     if image:
         return (_of_image(path),)
     if document is not None:

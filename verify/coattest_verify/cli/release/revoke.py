@@ -73,8 +73,8 @@ def revoke_command(
     """Sign that a release must not be used, such as for a known vulnerability.
 
     Shows the release, its image and who agreed to it. Every command that needs a decision refuses as soon as
-    the number of members that quorum.toml sets (one, unless it says otherwise) have signed so. --expect is
-    the SHA-256 of the claim. verify release unrevoke takes it back.
+    as many members as quorum.toml says (one, unless it says otherwise) have signed so. --expect is the
+    SHA-256 of the claim. verify release unrevoke takes it back.
     """
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
@@ -126,7 +126,7 @@ def unrevoke_command(
     root: bytes | None,
     as_json: bool,
 ) -> None:
-    """Take back a revocation that you signed, with the key that signed it; or another member's, with others.
+    """Take back a revocation: your own, with the key that signed it, or another's, with other members.
 
     It undoes that one revocation and no later one. --expect is the digest of what the revocation signs, as
     the command shows it; where you signed several it says which one. A revocation that another member or key

@@ -19,7 +19,7 @@ def _notes(policy: Policy) -> Iterator[str]:
             missing = "Resource" if statement.actions else "Action"
             yield f"{name} has no {missing}: KMS takes it, and it has no effect"
         for key in _never_sent(statement):
-            yield f"{name}: {key} is no condition key of KMS (AWS's list of {KMS.date}): no request has it"
+            yield f"{name}: {key} is not a condition key of KMS (AWS's list of {KMS.date}): no request has it"
 
 
 def _never_sent(statement: PolicyStatement) -> list[str]:

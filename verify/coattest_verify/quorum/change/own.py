@@ -177,7 +177,7 @@ class OwnFiles:
         votes, refused = read_votes(Held({leaf(name): data}), self._after.current, self._after.versions[:-1])
         _first_of(refused)
         if votes[0].root != self._root.hex():
-            raise Rejected("is about another quorum", code="members-wrong-root")
+            raise Rejected("is about a different quorum", code="members-wrong-root")
         _require_release(votes[0].release, place)
         earlier = (
             self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
@@ -232,7 +232,7 @@ class OwnFiles:
             _first_of(refused)
             raise Rejected(f"not a cosignature of {place.member} on the log", code="bad-signature")
         if note.encode() != data:
-            raise Rejected("has lines that are no cosignature of its member", code="bad-log")
+            raise Rejected("has lines that are not cosignatures of its member", code="bad-log")
 
     def _later_note(self, place: FilePlace, before: bytes, after: bytes) -> bool:
         """Whether a cosignature is of a larger log than the one before, or of the same one and later."""

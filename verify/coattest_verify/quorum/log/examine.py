@@ -168,7 +168,7 @@ def read_cosignatures(
         text = (
             f"cosigns {size} entries, of which only {len(leaves)} are here"
             if size not in roots
-            else f"cosigns another log of {size} entries: a fork"
+            else f"cosigns a different log of {size} entries: a fork"
         )
         code = "log-shrunk" if size not in roots else "log-fork"
         refused.append(Finding(code, cosignature_file(name), text))

@@ -186,7 +186,7 @@ class RebuildReport:
             found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
         if self.network != claim.network:
             mine, theirs = str(self.network), str(claim.network)
-            detail = "another network than the claim's"
+            detail = "not the claim's network"
             found.append(Finding("mismatch", "network", detail, expected=theirs, found=mine))
         return tuple(found)
 
