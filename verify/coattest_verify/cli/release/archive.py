@@ -46,7 +46,7 @@ def archive_command(
     """Sign that a decided release is kept in a proof bundle, so that its files may leave the folder.
 
     verify log append logs the bundle's digest. When as many members as change the quorum named the same
-    bundle, verify lint-change lets the release's claim, agreements, links, reviews and commitments be removed. A
+    bundle, verify lint-change lets the release's claim, agreements, links, reviews and commitments go. A
     release that is not decided cannot be archived. --expect is the SHA-256 of the bundle.
     """
     now = utc_now()
