@@ -39,7 +39,7 @@ from coattest_build.containers.checking import (
 )
 from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
-from coattest_build.containers.own.checking import check_own_file, check_own_registers
+from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
@@ -146,7 +146,7 @@ def check_command(
             verdict = (
                 _against(eif, lambda file, layout: check_own_file(own, file, layout, parts), parts)
                 if eif is not None
-                else check_own_registers(own, expected, parts)
+                else check_measured(own.blocks(), expected, parts, KERNEL)
             )
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")

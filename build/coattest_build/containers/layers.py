@@ -205,11 +205,6 @@ def _like(model: Inode, part: bytes, name: bytes) -> Inode:
     )
 
 
-def bounded_time(seconds: int) -> int:
-    """The time that Docker gives a file for a layer's."""
-    return 0 if seconds < 0 or seconds > LATEST else seconds
-
-
 class _Layer:
     """One layer's own tree."""
 
@@ -232,7 +227,8 @@ class _Layer:
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
             return
-        _check_owner(entry)
+        if max(entry.uid, entry.gid) > MAX_ID:
+            raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
         there = parent.below.get(base)
         if entry.kind == DIRECTORY and there is not None and there.kind == DIRECTORY:
             _set(there, entry)
@@ -313,12 +309,7 @@ class _Layer:
 
 def _set(inode: Inode, entry: LayerEntry) -> None:
     inode.mode, inode.uid, inode.gid = entry.mode, entry.uid, entry.gid
-    inode.mtime = bounded_time(entry.mtime)
-
-
-def _check_owner(entry: LayerEntry) -> None:
-    if max(entry.uid, entry.gid) > MAX_ID:
-        raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
+    inode.mtime = entry.mtime if 0 <= entry.mtime <= LATEST else 0
 
 
 def apply_layer(root: Inode, layer: Positioned, number: int, counted: Counted) -> None:

@@ -194,7 +194,8 @@ def unpack_wheel(
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
-                if member.is_dir() or top.endswith(".dist-info") or _is_script(name):
+                script = top.endswith(".data") and name.parts[1:2] == ("scripts",)
+                if member.is_dir() or top.endswith(".dist-info") or script:
                     continue
                 if top.endswith(".data"):
                     raise _hostile(f"{member.filename}: would be installed elsewhere", label)
@@ -244,10 +245,6 @@ class _Bounded:
         if size > MAX_DIRECTORY:
             raise _hostile(f"a central directory of more than {MAX_DIRECTORY} bytes", self._label)
         return self._file.read(size if size >= 0 else MAX_DIRECTORY)
-
-
-def _is_script(name: PurePosixPath) -> bool:
-    return name.parts[0].endswith(".data") and name.parts[1:2] == ("scripts",)
 
 
 def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:

@@ -235,7 +235,7 @@ def _wrapped(
         return
     signed = value.get("IsSigned") is True
     notes = []
-    if signed and _zeros(inner.get("PCR8")):
+    if signed and inner.get("PCR8") == "0" * _DIGITS:
         inner = {key: text for key, text in inner.items() if key != "PCR8"}
         notes.append(
             "PCR8 is zeros though the file says that the image is signed: the signer is not compared; "
@@ -287,10 +287,6 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
     _refuse_zeros(pcrs, where)
     note = f"{', '.join(upper)} in upper case: the same value here; a key policy wants it in lower case"
     return MeasurementSet(name, MappingProxyType(pcrs), (note,) if upper else ())
-
-
-def _zeros(text: object) -> bool:
-    return isinstance(text, str) and bool(re.fullmatch("0{96}", text))
 
 
 def _refuse_zeros(pcrs: Mapping[int, bytes], where: str) -> None:

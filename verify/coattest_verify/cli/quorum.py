@@ -68,10 +68,12 @@ def quorum_command(
         outcome = _from_bundle(bundle, root, at, asked)
     elif at is not None:
         raise UsageError("--at needs --bundle")
+    elif stateless and root is None:
+        raise UsageError("--stateless needs --root sha256:HEX", code="no-root")
     else:
         outcome = decide(
             attestations,
-            root=_needed(root) if stateless else root,
+            root=root,
             now=utc_now(),
             roots=Unwritten(seen) if stateless else None,
             also=also,
@@ -86,12 +88,6 @@ def quorum_command(
     else:
         show_outcome(outcome)
     return outcome.exit_code
-
-
-def _needed(root: bytes | None) -> bytes:
-    if root is None:
-        raise UsageError("--stateless needs --root sha256:HEX", code="no-root")
-    return root
 
 
 def _from_bundle(path: Path, root: bytes | None, at: str | None, asked: Mapping[str, Any]) -> Outcome:

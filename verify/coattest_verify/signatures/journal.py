@@ -71,8 +71,9 @@ class SignatureJournal:
                 return
             if signed is not None:
                 if signed != instead_of or len(given_up) >= MAX_GIVEN_UP:
+                    place = ", ".join(f"{name} {value}" for name, value in slot.items())
                     raise AlreadySigned(
-                        f"sha256:{signed} was signed before in this place ({_words(slot)})",
+                        f"sha256:{signed} was signed before in this place ({place})",
                         where=str(self._records.directory / name),
                         hint=remedy,
                         signed=signed,
@@ -109,7 +110,3 @@ class SignatureJournal:
                 "restore the file from a backup",
             ) from None
         return signed, given_up
-
-
-def _words(slot: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in slot.items())

@@ -151,7 +151,10 @@ class RegistryFiles:
         address = f"{scheme}://{host}/v2/{name}/{kind}/sha256:{sha256}"
 
         def ask() -> _T:
-            with open_address(address, self._headers(), most=most, origin=self._origin) as response:
+            headers = {"Accept": ACCEPT}
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
+            with open_address(address, headers, most=most, origin=self._origin) as response:
                 return read(response)
 
         try:
@@ -172,10 +175,6 @@ class RegistryFiles:
                 hint=self._otherwise(),
                 code="unreachable",
             ) from None
-
-    def _headers(self) -> dict[str, str]:
-        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        return {"Accept": ACCEPT, **authorization}
 
     def _new_token(self, scheme: str, challenge: str) -> str:
         """A token for anybody, from where the registry says. Raises CoattestError, OSError, HTTPException."""

@@ -59,9 +59,9 @@ from coattest_verify.attestation.measurements import (
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.attestation.archive import (
     ARCHIVE_FIELDS,
+    CAVEAT,
     GENUINE,
     archive_report,
-    caveat,
     index_of,
     is_archive,
     verify_archive,
@@ -133,7 +133,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
     archive = is_archive(path, options)
     if archive:
         items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
-        caveat()
+        err().print(Text(CAVEAT))
     else:
         expectations = expectations_of(options)
         for name in ("max_age", "clock_skew"):

@@ -82,11 +82,6 @@ def origin_of(root: bytes, restart: str = "") -> str:
     return f"coattest/{root.hex()}" + (f"/{restart}" if restart else "")
 
 
-def restart_in(origin: str) -> str:
-    """The SHA-256 (hex) of the version that began the log with this origin again, "" for the first log."""
-    return origin.partition("/")[2].partition("/")[2]
-
-
 def named_origin(data: bytes, root: bytes) -> str:
     """The origin that a checkpoint or cosignature names, if it is one of this quorum's; else the first."""
     found = _ORIGIN.match(data)

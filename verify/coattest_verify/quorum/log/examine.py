@@ -29,7 +29,6 @@ from coattest_verify.quorum.log.checkpoint import (
     origin_of,
     read_checkpoint,
     read_cosignature,
-    restart_in,
 )
 from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry, statement_entry
 from coattest_verify.quorum.log.merkle import (
@@ -69,7 +68,7 @@ class Log:
     @property
     def restart(self) -> str:
         """The SHA-256 (hex) of the version that began this log again, "" for the first one."""
-        return restart_in(self.checkpoint.origin)
+        return self.checkpoint.origin.partition("/")[2].partition("/")[2]
 
     def begun_again(self, version: MembersFile, root: bytes) -> Log:
         """As much of it as ``version`` begins the log with again; nobody cosigned that one yet."""
