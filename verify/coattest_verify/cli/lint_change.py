@@ -63,7 +63,7 @@ def lint_change_command(
         except Rejected as error:
             raise EnvironmentFailure(
                 f"{error.what}, so the members' files cannot be told apart",
-                where=f"{commits.base.commit[:12]}: {error.where or folder}",
+                where=f"{commits.base.commit}: {error.where or folder}",
                 hint=error.hint,
                 code=error.code,
             ) from None
