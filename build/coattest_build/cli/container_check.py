@@ -37,7 +37,6 @@ from coattest_build.containers.checking import (
     check_measured,
     check_registers,
 )
-from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
@@ -202,7 +201,7 @@ def _other_registers(file: BinaryIO, layout: Layout, parts: BootParts) -> tuple[
 
 
 def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
-    """Print what is the same. Raises FoundFalse for differences, Undecidable or EnvironmentFailure else."""
+    """Print what is the same. Raises FoundFalse for differences, EnvironmentFailure for what stays open."""
     if not as_json:
         console = out()
         for name in verdict.same:
@@ -218,8 +217,9 @@ def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
         raise FoundFalse(_summed(verdict.findings), where=where, code=first, findings=verdict.findings)
     if verdict.undecided:
         first = verdict.undecided[-1].code
-        kind = Undecidable if first == "undecidable" else EnvironmentFailure
-        raise kind(_summed(verdict.undecided), where=where, code=first, findings=verdict.undecided)
+        raise EnvironmentFailure(
+            _summed(verdict.undecided), where=where, code=first, findings=verdict.undecided
+        )
 
 
 def _summed(findings: tuple[Finding, ...]) -> str:

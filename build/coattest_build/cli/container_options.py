@@ -145,7 +145,7 @@ def decided_blocks(
 ) -> Iterator[bytes]:
     """The application ramdisk as the options decide it. Raises UsageError for one that would do nothing.
 
-    Raises Undecidable, ContainerError as ``application_ramdisk``.
+    Raises EnvironmentFailure, ContainerError as ``application_ramdisk``.
     """
     config = tree.image.config
     if config is None:

@@ -199,8 +199,8 @@ def countersign(
     Returns the new state. ``evidence`` has the bytes that were shown to the member (``ReadOnce``): nothing is
     read again. ``instead_of`` is the SHA-256 (hex) of a version that the member signed before and gives up,
     ``seen`` what this machine remembers of the quorum. Raises UsageError when the key is not the member's,
-    AlreadySigned when the member signed another version of this number, FoundFalse for a version that begins
-    the log again and does not hold (``restarting``).
+    FoundFalse when the member signed another version of this number (``already-signed``), or for a version
+    that begins the log again and is not valid (``restarting``).
     """
     envelopes = read_signatures(evidence)
     waiting = _pending(evidence, envelopes)
