@@ -35,7 +35,7 @@ from coattest_verify.quorum.memory import Roots, Unwritten
     "--also",
     multiple=True,
     type=EXISTING_FILE,
-    help="A statement or vote that came another way, such as a dissent that the host may hide; repeatable.",
+    help="A statement or vote from outside the folder, such as a dissent that its host may hide; repeatable.",
 )
 @click.option(
     "--stateless",

@@ -119,7 +119,7 @@ def init_members_command(
 ) -> None:
     """Write version 1 of quorum.toml. It counts once every member has run verify members countersign.
 
-    It prints the root, a digest: members give it to verifiers by another way than these files.
+    It prints the root, a digest: members give it to verifiers over another channel than these files.
     """
     path = attestations / MEMBERS_FILE
     if path.exists() or path.is_symlink():
