@@ -32,8 +32,8 @@ from coattest_verify.audit.judge import (
     DECRYPT_RULES,
     AuditReport,
     DecryptRule,
+    EventFinding,
     Expected,
-    Problem,
     judge_events,
 )
 from coattest_verify.audit.operations import DECRYPT
@@ -258,7 +258,7 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
         first, last = _stamp(group.first), _stamp(group.last)
         rows.append((auction or "-", buyer or "-", group.module_id, str(group.count), first, last))
     out().show_rows(("auction", "buyer", "enclave", "decrypts", "first", "last"), rows)
-    for finding, event in (*report.problems, *report.undecided):
+    for finding, event in (*report.found_false, *report.undecided):
         text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
         err().print(text, style="red")
     for auction, buyer in report.reruns:
@@ -330,14 +330,14 @@ def _document(
         ],
         "probes": [_event(event) for event in _probes(report)],
         "reruns": [_names(values) for values in report.reruns],
-        "findings": _problems(report.problems),
-        "undecided": _problems(report.undecided),
+        "findings": _findings(report.found_false),
+        "undecided": _findings(report.undecided),
         "denied": [_event(event) for event in report.denied],
         "notable": [_event(event) for event in report.notable],
     }
 
 
-def _problems(found: tuple[Problem, ...]) -> list[dict[str, Any]]:
+def _findings(found: tuple[EventFinding, ...]) -> list[dict[str, Any]]:
     return [{**finding.to_json(), "event": _event(event) if event else None} for finding, event in found]
 
 

@@ -47,8 +47,8 @@ def publish_rows(claim: Claimed, vote: Vote) -> Rows:
 
 def published_rows(published: Published) -> Rows:
     """Who published the claim that a statement is about."""
-    if published.problem is not None:
-        return [("WARNING", published.problem.detail)]
+    if published.finding is not None:
+        return [("WARNING", published.finding.detail)]
     return [
         ("claim", f"published by {published.by}: commit {published.commit or 'unknown'}, {published.tag}")
     ]

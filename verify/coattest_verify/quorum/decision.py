@@ -326,7 +326,7 @@ def decide_from(
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
-        unpublished=published.problem,
+        unpublished=published.finding,
     )
     if fresh is not None:
         outcome = _while_fresh(outcome, chain, fresh, now)
@@ -419,7 +419,7 @@ def _conclude(
         ]
     else:
         # The log that was seen before says what is in force: without it nothing is known to be.
-        reasons += [each for each in objections if each is log.problem and log.lost]
+        reasons += [each for each in objections if each is log.finding and log.lost]
         warnings += [each for each in objections if each not in reasons]
     if own is not None and own not in agree:
         text = "has no agreeing statement of its own: others' votes do not bind it"
@@ -467,7 +467,7 @@ def _conclude(
         members=members,
         profile=profile,
         answers=tally.agree,
-        log=SeenLog(log.size, log.root) if log.size and not log.problem else None,
+        log=SeenLog(log.size, log.root) if log.size and not log.finding else None,
     )
 
 

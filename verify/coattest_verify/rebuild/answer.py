@@ -294,9 +294,9 @@ def _checked(ask: Ask, report: RebuildReport, *, dissent: bool, reason: str | No
 
 def refuse_unpublished(ask: Ask) -> None:
     """Raise EnvironmentFailure unless a member published the claim, and its name is its own."""
-    problem = ask.published.problem
-    if problem is not None:
-        raise EnvironmentFailure(problem.detail, where=problem.where, code=problem.code)
+    finding = ask.published.finding
+    if finding is not None:
+        raise EnvironmentFailure(finding.detail, where=finding.where, code=finding.code)
 
 
 def _refuse_other_commit(published: Published, report: RebuildReport) -> None:

@@ -96,7 +96,7 @@ class LogVerdict:
     """Each excused member, and until when."""
     removed: tuple[Finding, ...] = ()
     """Dissents and revocations that the log has and the folder does not."""
-    problem: Finding | None = None
+    finding: Finding | None = None
     """Why the log as a whole cannot be relied on."""
     lost: bool = False
     """Whether that is about a log which this verifier knows of: it is not here, or not the same."""
@@ -108,7 +108,7 @@ class LogVerdict:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
-        return (*self.removed, self.problem) if self.problem else self.removed
+        return (*self.removed, self.finding) if self.finding else self.removed
 
 
 def cosignature_file(member: str) -> str:
@@ -257,11 +257,11 @@ def examine(
     signed them that its member no longer had.
     """
     if not isinstance(log, Log):
-        return LogVerdict(problem=log, lost=remembered)
+        return LogVerdict(finding=log, lost=remembered)
     covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
     entries, unread = readable(log.entries)
     if unread is not None and len(entries) < covered:
-        return LogVerdict(problem=unread)
+        return LogVerdict(finding=unread)
     present = {item.sha256: item for item in signed}
     objecting = [
         (index, entry)

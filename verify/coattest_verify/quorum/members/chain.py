@@ -406,11 +406,11 @@ def _overruled(state: LogState, seen: Seen, envelopes: Signatures) -> bool:
 
 def _not_in_force(signed: MembersFile, found: MembersFile) -> Rejected:
     if found.version <= signed.version:
-        problem, hint = f"is version {found.version}, but a different version {found.version} is signed", None
+        what, hint = f"is version {found.version}, but a different version {found.version} is signed", None
     else:
-        problem = f"is version {found.version}, which too few members signed"
+        what = f"is version {found.version}, which too few members signed"
         hint = "verify members countersign, by enough members of the old and of the new version"
-    return Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
+    return Rejected(what, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
 
 
 def _beside(bases: Sequence[MembersFile], current: bytes, envelopes: Signatures) -> bool:

@@ -168,8 +168,8 @@ def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> I
     """
     for files, claim in there:
         votes = read_votes(files, chain.current)[0] if claim else []
-        problem = publication(claim, votes, chain.state, root).problem if claim else None
-        if claim is None or problem is None or problem.code != "name-taken":
+        finding = publication(claim, votes, chain.state, root).finding if claim else None
+        if claim is None or finding is None or finding.code != "name-taken":
             continue
         index, owner = next(
             (index, entry.member)
@@ -181,7 +181,7 @@ def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> I
             if item.statement.claim_sha256 == claim.sha256:
                 speaking.add(item.statement.member)
         if index >= covered and speaking - {owner}:
-            yield problem
+            yield finding
 
 
 def _late(entries: Sequence[LogEntry], covered: int) -> Iterator[Finding]:
