@@ -209,6 +209,8 @@ class Command(click.Command):
             rest = super().parse_args(ctx, args)
         except click.UsageError as error:
             self._need_extra(ctx)
+            if error.ctx is None:  # as where an option's value is missing
+                raise click.UsageError(error.format_message(), ctx) from None
             if not isinstance(error, click.MissingParameter):
                 raise
             missing = self._missing(ctx, words)

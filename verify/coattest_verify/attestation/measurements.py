@@ -229,7 +229,8 @@ def _wrapped(
         raise bad_measurements(f"registers in several places: {both}", where=where)
     inner = value[wrappers[0]]
     if isinstance(inner, list) or (
-        not any(_is_name(key) for key in inner) and not set(inner) & set(_ALGORITHMS)
+        not any(_LIKE_REGISTER.fullmatch(key) or _INDEX.fullmatch(key) for key in inner)
+        and not set(inner) & set(_ALGORITHMS)
     ):
         yield from _sets(inner, name, where, depth + 1)
         return
@@ -253,10 +254,6 @@ def _wrapped(
         if value.get(key) is False:
             notes.append(f"describe-eif says of this image that {what}")
     yield MeasurementSet(found.name, found.pcrs, tuple(notes))
-
-
-def _is_name(key: str) -> bool:
-    return bool(_LIKE_REGISTER.fullmatch(key) or _INDEX.fullmatch(key))
 
 
 def _named(value: Mapping[str, Any]) -> str:

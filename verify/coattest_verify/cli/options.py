@@ -196,15 +196,11 @@ profile_option: Decorator = option_group(
 )
 
 
-def _days(_context: click.Context, _parameter: click.Parameter, value: int | None) -> timedelta | None:
-    return timedelta(days=value) if value is not None else None
-
-
 fresh_option: Decorator = option_group(
     click.option(
         "--fresh",
         type=click.IntRange(1, 3650),
-        callback=_days,
+        callback=lambda _context, _parameter, days: None if days is None else timedelta(days=days),
         metavar="DAYS",
         help="Decide only if enough members to change the quorum cosigned the log in the last DAYS days.",
     ),

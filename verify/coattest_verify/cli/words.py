@@ -173,12 +173,6 @@ def members_rows(members: MembersFile) -> Rows:
     ]
 
 
-def changed_rows(before: MembersFile, after: MembersFile) -> Rows:
-    """What a version of the members file changes, row by row."""
-    old, new = members_rows(before), members_rows(after)
-    return [*_only("removes", old, new), *_only("adds", new, old)]
-
-
 def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Rows:
     return [(word, f"{name}: {value}") for name, value in rows if (name, value) not in others]
 
@@ -186,10 +180,12 @@ def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str
 def countersign_rows(waiting: Pending, member: str) -> Rows:
     """What a signature on the pending version says, and what else was signed for it."""
     members = waiting.members
+    old, new = members_rows(waiting.current), members_rows(members)
     rows = [
         ("signs", f"{member} agrees to version {members.version} of the members file"),
-        *members_rows(members),
-        *changed_rows(waiting.current, members),
+        *new,
+        *_only("removes", old, new),
+        *_only("adds", new, old),
         ("signed by", ", ".join(waiting.signed) or "nobody yet"),
     ]
     rows += [

@@ -21,7 +21,7 @@ from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
 from coattest_verify.quorum.commitments import Committed, timely_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
-from coattest_verify.quorum.lapse import end_of, ending, fresh_until
+from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, Log, LogVerdict, examine
 from coattest_verify.quorum.log.publication import publication
@@ -39,7 +39,7 @@ from coattest_verify.quorum.objections import (
 )
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
-from coattest_verify.quorum.statements.question import DecisionQuestion
+from coattest_verify.quorum.statements.question import DecisionQuestion, enough_until
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import (
@@ -336,7 +336,9 @@ def decide_from(
 def _while_fresh(outcome: Outcome, chain: MembersChain, fresh: timedelta, now: datetime) -> Outcome:
     """The outcome, undecided unless the agreed log was cosigned lately, and no longer than it was."""
     notes = chain.log.cosignatures if isinstance(chain.log, Log) else {}
-    until = fresh_until(notes, len(chain.state.entries), chain.current, fresh, now)
+    size = len(chain.state.entries)
+    times = {name: note.time for name, note in notes.items() if note.checkpoint.size >= size}
+    until = enough_until(times, chain.current, fresh, now)
     if until is None:
         text = f"too few members cosigned the log in the last {fresh.days} days: this may be an old copy"
         reason = Finding("log-not-fresh", CHECKPOINT_FILE, text)

@@ -119,7 +119,8 @@ class MemberTurn:
             try:
                 sound_log(chain)
             except CoattestError as error:
-                if not _begins_again(evidence):
+                waiting = pending(evidence)
+                if not waiting.lacks or waiting.members.restart is None:
                     raise
                 self.waits["log"] = error  # until the version that begins it again is in force
                 self.refused = error if members.commitments else None
@@ -365,12 +366,6 @@ def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> No
     with contextlib.suppress(Rejected):
         if evidence.read(PROPOSAL_FILE, MAX_MEMBERS_FILE) == members.raw:
             (attestations / PROPOSAL_FILE).unlink()
-
-
-def _begins_again(evidence: Evidence) -> bool:
-    """Whether a version of the members file that begins the log again waits for signatures."""
-    waiting = pending(evidence)
-    return bool(waiting.lacks) and waiting.members.restart is not None
 
 
 def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:
