@@ -126,7 +126,7 @@ def test_an_option_where_a_verb_belongs_is_said_to_be_an_option() -> None:
 def test_a_missing_value_is_told_with_the_command() -> None:
     """click leaves the usage out there, and with it which program speaks."""
     output = invoke("early", "image", "--key").output
-    assert "Usage: cli early" in output
+    assert "early [OPTIONS] IMAGE" in output
     assert "Option '--key' requires an argument." in output
 
 
