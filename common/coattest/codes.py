@@ -381,7 +381,7 @@ AUDIT: Final = {
     "hours-missing": "No digest file covers a part of the time",
     "log-changed": "A log file is not the one that CloudTrail delivered",
     "log-missing": "A digest file lists a log file that is not here",
-    "never-sealed": "A bid was opened for a manifest that its buyer never sealed, by the record of its seals",
+    "never-sealed": "A bid was opened for a manifest that its buyer never sealed, by its seal journal",
     "no-digests": "There are no digest files, so nothing shows that the logs are complete",
     "no-events": "The logs have no event of the key, so nothing was looked at",
     "no-records": "The source has no records at all, so nothing was looked at",

@@ -181,7 +181,7 @@ def _expected(given: Mapping[str, Any], now: datetime) -> Expected:
 
 
 def _rules(given: Mapping[str, Any]) -> tuple[DecryptRule, ...]:
-    """What a Decrypt is judged by: for an auction's also the record of seals. Raises UsageError."""
+    """What a Decrypt is judged by: for an auction's also the seal journal. Raises UsageError."""
     if given["no_journal"]:
         if given["journal"]:
             raise UsageError("--journal and --no-journal", where="--no-journal")
