@@ -109,21 +109,14 @@ def audit_command(**given: Any) -> int:
         emit_json(_document(report, done.expected, done.coverage, verdict))
         return verdict.outcome
     _show(report, done.coverage)
-    if verdict.outcome is AuditOutcome.FOUND_FALSE:
-        raise FoundFalse(
+    if verdict.outcome is not AuditOutcome.AS_DECIDED:
+        undecided = verdict.outcome is AuditOutcome.UNDECIDED
+        raise (EnvironmentFailure if undecided else FoundFalse)(
             verdict.sentence,
             where=given["key_arn"],
             hint=verdict.next,
             code=verdict.code,
-            findings=report.findings,
-        )
-    if verdict.outcome is AuditOutcome.UNDECIDED:
-        raise EnvironmentFailure(
-            verdict.sentence,
-            where=given["key_arn"],
-            hint=verdict.next,
-            code=verdict.code,
-            findings=[finding for finding, _ in report.undecided],
+            findings=[finding for finding, _ in (report.undecided if undecided else report.found_false)],
         )
     out().print(verdict.sentence)
     err().print(f"next: {verdict.next}")

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ from coattest_verify.cli.attestation.report import (
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
 STDIN = Path("-")
+FIELDS: Mapping[str, Callable[[bytes | None], Expectation]] = {
+    "nonce": ExpectNonce,
+    "user_data": ExpectUserData,
+    "public_key": ExpectPublicKey,
+}
 
 
 @click.command()
@@ -171,12 +176,10 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     expectations: list[Expectation] = []
     if options["expect"] is not None:
         expectations.append(_measurements(options))
-    if options["nonce"] is not None:
-        expectations.append(ExpectNonce(_hex_or_null(options["nonce"], "--nonce")))
-    if options["user_data"] is not None:
-        expectations.append(ExpectUserData(_hex_or_null(options["user_data"], "--user-data")))
-    if options["public_key"] is not None:
-        expectations.append(ExpectPublicKey(_hex_or_null(options["public_key"], "--public-key")))
+    for name, kind in FIELDS.items():
+        if options[name] is not None:
+            where = f"--{name.replace('_', '-')}"
+            expectations.append(kind(None if options[name] == "null" else _hex(options[name], where)))
     if options["module_id"] is not None:
         expectations.append(ExpectModule(options["module_id"]))
     if options["max_age"] is not None or options["clock_skew"] is not None:
@@ -236,7 +239,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     if at == AT_INDEX and not index:
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
     if not path.is_dir():
-        return [_item(path, at, now, None)], []
+        return [_read_item(path, read_bounded(path, FILE_MAX), at, now, None)], []
     files = _files_of(path)
     chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
     missing = sorted(set(index) - {file.name for file in files})
@@ -247,7 +250,7 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
         raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")
     items, total = [], 0
     for file in chosen:
-        items.append(_item(file, at, now, index.get(file.name)))
+        items.append(_read_item(file, read_bounded(file, FILE_MAX), at, now, index.get(file.name)))
         total += len(items[-1].document)
         if total > MAX_TOTAL:
             raise UsageError(f"documents of more than {MAX_TOTAL} bytes", where=str(path), code="too-large")
@@ -275,11 +278,6 @@ def _files_of(path: Path) -> list[Path]:
     with Folder(path) as folder:
         found = [(name, folder.status(name)) for name in folder.names()]
     return [path / name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
-
-
-def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
-    data = read_bounded(path, FILE_MAX)  # longer than any document: the verifier says so
-    return _read_item(path, data, at, now, entry)
 
 
 def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
@@ -315,10 +313,6 @@ def _index_of(path: Path) -> Mapping[str, IndexEntry]:
         return {}
     with Folder(path) as folder:
         return index_of(folder)
-
-
-def _hex_or_null(text: str, where: str) -> bytes | None:
-    return None if text == "null" else _hex(text, where)
 
 
 def _hex(text: str, where: str) -> bytes:
