@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import MAX_TOTAL, Folder, read_bounded, read_whole
+from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, utc_now
@@ -76,6 +78,7 @@ from coattest_verify.cli.attestation.report import (
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
 STDIN = Path("-")
+NOT_A_DOCUMENT = "not-a-document"
 FIELDS: Mapping[str, Callable[[bytes | None], Expectation]] = {
     "nonce": ExpectNonce,
     "user_data": ExpectUserData,
@@ -150,9 +153,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
                 )
         items, skipped = read_items(path, options["at"], utc_now())
         verdicts = judge_items(items, expectations, root, strict=options["strict"])
-    accepted = sum(
-        verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
-    )
+    accepted = sum(verdict.ok for verdict in verdicts)
     if as_json:
         one = archive_report if archive else document_report
         reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
@@ -261,16 +262,26 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
 def judge_items(
     items: Sequence[Item], expectations: list[Expectation], root: Root, *, strict: bool
 ) -> list[Verdict]:
-    """One verdict per item, each at its own time."""
+    """One verdict per item, each at its own time; what is wrong with its file is in it too."""
     cache = ChainCache()
     times = {item.at for item in items}
     if len(times) == 1:
         documents = [item.document for item in items]
-        return verify_many(documents, expectations, now=times.pop(), root=root, cache=cache, strict=strict)
-    return [
-        verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
-        for item in items
-    ]
+        found = verify_many(documents, expectations, now=times.pop(), root=root, cache=cache, strict=strict)
+    else:
+        found = [
+            verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
+            for item in items
+        ]
+    return [_with_file(item.finding, verdict) for item, verdict in zip(items, found, strict=True)]
+
+
+def _with_file(finding: Finding | None, verdict: Verdict) -> Verdict:
+    """The verdict on a document and its file; where the file is no document there is nothing more to say."""
+    if finding is None:
+        return verdict
+    more = () if finding.code == NOT_A_DOCUMENT else verdict.findings
+    return replace(verdict, findings=(finding, *more))
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -285,13 +296,13 @@ def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: In
         document = decode_document(data)
     except Rejected as refused:
         when = now if at in (None, AT_DOCUMENT, AT_INDEX) else parse_time(at or "")
-        return Item(path, b"", when, f"{refused.what} ({refused.hint})", refused.code)
-    complaint = None
+        return Item(path, b"", when, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
+    finding = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
-        complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"
+        finding = Finding("index", "", f"not the file that {INDEX_NAME} names: its SHA-256 differs")
     elif at == AT_INDEX and (entry is None or entry.at is None):
-        complaint = f"{INDEX_NAME} has no time for it"
-    return Item(path, document, _time(document, at, now, entry), complaint)
+        finding = Finding("index", "", f"{INDEX_NAME} has no time for it")
+    return Item(path, document, _time(document, at, now, entry), finding)
 
 
 def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> datetime:
