@@ -21,7 +21,7 @@ from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, step_progress, utc_now
 from coattest.strictjson import shown
-from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_enclave.protocol.binding import AUCTION, BUYER
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.openings import WasSealed, context_is_whole
 from coattest_verify.audit import digests, sources
