@@ -21,6 +21,7 @@ from coattest.shell import Decorator, judged_folder, option_group, signing_key, 
 from coattest_verify.quorum.authority import authority_from, tell_end
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.quorum.lapse import expiring
+from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.memory import parse_pinned_root
 from coattest_verify.quorum.signing import candidates, pending
 from coattest_verify.signatures.keys import (
@@ -76,18 +77,21 @@ class SigningKey:
     key: Path
     passphrase_file: Path | None
 
-    def signer(self, evidence: Evidence) -> Signer:
+    def signer(self, evidence: Evidence, members: MembersFile | None = None) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
         Asks for the passphrase or PIN on the terminal when nothing else names it. A members file that expires
-        soon is a line on stderr. Raises UsageError.
+        soon is a line on stderr. Raises UsageError, also for a key that is not the member's in ``members``.
         """
         tell_expiry(evidence)
         if is_remote(str(self.key)):
-            return load_remote_signer(
-                str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()
-            )
-        return load_signer(self.key, self._passphrase)
+            ask, known = lambda _: self._passphrase().decode(), candidates(evidence, self.member)
+            signer: Signer = load_remote_signer(str(self.key), known, ask)
+        else:
+            signer = load_signer(self.key, self._passphrase)
+        if members is not None:
+            own_key(self.member, members, signer)
+        return signer
 
     def _passphrase(self) -> bytes:
         chosen = self.passphrase_file or os.environ.get(PASSPHRASE_FILE)

@@ -16,7 +16,7 @@ from coattest_verify.auction.buyers import load_buyer
 from coattest_verify.auction.certify import check_buyer_certificate
 from coattest_verify.auction.withdrawal import Withdrawal, sign_withdrawal
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
-from coattest_verify.quorum.members.file import own_key, utc
+from coattest_verify.quorum.members.file import utc
 from coattest_verify.rebuild.answer import read_members
 
 
@@ -46,8 +46,7 @@ def withdraw_command(
         )
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
     try:
         certified = check_buyer_certificate(buyer, members)
     except Rejected as error:

@@ -22,7 +22,7 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import Rows, claim_rows
 from coattest_verify.quorum.bundle import MAX_BUNDLE, read_bundle
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import MembersFile, own_key, utc
+from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import (
     ReleaseFiles,
@@ -82,8 +82,7 @@ def revoke_command(
         claim, agreed = _target(
             evidence, attestations, members, older, release=release, root=pinned, now=utc_now()
         )
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
@@ -135,8 +134,7 @@ def unrevoke_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
         votes = _votes(evidence, members)
     mine = _mine(votes, signing.member, pinned, signer) or [
         vote
