@@ -89,7 +89,10 @@ def test_register_names_run_to_31() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "nothing": (b"", "the file is empty"),
-    "a word": ("PCR0", "none of the forms that are read (read are the JSON of nitro-cli build-enclave"),
+    "a word": (
+        "PCR0",
+        "none of the forms that are read (measurements are the JSON of nitro-cli build-enclave",
+    ),
     "prose": ("the registers are secret", "none of the forms that are read"),
     "an image": (b".eif\0\4\xff\xff", "an image, not measurements (eif measure IMAGE > FILE)"),
     "binary": (b"\x84\x44\xff", "not UTF-8 at byte 0"),

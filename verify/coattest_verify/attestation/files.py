@@ -151,7 +151,7 @@ def _not_a_document(what: str) -> Rejected:
     return Rejected(
         what,
         where="attestation document",
-        hint="read are the bytes, hex, base64, and JSON with one of them",
+        hint="a document is binary, hex, base64, or JSON with one of these",
         code="not-a-document",
     )
 

@@ -30,9 +30,9 @@ SETS_MAX: Final = 256
 """Sets of one file. A host runs at most four enclaves, a project publishes tens of releases."""
 
 FORMS: Final = (
-    "read are the JSON of nitro-cli build-enclave, describe-eif and describe-enclaves, of eif measure and "
-    "eif describe --json; objects of PCR0, PCR1, .., alone or under pcrs or PCR, in JSON or TOML; and lines "
-    "'HEX PCR0'"
+    "measurements are the JSON of nitro-cli build-enclave, describe-eif and describe-enclaves, of eif "
+    "measure and eif describe --json; objects of PCR0, PCR1, .., alone or under pcrs or PCR, in JSON or "
+    "TOML; and lines 'HEX PCR0'"
 )
 """What a message says when a file has none of the forms."""
 
