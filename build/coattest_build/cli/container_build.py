@@ -17,6 +17,7 @@ from coattest.progress import Terminal
 from coattest.shell import err, json_option
 from coattest_build.cli.container_options import (
     IMAGE,
+    blobs_option,
     decided_blocks,
     decided_options,
     image_options,
@@ -47,11 +48,7 @@ from coattest_build.inputs.cache import Cache, cache_folder
 @click.command("build")
 @IMAGE
 @style_option
-@click.option(
-    "--blobs",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
-)
+@blobs_option
 @nsm_option
 @network_options
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")

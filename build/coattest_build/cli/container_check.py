@@ -22,6 +22,7 @@ from coattest.text import printable
 from coattest_build.cli.container_options import (
     IMAGE,
     STYLES,
+    blobs_option,
     image_options,
     network_options,
     nsm_option,
@@ -91,11 +92,7 @@ def read_expected(path: Path) -> Mapping[str, str]:
 @IMAGE
 @click.option("--eif", type=FILE, help="The image file of the enclave.")
 @click.option("--expect", type=FILE, help="Its measurements, as nitro-cli or `eif measure` prints them.")
-@click.option(
-    "--blobs",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
-)
+@blobs_option
 @click.option(
     "--style",
     type=STYLES,

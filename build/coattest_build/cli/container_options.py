@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -92,6 +93,11 @@ style_option: Decorator = click.option(
     type=STYLES,
     required=True,
     help="Who runs it: coattest's kernel and init, or those of nitro-cli 1.3.4 to 1.5.0.",
+)
+blobs_option: Decorator = click.option(
+    "--blobs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
