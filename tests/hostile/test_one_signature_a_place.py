@@ -85,7 +85,7 @@ def test_a_rival_signature_is_shown_to_who_signs(world: SigningWorld) -> None:
     first, second = two_proposals(world)
     done = world.desk.run("members", "countersign", *world.who("buyer-3"), "--expect", second)
     assert done.returncode == 0, done.stderr
-    assert f"buyer-2 signed another version 2: {first}" in done.stderr
+    assert f"buyer-2 signed a different version 2: {first}" in done.stderr
 
 
 @pytest.mark.parametrize("shown", ["as it was", "removed", "swapped"])
