@@ -272,7 +272,7 @@ def test_the_command_reads_stdin_sets_and_clocks(tmp_path: Path) -> None:
     wrong = verify(*common, "--set", "v1", stdin=sent)
     assert (wrong.returncode, "PCR0" in wrong.stdout) == (1, True)
     text = verify(*common, "--set", "v2", stdin="Bad gateway\n")
-    assert (text.returncode, "no document in hex, base64 or JSON" in text.stdout) == (1, True)
+    assert (text.returncode, "not a document in hex, base64 or JSON" in text.stdout) == (1, True)
     assert "would do nothing without --expect" in verify("-", "--set", "v2", stdin=sent).stderr
 
 
