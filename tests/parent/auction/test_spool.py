@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.findings import Finding
 from coattest_enclave.protocol import cose, wire
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
@@ -240,6 +241,26 @@ def test_a_job_is_set_aside_only_when_trying_again_cannot_help(
     assert "result.cbor" in place.files("job")
 
 
+def test_a_bid_that_cannot_be_read_is_told_at_each_attempt(
+    auction: Auction, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its buyer may mend it, so it is tried again until the deadline; the event says where it has to be."""
+    place.put("job", job_files(auction))
+    where = "s3://bids-buyer-2/auctions/"
+    failure = AwsFailure("no", where=where, code="unreadable-bid", service_code="403")
+    opening = Openings(auction, failing={auction.manifest.auction: failure})
+    service = courier(place.spool(), opener=opening, dice=lambda *_: 1.0)
+    service.telemetry = Telemetry(2)
+    assert service.round(opening.now) == 1
+    assert "failed.json" not in place.files("job")
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = {each["event"]: (each["code"], each["address"]) for each in events if "code" in each}
+    assert told == dict.fromkeys(("open-failed", "open-retry"), ("unreadable-bid", where))
+    opening.time = auction.manifest.publish_by + 1
+    assert service.round(opening.now) == 0
+    assert reason(place, "job") == "too-late"
+
+
 def test_a_closing_time_is_waited_for_without_reading_the_job_again(auction: Auction, place: Place) -> None:
     """Its turn is the closing time; another manifest under the same name is another job."""
     place.put("job", job_files(auction))
@@ -434,6 +455,57 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
         assert not ours  # what it had seen has changed since
     assert courier(second, opener=opening).round(opening.now) == 0
     assert len(opening.attempts) == 1
+
+
+def test_a_job_that_another_courier_took_over_and_left_is_finished(
+    auction: Auction, bucket: InBucket
+) -> None:
+    """This one hung for longer than its lease, the other died with the claim in its hand: whoever comes next
+    finishes the job, also the one that believed that it had.
+    """
+    bucket.put("job", job_files(auction))
+    spool, other = bucket.spool(lease=-2.0), bucket.spool(lease=-2.0)
+    taking = []
+
+    def hanging(*_: Any, **__: Any) -> messages.ResultFile:
+        (seen,) = other.look().jobs
+        taking.append(other.claim(seen))
+        assert taking[0].__enter__()
+        return opened(auction)
+
+    service = courier(spool, opener=hanging)
+    assert service.round(at(auction.manifest.closes)) == 0
+    theirs = bucket.read("job/claim")
+    assert theirs.startswith(b"held")
+    assert service.round(at(auction.manifest.closes + 400)) == 0
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert other.look().jobs == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "again"),
+    [
+        (["too-early"], True),
+        (["from-the-future"], True),
+        (["too-early", "measurement"], False),
+        (["too-late"], False),
+    ],
+)
+def test_a_courier_with_a_wrong_clock_sets_no_job_aside(
+    auction: Auction, place: Place, codes: list[str], again: bool
+) -> None:
+    """A fresh receipt from before the closing time is for its clock; other couriers' may be right."""
+    place.put("job", job_files(auction))
+
+    def check(*_: Any) -> None:
+        raise FoundFalse(
+            "no", code="unverified-result", findings=[Finding(code, "receipt", "") for code in codes]
+        )
+
+    service = courier(place.spool(), opener=lambda *_, **__: opened(auction), check=check)
+    assert service.round(at(auction.manifest.closes)) == again
+    assert "result.cbor" not in place.files("job")
+    assert ("failed.json" in place.files("job")) is not again
 
 
 def test_a_claim_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
