@@ -120,6 +120,9 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({"quota": 7.0}, {}, ["over-quota"]),
         ({"quota": 8.0}, {}, []),
         ({"quota": 8.0}, {"capacity": 2}, ["over-quota"]),
+        ({"quota": 7.0}, {"instance_type": "im4gn.xlarge"}, ["over-quota"]),
+        # Another quota's.
+        ({"quota": 7.0}, {"instance_type": "inf1.xlarge"}, []),
         # It could not be read: nothing is known.
         ({"quota": None}, {"capacity": 100}, []),
         (NO_ROUTE, {}, ["no-way-out"] * 6),
@@ -136,6 +139,17 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({**route(GatewayId="igw-1"), **PUBLIC}, {}, []),
         (route(TransitGatewayId="tgw-1"), {}, []),
         (route(NatGatewayId="nat-1", State="blackhole"), {}, ["no-way-out"] * 6),
+        # A firewall's endpoint, as AWS Network Firewall has it; a peer's gateways are not to be had.
+        (route(GatewayId="vpce-0123456789abcdef0"), {}, []),
+        (route(CoreNetworkArn="arn:aws:networkmanager::1:core-network/c"), {}, []),
+        (route(VpcPeeringConnectionId="pcx-1"), {}, ["no-way-out"] * 6),
+        # The names that boto3 asks for do not lead to it.
+        (
+            {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=False)]},
+            {},
+            ["no-way-out"] * 2,
+        ),
+        ({**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=True)]}, {}, []),
     ],
 )
 def test_what_cannot_work_is_a_finding(
@@ -159,7 +173,8 @@ def test_both_subnets_in_one_zone_and_a_foreign_partition_are_findings(plan: pla
     one = {"subnets": [{**each, "AvailabilityZone": "a"} for each in GOOD["subnets"]]}
     assert found(plan, one) == ["too-few-zones"]
     aws = dataclasses.replace(plan, decision=dataclasses.replace(plan.decision, profile="aws"))
-    assert found(aws, {"tables": GOOD["tables"]}, region="us-gov-west-1") == ["untrusted-partition"]
+    for region in ("us-gov-west-1", "cn-north-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1"):
+        assert found(aws, {"tables": GOOD["tables"]}, region=region) == ["untrusted-partition"]
 
 
 def test_subnets_elsewhere_are_findings(plan: planning.StackPlan) -> None:

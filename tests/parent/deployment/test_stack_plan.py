@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.stack import alarms, configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link import telemetry
+from coattest_verify.cli.report import report_command
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.keypolicy.report import BuyerReport, check_report, sign_report
@@ -438,6 +440,18 @@ def test_more_buyers_than_iam_takes_are_no_plan(release: Release) -> None:
         for index in range(150)
     )
     planning.require_room(dataclasses.replace(plan, reports=many[:40]))
+    # As IAM counts them, with buckets whose names are as long as CloudFormation makes them.
+    longest = dataclasses.replace(plan, reports=many[:1])
+    resources = json.loads(longest.base_text)["Resources"]
+    text = json.dumps(
+        [each["PolicyDocument"] for each in resources["ParentRole"]["Properties"]["Policies"]]
+        + [resources["Carry"]["Properties"]["PolicyDocument"]],
+        separators=(",", ":"),
+    )
+    bucket = f"arn:aws:s3:::{'x' * 63}"
+    text = re.sub(r'\{"Fn::(?:Sub":("[^"]*")|GetAtt":[^}]*)\}', lambda found: found[1] or f'"{bucket}"', text)
+    text = re.sub(r"\$\{\w+\.Arn\}", bucket, text)
+    assert len(text) <= templates.inline_size(SETTINGS, longest.reports)
     with raises_code(UsageError, "too-large", match="150 buyers"):
         planning.require_room(dataclasses.replace(plan, reports=many))
 
@@ -492,6 +506,28 @@ def test_a_report_that_does_not_fit_is_no_plan(
     reports = {"buyer-1.json": release.report("buyer-1", **change)}
     with raises_code(FoundFalse, code, match=message):
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
+
+
+def test_a_report_is_signed_with_its_members_own_key(release: Release, tmp_path: Path) -> None:
+    """Another buyer's key is refused by the command that signs, before the service refuses the report."""
+    policy, target = tmp_path / "policy.json", tmp_path / "report.json"
+    images = {"kms:RecipientAttestation:ImageSha384": release.authority.decision.pcrs[0]}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": SETTINGS.role_arn},
+        "Action": "kms:Decrypt",
+        "Resource": "*",
+        "Condition": {"StringEqualsIgnoreCase": images},
+    }
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    key = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    words = ["--member", "buyer-1", "--kms-key", key, "--policy", policy, "--bids", "s3://bids/b/"]
+    words += ["--parent-role", SETTINGS.role_arn, "--out", target, *release.deciding]
+    for owner, code in (("buyer-2", "wrong-key"), ("buyer-1", "not-confirmed")):
+        keys = ["--key", release.members.folder / "keys" / owner]
+        done = CliRunner().invoke(report_command, [str(each) for each in [*keys, *words]])
+        assert isinstance(done.exception, UsageError)
+        assert (done.exception.code, target.exists()) == (code, False)
 
 
 def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:

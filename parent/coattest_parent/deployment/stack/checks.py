@@ -36,10 +36,16 @@ MEMORY_TIMES = 4
 QUOTA = ("ec2", "L-1216C47A")
 """Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances, in vCPUs."""
 
-STANDARD = tuple("acdhimrtz")
+STANDARD, NOT_STANDARD = tuple("acdhimrtz"), ("dl", "hpc", "inf", "mac", "trn")
+"""What names of types begin with; those of the second have quotas of their own."""
 
-_OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "VpcPeeringConnectionId")
-"""A route's targets by which a private instance gets out; where they lead is not AWS's to say."""
+_OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "CoreNetworkArn")
+"""A route's targets by which a private instance gets out; where they lead is not AWS's to say. A peering
+connection is none: nobody uses another VPC's gateways through it (VPC Peering Guide, "VPC peering basics").
+"""
+
+_GATEWAYS = ("vgw-", "vpce-")
+"""And its gateways: a VPN's, and a Gateway Load Balancer's endpoint, as firewalls have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,8 @@ def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     for zone in sorted(zones - place.zones):
         yield _not("too-few-zones", zone, f"{kind} is not offered there", None, _OFFERINGS)
     twice = 2 * settings.capacity * cpus
-    if place.quota is not None and kind.startswith(STANDARD) and twice > place.quota:
+    standard = kind.startswith(STANDARD) and not kind.startswith(NOT_STANDARD)
+    if place.quota is not None and standard and twice > place.quota:
         yield _not(
             "over-quota",
             f"{QUOTA[0]} {QUOTA[1]}",
@@ -248,7 +255,7 @@ def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any] | None) -> bo
         gateway = str(route.get("GatewayId") or "")
         if gateway.startswith("igw-") and subnet.get("MapPublicIpOnLaunch"):
             return True
-        if gateway.startswith("vgw-") or any(route.get(name) for name in _OUT):
+        if gateway.startswith(_GATEWAYS) or any(route.get(name) for name in _OUT):
             return True
     return False
 
@@ -259,7 +266,8 @@ def _serves(endpoint: Mapping[str, Any], table: str) -> bool:
         return False
     if endpoint.get("VpcEndpointType") == "Gateway":
         return table in endpoint.get("RouteTableIds", [])
-    return True
+    # Without private DNS the service's own name does not lead to it (PrivateLink Guide, "Private DNS").
+    return bool(endpoint.get("PrivateDnsEnabled", True))
 
 
 def _reached(endpoint: Mapping[str, Any]) -> tuple[str, str]:

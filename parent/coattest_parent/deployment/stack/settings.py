@@ -9,7 +9,7 @@ from typing import Any
 
 from coattest.errors import UsageError
 
-FORMAT = "coattest-stack/v2"
+FORMAT = "coattest-stack/v1"
 
 SUBNETS_MAX = 6
 """Subnets of a group: no region has more zones than six."""
@@ -88,7 +88,14 @@ class Settings:
     @property
     def partition(self) -> str:
         """The region's partition (IAM User Guide, "Amazon Resource Names")."""
-        others = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+        others = {
+            "cn-": "aws-cn",
+            "us-gov-": "aws-us-gov",
+            "us-iso-": "aws-iso",
+            "us-isob-": "aws-iso-b",
+            "eu-isoe-": "aws-iso-e",
+            "us-isof-": "aws-iso-f",
+        }
         return next((name for start, name in others.items() if self.region.startswith(start)), "aws")
 
     @property

@@ -305,6 +305,7 @@ class Stacks:
             self.client.create_change_set(
                 StackName=name,
                 ChangeSetName=label,
+                ClientToken=label,
                 ChangeSetType="CREATE" if create else "UPDATE",
                 TemplateBody=template,
                 Parameters=[{"ParameterKey": key, "ParameterValue": parameters[key]} for key in parameters],
@@ -330,8 +331,13 @@ class Stacks:
                     f"{name}: {item.get('Action')} {item.get('LogicalResourceId')} "
                     f"{item.get('ResourceType')}{new}"
                 )
-            # What a deleted stack retains goes when the creation fails: it was never used.
-            self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
+            self.client.execute_change_set(
+                StackName=name,
+                ChangeSetName=label,
+                # What a deleted stack retains goes when the creation fails: it was never used.
+                RetainExceptOnCreate=True,
+                ClientRequestToken=label,
+            )
             discard.pop_all()
         for _ in range(LAG_POLLS):
             state = self.find(name)
