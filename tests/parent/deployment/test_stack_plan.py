@@ -418,7 +418,9 @@ def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
     assert found["ReadJobs"]["Resource"] == {"Fn::Sub": "${Results.Arn}/jobs/*"}
     files = [each["Fn::Sub"].rpartition("/") for each in found["EndJobs"]["Resource"]]
     assert [place for place, _, _ in files] == ["${Results.Arn}/jobs/*"] * 3
-    assert {name for _, _, name in files} == {CLAIM, FAILED, RESULT} == {"claim", "failed.json", "result.cbor"}
+    assert (
+        {name for _, _, name in files} == {CLAIM, FAILED, RESULT} == {"claim", "failed.json", "result.cbor"}
+    )
     assert not any("Delete" in action for item in found.values() for action in item.get("Action", ()))
     install = configuration.instance_files()["install.sh"]
     assert f"COATTEST_SPOOL=s3://$COATTEST_RESULTS/{templates.JOBS}/$(sed -n" in install
