@@ -54,10 +54,11 @@ GOOD: dict[str, Any] = {
 def endpoint(service: str, region: str = "eu-central-1", **more: Any) -> dict[str, Any]:
     """An endpoint that is there."""
     found = {"ServiceName": f"com.amazonaws.{region}.{service}", "State": "available"}
-    return {**found, "VpcEndpointType": "Interface", **more}
+    return {**found, "VpcEndpointType": "Interface", "PrivateDnsEnabled": True, **more}
 
 
 ENDPOINTS = [endpoint("s3"), endpoint("logs"), endpoint("kms")]
+INBOUND = {"PrivateDnsOnlyForInboundResolverEndpoint": True}
 NO_ROUTE = {"tables": [{"RouteTableId": "rtb-main", "Associations": [{"Main": True}], "Routes": []}]}
 
 
@@ -127,6 +128,17 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({**NO_ROUTE, "endpoints": ENDPOINTS[:2]}, {}, ["no-way-out"] * 2),
         (
             {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", State="pending")]},
+            {},
+            ["no-way-out"] * 2,
+        ),
+        # Without private DNS the service's own name does not lead to it, nor for inbound resolvers only.
+        (
+            {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=False)]},
+            {},
+            ["no-way-out"] * 2,
+        ),
+        (
+            {**NO_ROUTE, "endpoints": [endpoint("s3", DnsOptions=INBOUND), *ENDPOINTS[1:]]},
             {},
             ["no-way-out"] * 2,
         ),
