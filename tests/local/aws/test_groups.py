@@ -184,7 +184,7 @@ def test_a_boot_that_fails_says_why_and_the_instance_powers_off(
     settings = dataclasses.replace(SETTINGS, programs=digest)
     decision = release.authority.decision
     archive = configuration.configuration(settings, decision, ["eu-central-1"])
-    name = configuration.configuration_digest(archive)
+    name = configuration.archive_digest(archive)
     given = {"archive": archive, "image": release.image.read_bytes(), "programs": programs, **change}
     keys = {
         "archive": configuration.configuration_key(name),

@@ -568,8 +568,12 @@ def test_settings_come_back_from_their_file() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units_and_they_are_not_exposed(release: Release, tmp_path: Path) -> None:
     """systemd-analyze security, offline, finds at most 3 of 10 for each unit."""
-    texts = {name: text for name, text in shipped(release, SETTINGS).items() if name.endswith(".service")}
+    found = shipped(release, SETTINGS)
+    texts = {name: text for name, text in found.items() if name.endswith(".service")}
     assert len(texts) == 7
+    assert "closed.conf /etc/systemd/system/coattest-.service.d/closed.conf\n" in found["install.sh"]
+    (tmp_path / "coattest-.service.d").mkdir()
+    (tmp_path / "coattest-.service.d" / "closed.conf").write_text(found["closed.conf"])
     for name, text in texts.items():
         path = tmp_path / name
         path.write_text(text)

@@ -22,7 +22,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Usage
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest_parent.deployment.live import require_in_force
-from coattest_parent.deployment.stack.configuration import configuration_digest, configuration_key
+from coattest_parent.deployment.stack.configuration import archive_digest, configuration_key
 from coattest_parent.deployment.stack.parents import Parent, Parents
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
@@ -174,7 +174,7 @@ def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Pa
         with open_plain(programs) as file:
             put({**there, "Key": settings.programs_key}, file, sha256=settings.programs)
     archive = plan.configuration
-    digest = configuration_digest(archive)
+    digest = archive_digest(archive)
     put({**there, "Key": configuration_key(digest)}, io.BytesIO(archive), sha256=digest)
 
 
