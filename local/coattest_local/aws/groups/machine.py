@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from coattest.errors import CoattestError
 from coattest_build.formats.measure import measure
@@ -40,16 +40,8 @@ ALIVE_SECONDS = 0.2
 """Seconds between two looks at the enclave's process."""
 
 
-class Objects(Protocol):
-    """S3 with the rights of the instance's role; both raise OSError."""
-
-    def get(self, bucket: str, key: str) -> bytes:
-        """An object."""
-        ...
-
-    def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Put an object."""
-        ...
+Ask = Callable[..., bytes]
+"""S3 with the rights of the instance's role: method, ``/BUCKET/KEY``, a body; raises OSError."""
 
 
 class BootFailed(Exception):
@@ -75,7 +67,7 @@ class PretendedInstance:
 
     launched: Launched
     folder: Path
-    objects: Objects
+    ask: Ask
     faults: Faults
     power_off: Callable[[], None]
     gone: threading.Event = field(default_factory=threading.Event)
@@ -110,15 +102,18 @@ class PretendedInstance:
             raise BootFailed("coattest-allocator.service: /dev/nitro_enclaves: no such device")
         if cpus + 2 > self.launched.cpus or memory >= self.launched.memory:
             raise BootFailed("coattest-allocator.service: not enough CPUs or memory for the enclave")
-        image = self.objects.get(self.place["ARTIFACTS"], release["IMAGE"])
+        image = self._got(release["IMAGE"])
         if hashlib.sha384(image).hexdigest() != release["IMAGE_SHA384"]:
             raise BootFailed("coattest-image.service: the image in the bucket is not the decided one")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "image.eif").write_bytes(image)
         return release
 
+    def _got(self, key: str) -> bytes:
+        return self.ask("GET", f"/{self.place['ARTIFACTS']}/{key}")
+
     def _fetched(self, key: str, sha256: str) -> bytes:
-        content = self.objects.get(self.place["ARTIFACTS"], key)
+        content = self._got(key)
         if hashlib.sha256(content).hexdigest() != sha256:
             raise BootFailed(f"{key}: FAILED: computed checksum did NOT match")
         return content
@@ -151,7 +146,7 @@ class PretendedInstance:
 
     def _put(self, name: str, content: bytes) -> None:
         key = f"live/{self.place['STACK']}/{self.launched.id}/{name}"
-        self.objects.put(self.place["RESULTS"], key, content)
+        self.ask("PUT", f"/{self.place['RESULTS']}/{key}", content)
 
     def _give_up(self, said: str) -> None:
         """The log to the bucket, some time to look at it, and power off."""
