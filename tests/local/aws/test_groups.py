@@ -15,7 +15,7 @@ import pytest
 from moto.cloudformation.exceptions import ValidationError
 
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import BootFailed, Launched, PretendedInstance, parse_user_data
+from coattest_local.aws.groups.machine import BootFailed, PretendedInstance, parse_user_data
 from coattest_local.aws.stacks import creation
 from coattest_parent.deployment.stack import configuration
 from support.build.images import plain
@@ -35,7 +35,7 @@ def held(count: Any = 2, **parameters: str) -> Any:
         stack_id="arn:s",
         template_dict={"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}, "Group": group}},
         parameters=parameters,
-        resource_map=SimpleNamespace(_resource_json_map={}, _parsed_resources={}),
+        resource_map=SimpleNamespace(_resource_json_map={}, delete=lambda: None),
         events=[SimpleNamespace(resource_status="CREATE_COMPLETE")],
         status="CREATE_COMPLETE",
         status_reason=None,
@@ -199,11 +199,23 @@ def test_a_boot_that_fails_says_why_and_the_instance_powers_off(
         "programs": f"programs/{digest}.tar",
     }
     objects = Folder({key: given[each] for each, key in keys.items() if given[each] is not None})
-    launched = Launched("i-1", "s", SETTINGS.role_arn, user_data(name), enclaves=True, cpus=4, memory=8192)
-    fields = {field.name for field in dataclasses.fields(Launched)}
-    launched = dataclasses.replace(launched, **{key: change[key] for key in change.keys() & fields})
     ended: list[bool] = []
-    machine = PretendedInstance(launched, tmp_path / "i-1", objects, AtOnce(), lambda: ended.append(True))
+    fields: dict[str, Any] = {
+        "id": "i-1",
+        "stack": "s",
+        "role_arn": SETTINGS.role_arn,
+        "user_data": user_data(name),
+        "enclaves": True,
+        "cpus": 4,
+        "memory": 8192,
+    }
+    machine = PretendedInstance(
+        **{key: change.get(key, value) for key, value in fields.items()},
+        folder=tmp_path / "i-1",
+        ask_s3=objects,
+        faults=AtOnce(),
+        power_off=lambda: ended.append(True),
+    )
     machine.run()
     assert ended == [True]
     logs = [content.decode() for key, content in objects.objects.items() if key.endswith("/failed.log")]

@@ -22,9 +22,9 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
-from coattest_local.aws.accounts import PARTITION, caller_of, find_credential
+from coattest_local.aws.accounts import PARTITION, Credential, caller_of
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import Launched, PretendedInstance
+from coattest_local.aws.groups.machine import PretendedInstance
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.stacks.creation import overdue
 
@@ -96,24 +96,22 @@ class Groups:
         profiles = iam_backends[account][PARTITION].instance_profiles.values()
         (role,) = next(each for each in profiles if each.arn == arn).roles
         kind = INSTANCE_TYPES[data["InstanceType"]]
-        launched = Launched(
-            state.instance_id,
-            group.name,
-            role.arn,
-            group.user_data.decode() if group.user_data else "",
-            str(data.get("EnclaveOptions", {}).get("Enabled")).lower() == "true",
-            kind["VCpuInfo"]["DefaultVCpus"],
-            kind["MemoryInfo"]["SizeInMiB"],
-        )
+        name = str(state.instance_id)
         machine = PretendedInstance(
-            launched,
-            self._folder / launched.id,
-            functools.partial(self._ask_s3, (account, region), launched),
-            self._faults,
-            functools.partial(self._terminate, account, region, launched.id),
+            id=name,
+            stack=group.name,
+            role_arn=role.arn,
+            user_data=group.user_data.decode() if group.user_data else "",
+            enclaves=str(data.get("EnclaveOptions", {}).get("Enabled")).lower() == "true",
+            cpus=kind["VCpuInfo"]["DefaultVCpus"],
+            memory=kind["MemoryInfo"]["SizeInMiB"],
+            folder=self._folder / name,
+            ask_s3=functools.partial(self._ask_s3, (account, region), (name, role.arn)),
+            faults=self._faults,
+            power_off=functools.partial(self._terminate, account, region, name),
         )
-        thread = threading.Thread(target=machine.run, name=launched.id, daemon=True)
-        self._machines[launched.id] = (machine, thread)
+        thread = threading.Thread(target=machine.run, name=name, daemon=True)
+        self._machines[name] = (machine, thread)
         state.lifecycle_state = "InService"
         thread.start()
 
@@ -124,23 +122,19 @@ class Groups:
             autoscaling_backends[account][region].notify_terminate_instances([instance])
 
     def _ask_s3(
-        self, where: tuple[str, str], launched: Launched, method: str, place: str, body: bytes = b""
+        self, where: tuple[str, str], who: tuple[str, str], method: str, place: str, body: bytes = b""
     ) -> bytes:
         """S3's answer for ``/BUCKET/KEY``, with the credentials that the instance's profile gives. Raises
         OSError.
         """
         account, region = where
         with self._lock:
-            session = sts_backends[account][PARTITION].assume_role(
-                region, launched.id, launched.role_arn, "", 3600, ""
-            )
-            credential = find_credential(session.access_key_id)
-            if credential is None:
-                raise OSError("no credentials of the instance's role")
+            session = sts_backends[account][PARTITION].assume_role(region, *who, "", 3600, "")
+            caller = caller_of(Credential(session.access_key_id, "", None, None, account, None, session))
             headers = {"host": "localhost", "content-length": str(len(body))}
             asked = HttpRequest(method, place, "", headers, body, "127.0.0.1")
             try:
-                answer = self._s3(asked, caller_of(credential), region)
+                answer = self._s3(asked, caller, region)
             except ServiceError as error:
                 raise OSError(f"s3:/{place}: {error}") from None
         if answer.status != 200:
@@ -160,12 +154,8 @@ def extend_groups(faults: Faults) -> None:
     changes in place, and launches that EC2 refuses.
     """
 
-    def every(self: Any) -> list[Any]:
-        return list(self.instance_states)
-
     def replace(self: Any, count: int, tags: dict[str, str]) -> None:
-        refused = faults.no_capacity(self.name)
-        if refused is not None:
+        if (refused := faults.no_capacity(self.name)) is not None:
             _add_activity(self, "Launching a new EC2 instance", "Failed", refused)
             return
         before = list(self.instance_states)
@@ -176,7 +166,7 @@ def extend_groups(faults: Faults) -> None:
                 _add_activity(self, f"Launching a new EC2 instance: {state.instance_id}", "Successful", "")
 
     moto_group: Any = FakeAutoScalingGroup
-    moto_group.active_instances = every
+    moto_group.active_instances = lambda group: list(group.instance_states)
     moto_group.replace_autoscaling_group_instances = replace
     moto_group.update_from_cloudformation_json = staticmethod(_update)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from moto.cloudformation.models import ChangeSet
 from moto.core.common_models import CloudFormationModel
 from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
@@ -52,54 +51,37 @@ class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
         s3_backends[account_id][PARTITION].delete_bucket_policy(self.physical_resource_id)
 
 
-def _create_key(
-    resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
-) -> Any:
-    """AWS::KMS::Key with its policy as text and its tags in KMS's words; moto's own takes neither."""
-    properties = cloudformation_json["Properties"]
-    key = kms_backends[account_id][region_name].create_key(
-        json.dumps(properties["KeyPolicy"]),
-        "ENCRYPT_DECRYPT",
-        "SYMMETRIC_DEFAULT",
-        properties.get("Description"),
-        _tags(properties),
-    )
-    key.key_rotation_status = bool(properties.get("EnableKeyRotation"))
-    return key
+def _in_kms_words(resource: Any) -> Any:
+    """AWS::KMS::Key with its policy as text and its tags as KMS names them; moto's own takes neither."""
+    properties = resource["Properties"]
+    tags = [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])]
+    policy = json.dumps(properties["KeyPolicy"])
+    return {**resource, "Properties": {**properties, "KeyPolicy": policy, "Tags": tags}}
+
+
+def _create_key(resource_name: str, cloudformation_json: Any, *place: str, **_: Any) -> Any:
+    return _CREATE(resource_name, _in_kms_words(cloudformation_json), *place)
+
+
+_CREATE = Key.create_from_cloudformation_json
 
 
 def _update_key(
     original_resource: Any, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
 ) -> Any:
     """An update of AWS::KMS::Key: its policy and its tags, in place."""
-    properties = cloudformation_json["Properties"]
+    properties = _in_kms_words(cloudformation_json)["Properties"]
     backend = kms_backends[account_id][region_name]
-    backend.put_key_policy(original_resource.id, json.dumps(properties["KeyPolicy"]))
+    backend.put_key_policy(original_resource.id, properties["KeyPolicy"])
     # Its tag_resource takes KMS's list in one release of moto and a map in another.
-    backend.tagger.tag_resource(original_resource.id, _tags(properties))
+    backend.tagger.tag_resource(original_resource.id, properties["Tags"])
     return original_resource
-
-
-def _tags(properties: Any) -> list[dict[str, str]]:
-    return [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])]
-
-
-def _parse_change_set(self: ChangeSet) -> None:
-    """moto's reading of a template, after which every resource has properties: moto makes none without."""
-    _PARSE(self)
-    for resource in self.template_dict["Resources"].values():
-        resource.setdefault("Properties", {})
-
-
-_PARSE = ChangeSet._parse_template
 
 
 def extend_moto() -> None:
     """Teach moto's models what they lack; once a process."""
     # moto's reading of a bucket policy knows no conditions; the gate has decided before moto is asked.
     FakeBucket.get_permission = lambda *_: PermissionResult.PERMITTED
-    changes: Any = ChangeSet
-    changes._parse_template = _parse_change_set
     Key.create_from_cloudformation_json = staticmethod(_create_key)
     Key.update_from_cloudformation_json = staticmethod(_update_key)
 

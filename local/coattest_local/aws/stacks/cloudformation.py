@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar
@@ -16,10 +17,11 @@ from typing import Any, ClassVar
 from moto.cloudformation.exceptions import CloudFormationError, ValidationError
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.core.responses import ActionResult, EmptyResult
+from moto.iam.models import iam_backends
 
+from coattest_local.aws.accounts import PARTITION
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.stacks import creation
-from coattest_local.aws.stacks.drift import drifted
 from coattest_local.aws.stacks.templates import check_template, check_values, parameters_of
 
 UPDATABLE = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE"})
@@ -51,15 +53,9 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         template = self._template()
         check_values(template, {each["ParameterKey"] for each in self._get_param("Parameters", [])})
         if stack is not None and creates:
-            self._drop(stack)
+            # A new change set takes the place of a stack that was never made: moto would make another.
+            self.cloudformation_backend.stacks.pop(stack.stack_id)
         return super().create_change_set()
-
-    def _drop(self, stack: Any) -> None:
-        """Forget a stack that was never made, whose place a new change set takes: moto would make another."""
-        backend = self.cloudformation_backend
-        backend.stacks.pop(stack.stack_id)
-        kept = {key: each for key, each in backend.change_sets.items() if each.stack is not stack}
-        backend.change_sets = kept
 
     def describe_change_set(self) -> Any:
         """That of the stack: moto takes the last of all with a name."""
@@ -127,30 +123,20 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
     def describe_stack_drift_detection_status(self) -> Any:
         """Whether anything drifted."""
         stack = self.cloudformation_backend.get_stack(self._get_param("StackDriftDetectionId"))
-        return ActionResult(
-            {
-                "StackId": stack.stack_id,
-                "StackDriftDetectionId": stack.name,
-                "DetectionStatus": "DETECTION_COMPLETE",
-                "StackDriftStatus": "DRIFTED" if drifted(stack) else "IN_SYNC",
-                "Timestamp": type(self).clock(),
-            }
-        )
+        found = {"StackDriftDetectionId": stack.name, "DetectionStatus": "DETECTION_COMPLETE"}
+        found["StackDriftStatus"] = "DRIFTED" if drifted(stack) else "IN_SYNC"
+        return ActionResult(self._seen(stack) | found)
 
     def describe_stack_resource_drifts(self) -> Any:
         """What drifted."""
         stack = self._existing()
-        found = [
-            {
-                "StackId": stack.stack_id,
-                "LogicalResourceId": logical,
-                "ResourceType": kind,
-                "StackResourceDriftStatus": "MODIFIED",
-                "Timestamp": type(self).clock(),
-            }
-            for logical, kind in drifted(stack).items()
-        ]
-        return ActionResult({"StackResourceDrifts": found})
+        seen = {**self._seen(stack), "StackResourceDriftStatus": "MODIFIED"}
+        found = drifted(stack).items()
+        drifts = [{**seen, "LogicalResourceId": name, "ResourceType": kind} for name, kind in found]
+        return ActionResult({"StackResourceDrifts": drifts})
+
+    def _seen(self, stack: Any) -> dict[str, Any]:
+        return {"StackId": stack.stack_id, "Timestamp": type(self).clock()}
 
     def validate_template(self) -> Any:
         """The parameters too, which moto leaves out."""
@@ -158,10 +144,10 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         found = [
             {
                 "ParameterKey": name,
-                "DefaultValue": str(parameter.get("Default", "")),
-                "NoEcho": bool(parameter.get("NoEcho")),
+                "DefaultValue": str(each.get("Default", "")),
+                "NoEcho": bool(each.get("NoEcho")),
             }
-            for name, parameter in parameters_of(template).items()
+            for name, each in parameters_of(template).items()
         ]
         return ActionResult({"Parameters": found, "Description": str(template.get("Description", ""))})
 
@@ -180,9 +166,10 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
 
     def _change_set(self) -> Any:
         name, stack = self._get_param("ChangeSetName"), self._get_param("StackName")
-        for each in self.cloudformation_backend.change_sets.values():
+        backend = self.cloudformation_backend
+        for each in backend.change_sets.values():
             named = each.change_set_name == name and stack in (each.stack_name, each.stack_id)
-            if named or each.change_set_id == name:
+            if each.stack_id in backend.stacks and (named or each.change_set_id == name):
                 return each
         raise CloudFormationError("ChangeSetNotFound", f"ChangeSet [{name}] does not exist")
 
@@ -194,7 +181,37 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         return status
 
 
-def _not_now(stack: Any, status: str) -> Exception:
-    said = f"Stack:{stack.stack_id} is in {status} state and can not be updated."
-    refused: Exception = ValidationError(message=said)
-    return refused
+def _not_now(stack: Any, status: str) -> Any:
+    return ValidationError(message=f"Stack:{stack.stack_id} is in {status} state and can not be updated.")
+
+
+def drifted(stack: Any) -> dict[str, str]:
+    """The types of resources that are not as their template says, by logical name: a role's policies, inbound
+    rules, a group's capacity.
+    """
+    return {
+        each.logical_resource_id: each.cf_resource_type
+        for each in filter(None, stack.stack_resources)
+        if _changed(stack, each.cf_resource_type, each)
+    }
+
+
+def _changed(stack: Any, kind: str, resource: Any) -> bool:
+    if kind == "AWS::EC2::SecurityGroup":
+        return bool(resource.ingress_rules)
+    if kind == "AWS::AutoScaling::AutoScalingGroup":
+        return str(resource.desired_capacity) != str(stack.parameters.get("Capacity"))
+    return kind == "AWS::IAM::Role" and _role_changed(stack, resource)
+
+
+def _role_changed(stack: Any, role: Any) -> bool:
+    """A policy of the same stack that is attached to the role is no change, while it is as it was."""
+    resources = stack.template_dict["Resources"]
+    found = iam_backends[stack.account_id][PARTITION].get_role(role.name).policies
+    own = resources[role.logical_resource_id]["Properties"]["Policies"]
+    others = [each["Properties"] for each in resources.values() if each["Type"] == "AWS::IAM::Policy"]
+    attached = {each["PolicyName"]: each["PolicyDocument"] for each in others}
+    # By hand they come as text.
+    there = {name: json.loads(each) if isinstance(each, str) else each for name, each in found.items()}
+    known = {*attached, *(each["PolicyName"] for each in own)}
+    return set(there) != known or any(there[name] != document for name, document in attached.items())

@@ -73,10 +73,9 @@ def signal(stack: Any, logical: str, identifier: str, status: str) -> None:
 
 def overdue(now: datetime) -> None:
     """Fail every creation whose time is over."""
-    for regions in list(cloudformation_backends.values()):
-        for backend in list(regions.values()):
-            for stack in list(backend.stacks.values()):
-                end_overdue(stack, now)
+    every = [backend for regions in list(cloudformation_backends.values()) for backend in regions.values()]
+    for stack in [stack for backend in every for stack in backend.stacks.values()]:
+        end_overdue(stack, now)
 
 
 def end_overdue(stack: Any, now: datetime) -> None:
@@ -116,19 +115,12 @@ def roll_back_creation(stack: Any, kept: Iterable[str]) -> None:
 
 
 def remove(stack: Any, names: set[str]) -> None:
-    """Delete these resources, the last one made first, until none depends on another."""
+    """Delete these resources, also those that a deletion of the stack would retain."""
     held = stack.resource_map
-    left = {name for name in names if held._parsed_resources.get(name) is not None}
-    for _ in range(len(left) + 1):
-        for name in [each for each in reversed(held._parsed_resources) if each in left]:
-            try:
-                held._delete_resource(held._parsed_resources[name], held._resource_json_map[name])
-            except Exception:  # noqa: S112 - moto's, of many types: something else goes first
-                continue
-            held._parsed_resources.pop(name)
-            left.discard(name)
-    if left:
-        raise RuntimeError(f"the simulator could not delete {sorted(left)}")
+    every = held._resource_json_map
+    held._resource_json_map = {name: {**every[name], "DeletionPolicy": "Delete"} for name in names}
+    held.delete()
+    held._resource_json_map = every
 
 
 def which(verb: str, logical: str) -> str:

@@ -19,44 +19,21 @@ from coattest_local.aws.stacks.additions import lead_out
 ACTIONS = {
     "autoscaling": ("DescribeAutoScalingGroups", "DescribeScalingActivities"),
     "cloudformation": (
-        "ContinueUpdateRollback",
-        "CreateChangeSet",
-        "DeleteChangeSet",
-        "DeleteStack",
-        "DescribeChangeSet",
-        "DescribeStackDriftDetectionStatus",
-        "DescribeStackEvents",
-        "DescribeStackResourceDrifts",
-        "DescribeStackResources",
-        "DescribeStacks",
-        "DetectStackDrift",
-        "ExecuteChangeSet",
-        "GetTemplate",
-        "GetTemplateSummary",
-        "ListChangeSets",
-        "ListStackResources",
-        "ListStacks",
-        "SignalResource",
+        "ContinueUpdateRollback", "CreateChangeSet", "DeleteChangeSet", "DeleteStack", "DescribeChangeSet",
+        "DescribeStackDriftDetectionStatus", "DescribeStackEvents", "DescribeStackResourceDrifts",
+        "DescribeStackResources", "DescribeStacks", "DetectStackDrift", "ExecuteChangeSet", "GetTemplate",
+        "GetTemplateSummary", "ListChangeSets", "ListStackResources", "ListStacks", "SignalResource",
         "ValidateTemplate",
     ),
     "ec2": (
-        "DescribeImages",
-        "DescribeInstanceTypeOfferings",
-        "DescribeInstanceTypes",
-        "DescribeInstances",
-        "DescribeRouteTables",
-        "DescribeSecurityGroups",
-        "DescribeSubnets",
-        "DescribeVpcEndpoints",
+        "DescribeImages", "DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeInstances",
+        "DescribeRouteTables", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcEndpoints",
         "DescribeVpcs",
         # What a person does by hand: drift, and instances that die.
-        "AuthorizeSecurityGroupIngress",
-        "RevokeSecurityGroupIngress",
-        "StopInstances",
-        "TerminateInstances",
+        "AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress", "StopInstances", "TerminateInstances",
     ),
     "servicequotas": ("GetServiceQuota",),
-}
+}  # fmt: skip
 
 INSTEAD = {"CreateStack": "deploy", "UpdateStack": "deploy"}
 """What the AWS CLI's ``aws cloudformation`` does by change sets, by an operation that is not emulated."""

@@ -41,10 +41,10 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
 _Loader.add_multi_constructor("!", lambda loader, name, node: yaml_tag_constructor(loader, f"!{name}", node))
 
 
-def check_template(text: str) -> Mapping[str, Any]:
+def check_template(text: str) -> dict[str, Any]:
     """A template's text, read and checked. Raises moto's ValidationError."""
     try:
-        template: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        template: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _malformed(f"YAML not well-formed. ({' '.join(str(error).split())})") from None
     resources = template.get("Resources") if isinstance(template, dict) else None
@@ -58,8 +58,7 @@ def check_template(text: str) -> Mapping[str, Any]:
         raise _malformed(
             f"Unresolved resource dependencies [{', '.join(lost)}] in the Resources block of the template"
         )
-    found: Mapping[str, Any] = template
-    return found
+    return template
 
 
 def check_values(template: Mapping[str, Any], given: Set[str]) -> None:
@@ -108,6 +107,5 @@ def _references(value: Any) -> Iterator[str]:
                 yield named
 
 
-def _malformed(what: str) -> Exception:
-    found: Exception = ValidationError(message=f"Template format error: {what}")
-    return found
+def _malformed(what: str) -> Any:
+    return ValidationError(message=f"Template format error: {what}")
