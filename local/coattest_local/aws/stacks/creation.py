@@ -19,7 +19,6 @@ from moto.cloudformation.models import Event, cloudformation_backends
 from moto.cloudformation.parsing import OutputMap
 
 STACK = "AWS::CloudFormation::Stack"
-DEFAULT_TIMEOUT = "PT5M"
 
 
 @dataclass(slots=True)
@@ -40,7 +39,7 @@ def hold(stack: Any, now: datetime) -> None:
             continue
         given = policy.get("Count", 1)
         count = int(stack.parameters[given["Ref"]] if isinstance(given, dict) else given)
-        minutes = re.fullmatch(r"PT(\d+)M", policy.get("Timeout", DEFAULT_TIMEOUT))
+        minutes = re.fullmatch(r"PT(\d+)M", policy.get("Timeout", "PT5M"))
         if minutes is None:
             raise ValidationError(message=f"Timeout of {logical} is not of the form PT20M")
         stack.events = [item for item in stack.events if item.resource_status != "CREATE_COMPLETE"]
@@ -64,11 +63,8 @@ def signal(stack: Any, logical: str, identifier: str, status: str) -> None:
         waiting.heard.add(identifier)
         _complete(stack)
         return
-    _failed(
-        stack,
-        f"Received 1 FAILURE signal(s) out of {waiting.count}. "
-        "Unable to satisfy 100% MinSuccessfulInstancesPercent requirement",
-    )
+    lacks = "Unable to satisfy 100% MinSuccessfulInstancesPercent requirement"
+    _failed(stack, f"Received 1 FAILURE signal(s) out of {waiting.count}. {lacks}")
 
 
 def overdue(now: datetime) -> None:
