@@ -6,7 +6,7 @@ moto is changed in place, once a process (``extend_moto``).
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from moto.core.common_models import CloudFormationModel
 from moto.ec2.models import ec2_backends
@@ -42,7 +42,9 @@ class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
         return cls(properties["Bucket"])
 
     @classmethod
-    def update_from_cloudformation_json(cls, original_resource: Any, **given: Any) -> BucketPolicy:
+    def update_from_cloudformation_json(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, original_resource: Any, **given: Any
+    ) -> BucketPolicy:
         """Put the new policy."""
         return cls.create_from_cloudformation_json(original_resource.physical_resource_id, **given)
 
@@ -81,9 +83,10 @@ def _update_key(
 def extend_moto() -> None:
     """Teach moto's models what they lack; once a process."""
     # moto's reading of a bucket policy knows no conditions; the gate has decided before moto is asked.
-    FakeBucket.get_permission = lambda *_: PermissionResult.PERMITTED
-    Key.create_from_cloudformation_json = staticmethod(_create_key)
-    Key.update_from_cloudformation_json = staticmethod(_update_key)
+    bucket, key = cast(Any, FakeBucket), cast(Any, Key)
+    bucket.get_permission = lambda *_: PermissionResult.PERMITTED
+    key.create_from_cloudformation_json = staticmethod(_create_key)
+    key.update_from_cloudformation_json = staticmethod(_update_key)
 
 
 def lead_out(account: str, region: str) -> None:

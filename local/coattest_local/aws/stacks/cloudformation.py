@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-from collections.abc import Callable
-from datetime import datetime
 from typing import Any, ClassVar
 
 from moto.cloudformation.exceptions import CloudFormationError, ValidationError
@@ -35,7 +33,7 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
     """
 
     faults: ClassVar[Faults]
-    clock: ClassVar[Callable[[], datetime]]
+    clock: ClassVar[Any]
 
     def create_change_set(self) -> Any:
         """A change set, for a template and a status that allow one."""
@@ -80,7 +78,7 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         stack.status_reason, stack.output_map = None, stack._create_output_map()
         executed()
         if stack.status == "CREATE_COMPLETE":
-            creation.hold(stack, type(self).clock())
+            creation.hold(stack, self.clock())
         return EmptyResult()
 
     def describe_stacks(self) -> Any:
@@ -136,7 +134,7 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         return ActionResult({"StackResourceDrifts": drifts})
 
     def _seen(self, stack: Any) -> dict[str, Any]:
-        return {"StackId": stack.stack_id, "Timestamp": type(self).clock()}
+        return {"StackId": stack.stack_id, "Timestamp": self.clock()}
 
     def validate_template(self) -> Any:
         """The parameters too, which moto leaves out."""

@@ -128,6 +128,6 @@ def inline_size(settings: Settings, reports: Sequence[BuyerReport]) -> int:
 
 def _filled(file: str, settings: Settings, **more: Any) -> dict[str, Any]:
     """A template of this folder with the settings in it; their grammar leaves JSON as it is."""
-    text = (resources.files(__package__) / file).read_text("utf-8")
+    text = (resources.files("coattest_parent.deployment.stack") / file).read_text("utf-8")
     found: dict[str, Any] = json.loads(_Text(text).substitute(asdict(settings), **more))
     return found
