@@ -17,6 +17,7 @@ import pytest
 from coattest_build import builder
 from coattest_build.report import BuildReport
 from support.drawing import draw_as_everywhere
+from support.only_in import runs_in
 from support.sentences import give_sentences, pytest_terminal_summary
 
 __all__ = ["pytest_terminal_summary"]
@@ -49,8 +50,10 @@ IMAGE_SECONDS = 2400
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files, and give tests of attacks their sentences."""
+    """Order the files, leave slow tests to their environment, and give tests of attacks their sentences."""
     for item in items:
+        if item.get_closest_marker("slow") and not runs_in("slow"):
+            item.add_marker(pytest.mark.skip(reason="tox -e slow runs it"))
         if item.get_closest_marker("image") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(IMAGE_SECONDS))
     places = {place: number for number, place in enumerate(LONG)}

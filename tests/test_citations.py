@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -61,26 +62,25 @@ def spoken(text: str, suffix: str) -> str:
         return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     if suffix != ".py":
         return text
-    docstrings = [
-        node.value.value
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    ]
-    return "\n".join([comments(text), *docstrings])
+    return "\n".join([comments(text), *texts(text)[0]])
 
 
+@functools.lru_cache(maxsize=1)  # of a file it is asked for twice
 def comments(text: str) -> str:
     """The comments of a Python file, joined: a sentence may go over several."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return " ".join(token.string.lstrip("#:").strip() for token in tokens if token.type == tokenize.COMMENT)
 
 
-def strings(text: str) -> str:
-    """Every text in a Python file: what is in one may be shown to somebody."""
-    nodes = ast.walk(ast.parse(text))
-    return "\n".join(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
+@functools.lru_cache(maxsize=1)
+def texts(text: str) -> tuple[list[str], list[str]]:
+    """The docstrings of a Python file, and every text in it: what is in one may be shown to somebody."""
+    docstrings, strings = [], []
+    for node in ast.walk(ast.parse(text)):
+        value = node.value if isinstance(node, ast.Expr) else node
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            (strings if value is node else docstrings).append(value.value)
+    return docstrings, strings
 
 
 def module_is_there(root: Path, name: str) -> bool:
@@ -128,7 +128,7 @@ def dead(root: Path, file: Path) -> list[str]:
     names = [match[0] for match in MODULE.finditer(said)]
     found += [name for name in names if name not in NOT_HERE and not module_is_there(root, name)]
     found += [match[0] for match in HEADING.finditer(said) if not heading_is_there(root / match[1], match[2])]
-    private = f"{comments(text)}\n{strings(text)}" if file.suffix == ".py" else text
+    private = "\n".join([comments(text), *texts(text)[1]]) if file.suffix == ".py" else text
     return found + [match[0] for match in PRIVATE.finditer(private)]
 
 

@@ -430,6 +430,7 @@ AUCTION: Final = {
     "several-bids": "A buyer has uploaded more than one bid file, and nobody said which one counts",
     "too-early": "The time is before the auction's closing time",
     "too-late": "The time is after the auction's publication deadline",
+    "unreadable-bid": "A buyer's bid file is missing, or may not be read: to who may not list, S3 says the same of both",
     "wrong-auction-key": "The manifest has a different auction key for this buyer",
     "wrong-bids-place": "The manifest has a different place for this buyer's bid files",
     "wrong-buyers": "The buyers are not the manifest's, or not those that --with names",

@@ -126,6 +126,7 @@ def test_one_changed_byte_is_named(victim: tuple[Path, list[int]], built_images:
     assert path.read_bytes() == built_images.image("aws").read_bytes()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_mutations_end_in_a_report_or_our_error(

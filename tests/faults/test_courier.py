@@ -208,6 +208,7 @@ def test_a_failing_auction_delays_no_other_and_the_service_ends_when_told(
     assert json.loads(said.splitlines()[-1])["event"] == "service-stopped"
 
 
+@pytest.mark.slow
 def test_thousands_of_connections_to_its_state_do_not_keep_the_courier_from_its_work(
     here: World, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_the_harness_notices_a_result_that_was_changed(here: World) -> None:
         run.go()
 
 
+@pytest.mark.slow
 def test_the_enclave_answers_after_ten_thousand_connections(here: World) -> None:
     """As many connections as its backlog takes, again and again up to 10,000: then it answers as before."""
     here.cloud.clear()

@@ -27,6 +27,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [7])
 def test_the_real_host_loses_nothing_and_decides_nothing_twice(here: World, seed: int) -> None:
     """Whoever is killed at the seed's step: a result or one clear line, and a retry that finishes the job."""

@@ -71,7 +71,7 @@ class Cloud:
         return {
             each["LogicalResourceId"]: each["PhysicalResourceId"]
             for each in found["StackResources"]
-            if each["ResourceStatus"] == "CREATE_COMPLETE"
+            if each["ResourceStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE")
         }
 
 

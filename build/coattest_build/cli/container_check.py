@@ -44,9 +44,10 @@ from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
+from coattest_build.explain.describe import crc_finding
 from coattest_build.formats.eif import VERSION, ImageError, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
-from coattest_build.formats.measure import measure_found
+from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_build.inputs.cache import Cache, cache_folder
 
@@ -123,9 +124,9 @@ def check_command(
 ) -> None:
     """Check whether an enclave's image file or measurements are what becomes of a container image.
 
-    Exit 0 when all of it is; 1 when something differs, with the paths; 3 when the container image does not
-    decide it (`undecidable`), or kernel and boot ramdisk were not compared (`blobs-missing`): for want of
-    --blobs, or with style coattest of a compiled kernel in the cache.
+    Exit 0 when all of it is; 1 when something differs, with the paths, or the file's CRC-32 is wrong; 3 when
+    the container image does not decide it (`undecidable`), or kernel and boot ramdisk were not compared
+    (`blobs-missing`): for want of --blobs, or with style coattest of a compiled kernel in the cache.
 
     Style nitro-cli: of --eif only the times of folders that the image does not decide are taken, one for
     each layer and one for the container. Modes and owners have to be those of one of Docker's stores. Style
@@ -179,19 +180,23 @@ def _against(
         try:
             found = read_found_layout(file)
             verdict = check(file, found.layout)
+            whole = measure_found(file, found.layout, whole=False)
             if parts is not None and not verdict.findings and not verdict.undecided:
-                verdict = verdict.with_more(_other_registers(file, found.layout, parts))
+                verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole.measured))
         except ImageError as error:
             raise unreadable(eif, error) from None
+    wrong = crc_finding(found.layout, whole.crc32)
     misread = [note for note in found.notes if note.code in MISREAD]
     if found.version < VERSION:  # it has no metadata, and the rest of the count is the verdict's
         misread = [note for note in misread if note.code != "eif-section-count"]
-    return replace(verdict, findings=(*found.findings, *misread, *verdict.findings))
+    faults = (*found.findings, *misread, *([wrong] if wrong else []))
+    return replace(verdict, findings=(*faults, *verdict.findings))
 
 
-def _other_registers(file: BinaryIO, layout: Layout, parts: BootParts) -> tuple[Finding, ...]:
+def _other_registers(
+    file: BinaryIO, layout: Layout, parts: BootParts, whole: ImageMeasurements
+) -> tuple[Finding, ...]:
     """What of the registers of the whole file is not what its parts, which are known, have to give."""
-    whole = measure_found(file, layout, whole=False).measured
     measured = {"PCR0": whole.pcr0, "PCR1": whole.pcr1, "PCR2": whole.pcr2}
     application = layout.of_type(SectionType.RAMDISK)[1]
     return check_measured(section_blocks(file, application), measured, parts, "").findings

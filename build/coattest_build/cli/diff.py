@@ -28,8 +28,9 @@ def diff_command(a: Path, b: Path, as_json: bool) -> int:
 
     Says by cause what differs (content, mode, time, owner, order, compression, kernel, cmdline ..), then
     lists the differences of header, sections and files. Ramdisks of other builders are compared as what Linux
-    makes of them. Exit 0 when the images are identical, 1 when they differ (the first difference is one line
-    on stderr), 2 when one is not an image.
+    makes of them. Exit 0 when the images are identical; 1 when they differ (the first difference is one line
+    on stderr), or when one has a wrong CRC-32 or sections that can be read in two ways; 2 when one is not an
+    image.
     """
     try:
         comparison = compare(a, b)
@@ -39,8 +40,10 @@ def diff_command(a: Path, b: Path, as_json: bool) -> int:
         emit_json(comparison.to_json())
     else:
         _show(comparison)
+    for fault in comparison.faults:
+        err().print(f"eif: {comparison.line(fault)}", style="red")
     if comparison.identical:
-        return 0
+        return 1 if comparison.faults else 0
     first = comparison.line(comparison.findings[0])
     err().print(f"eif: first difference: {first}", style="red")
     return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
 from coattest_build.explain.causes import CAUSES, Cause, cause_of
+from coattest_build.explain.describe import crc_finding
 from coattest_build.explain.details import Found, Place, differs
 from coattest_build.explain.excerpt import Span, excerpt, first_difference
 from coattest_build.explain.trees import compare_trees
@@ -31,15 +32,17 @@ MAX_DIFFERENCES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Every finding, in the order of the file; ``truncated`` when there were more than are listed.
+    """Every difference, in the order of the file; ``truncated`` when there were more than are listed.
 
     ``places`` has the place of those findings for which contents were compared, ``causes`` all differences by
     cause, also those beyond the list, ``registers`` PCR0, 1 and 2 of A and of B where the images differ.
+    ``faults`` are what is false about A or B alone: it can be read in two ways, or its CRC-32 is wrong.
     """
 
     findings: tuple[Finding, ...]
     places: Mapping[Finding, Place]
     truncated: bool
+    faults: tuple[Finding, ...]
     causes: tuple[Cause, ...] = ()
     registers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -61,12 +64,12 @@ class Comparison:
         return printable(f"{finding.where}: {finding.detail}{at}{inside}{values}")
 
     def to_json(self) -> dict[str, Any]:
-        """The document that ``eif diff --json`` prints: each finding's keys, and its place's."""
+        """The document of ``eif diff --json``: each finding's keys, and its place's; faults first."""
         return {
             "identical": self.identical,
             "findings": [
                 finding.to_json() | (self.places[finding].to_json() if finding in self.places else {})
-                for finding in self.findings
+                for finding in (*self.faults, *self.findings)
             ],
             "truncated": self.truncated,
             "causes": [cause.to_json() for cause in self.causes],
@@ -81,7 +84,15 @@ def compare(a: Path, b: Path) -> Comparison:
     cannot be read, OSError when one cannot be read.
     """
     with open_plain(a) as left, open_plain(b) as right:
-        one, other = read_found_layout(left).layout, read_found_layout(right).layout
+        images = (left, read_found_layout(left)), (right, read_found_layout(right))
+        measured = [measure_found(file, found.layout, whole=False) for file, found in images]
+        faults = tuple(
+            replace(fault, where=f"image {name}")
+            for name, (_, found), whole in zip("AB", images, measured, strict=True)
+            for fault in (*found.findings, crc_finding(found.layout, whole.crc32))
+            if fault is not None
+        )
+        one, other = (found.layout for _, found in images)
         causes: dict[str, Cause] = {}
         telling: list[Found] = []
         rest: list[Found] = []
@@ -93,21 +104,18 @@ def compare(a: Path, b: Path) -> Comparison:
             if len(kept) < MAX_DIFFERENCES:
                 kept.append((finding, place))
         if not causes:
-            return Comparison((), {}, truncated=False)
+            return Comparison((), {}, truncated=False, faults=faults)
         total = sum(cause.count for cause in causes.values())
         found = (telling + rest)[:MAX_DIFFERENCES]
         ranked = tuple(causes[name] for name in CAUSES if name in causes)
-        registers = [
-            measure_found(file, layout, whole=False).measured
-            for file, layout in ((left, one), (right, other))
-        ]
     return Comparison(
         tuple(finding for finding, _ in found),
         {finding: place for finding, place in found if place is not None},
         total > len(found),
+        faults,
         ranked,
         MappingProxyType(
-            {f"PCR{n}": tuple(getattr(each, f"pcr{n}") for each in registers) for n in (0, 1, 2)}
+            {f"PCR{n}": tuple(getattr(each.measured, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
         ),
     )
 

@@ -52,6 +52,7 @@ _OBJECT_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "retention": ("GetObjectRetention", "PutObjectRetention", None),
     "tagging": ("GetObjectTagging", "PutObjectTagging", "DeleteObjectTagging"),
 }
+_READS = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
 _PARAMETERS = frozenset(
     {
         "continuation-token",
@@ -202,7 +203,11 @@ class S3Service:
         if target.action == "s3:PutBucketPolicy":
             _check_bucket_policy(request.body)
         _check_digest(request)
-        return self._forward("s3", _naming_checksum(request), owner)
+        answer = self._forward("s3", _naming_checksum(request), owner)
+        if answer.status == 404 and target.action in _READS and owner_of(target.bucket) is not None:
+            # S3 API Reference, "GetObject" and "HeadObject": 404 only for who may list the bucket.
+            self._authorize(caller, Target(target.bucket, None, "s3:ListBucket"), owner, context)
+        return answer
 
     def _authorize(
         self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]

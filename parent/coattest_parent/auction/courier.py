@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from coattest.aws import AwsFailure, aws_errors
+from coattest.aws import FORBIDDEN, AwsFailure, aws_errors
 from coattest.errors import FoundFalse
 from coattest_enclave.protocol import cose, wire
 from coattest_enclave.protocol.errors import MessageError
@@ -56,7 +56,8 @@ class S3Bids:
     def part(self, buyer: messages.Buyer) -> BidUpload:
         """The object of the buyer's bid file as it is now; if it changes while it is read, reading fails.
 
-        Raises FoundFalse (``missing-bid``) and AwsFailure.
+        Raises FoundFalse (``missing-bid``) and AwsFailure: ``unreadable-bid`` where S3 says only that it may
+        not be read, which it also says of a missing one to who may not list (S3 API Reference, "HeadObject").
         """
         uri = bid_uri(buyer, self.manifest, self.digests[buyer.name])
         bucket, key = parse_s3_uri(uri)
@@ -65,12 +66,22 @@ class S3Bids:
             try:
                 head = client.head_object(Bucket=bucket, Key=key)
             except client.exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") in ("404", "NoSuchKey", "NoSuchBucket"):
+                code = error.response.get("Error", {}).get("Code")
+                if code in ("404", "NoSuchKey", "NoSuchBucket"):
                     raise FoundFalse(
                         f"no bid file of {buyer.name!r} with this digest",
                         where=uri,
                         hint="its maker uploads it with auction bid --upload",
                         code="missing-bid",
+                    ) from None
+                if code in FORBIDDEN:
+                    raise AwsFailure(
+                        f"the bid file of {buyer.name!r} is not there or may not be read: {code}",
+                        where=uri,
+                        hint="that buyer uploads the file that it sealed, or lets the parent's role read it; "
+                        "a wrong clock here is refused so too",
+                        code="unreadable-bid",
+                        service_code=code,
                     ) from None
                 raise
         size, etag = head.get("ContentLength"), head.get("ETag")

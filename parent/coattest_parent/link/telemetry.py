@@ -74,9 +74,16 @@ FIELDS = frozenset(
 
 
 def codes_of(failure: CoattestError) -> dict[str, str]:
-    """The fields of an event that say what failed: ``code``, and ``service_code`` where AWS gave one."""
+    """The fields of an event that say what failed: ``code``, ``service_code`` where AWS gave one, and the
+    ``address`` of a bid file.
+    """
     service = {"service_code": failure.service_code} if failure.service_code else {}
-    return {"code": failure.code, **service}
+    place = {"address": failure.where} if failure.code in BID_CODES and failure.where else {}
+    return {"code": failure.code, **service, **place}
+
+
+BID_CODES = frozenset({"missing-bid", "unreadable-bid"})
+"""Failures for which one buyer has to do something: their events say where its bid file has to be."""
 
 
 TEXT_MAX = 200

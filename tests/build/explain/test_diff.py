@@ -368,3 +368,29 @@ def test_unreadable_input_is_exit_2(tmp_path: Path, broken: int) -> None:
     assert done.stderr.startswith(f"eif: {paths[broken]}: too short")
     paths[broken].unlink()
     assert eif("diff", *paths).returncode == 2
+
+
+FAULTS = {
+    "eif-two-readings": ({"sizes": {2: 1}}, "so it has two measurements"),
+    "eif-crc": ({"crc": 1}, "the CRC-32 is not the header's: 00000001 -> "),
+}
+
+
+@pytest.mark.parametrize("code", FAULTS)
+@pytest.mark.parametrize("bad", ["a", "b", "ab"])
+def test_an_image_that_is_not_one_thing_is_told_first(tmp_path: Path, bad: str, code: str) -> None:
+    """The finding of ``describe`` for each such file, exit 1, also where the two have the same bytes."""
+    changes, line = FAULTS[code]
+    for name in "ab":
+        made = spec()
+        if name in bad:
+            vars(made).update(changes)
+        (tmp_path / name).write_bytes(made.build())
+    done = eif("diff", tmp_path / "a", tmp_path / "b", "--json")
+    document = json.loads(done.stdout)
+    first = [(each["code"], each["where"]) for each in document["findings"][: len(bad)]]
+    assert (done.returncode, first) == (1, [(code, f"image {name.upper()}") for name in bad])
+    assert document["identical"] is (bad == "ab")
+    assert len(document["findings"]) == len(bad) + (bad != "ab")
+    told = done.stderr.splitlines()
+    assert [line in each for each in told] == [True] * len(bad) + [False] * (bad != "ab")

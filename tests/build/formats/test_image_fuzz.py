@@ -274,6 +274,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_memory_is_bounded(name: str, tmp_path: Path) -> None:
     """Describing and comparing take at most 64 MB more than for a small image, whatever the file says."""

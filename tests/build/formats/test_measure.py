@@ -149,6 +149,7 @@ def test_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert _eif("measure", str(tmp_path / "absent")).returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [8, 400])
 def test_memory_does_not_grow_with_the_image(tmp_path: Path, megabytes: int) -> None:
     """Peak memory of the whole process stays below 64 MB whatever the image's size."""

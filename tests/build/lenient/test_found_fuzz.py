@@ -181,6 +181,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIMITS)
 def test_memory_is_bounded(tmp_path: Path, name: str) -> None:
     """What a ramdisk claims or becomes costs little memory."""

@@ -80,7 +80,7 @@ def look(image: Path, deployed: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (blobs / name).write_bytes(data)
 
     def run(verb: str, *, known: bool = True) -> tuple[int, Any]:
-        words: tuple[object, ...] = (verb, deployed)
+        words: tuple[object, ...] = (verb, deployed, deployed) if verb == "diff" else (verb, deployed)
         if verb == "check":
             words = ("container", verb, image, "--eif", deployed, *(("--blobs", blobs) if known else ()))
         with pytest.MonkeyPatch.context() as patch:
@@ -108,7 +108,7 @@ def test_a_good_image_hidden_in_an_evil_one_is_found(
 ) -> None:
     """Behind the last section nothing, bytes that end AWS's reader, or a section that stops it."""
     deployed.write_bytes(hiding(application).build() + tail)
-    for verb in ("check", "describe"):
+    for verb in ("check", "describe", "diff"):
         code, document = look(verb)
         assert (code, document["findings"][0]["code"]) == (1, "eif-two-readings")
     assert release_code(deployed) == "eif-two-readings"
@@ -124,7 +124,7 @@ def test_more_sections_than_are_read_are_refused(deployed: Path, application: by
     behind.count, behind.offsets = 32, {0: 1}
     for made in (hiding(application, *[EMPTY] * 300), behind):
         deployed.write_bytes(made.build())
-        for verb in ("check", "measure", "describe"):
+        for verb in ("check", "measure", "describe", "diff"):
             code, document = look(verb)
             assert (code, document["code"]) == (2, "eif-limit")
         assert release_code(deployed) == "eif-limit"
@@ -181,3 +181,13 @@ def test_an_image_of_version_3_has_no_metadata(deployed: Path, application: byte
     deployed.write_bytes(made.build())
     code, document = look("check")
     assert (code, document["verdict"]) == (0, "same")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_wrong_crc_differs(known: bool, deployed: Path, application: bytes, look: Look) -> None:
+    """It is in no register, and no builder writes one; `check` says so with the blobs and without."""
+    made = good(application)
+    made.crc = 1
+    deployed.write_bytes(made.build())
+    code, document = look("check", known=known)
+    assert (code, [finding["code"] for finding in document["findings"]]) == (1, ["eif-crc"])

@@ -134,6 +134,7 @@ def test_pip_has_a_gigabyte_and_its_time() -> None:
     assert LIMITS.seconds <= 900
 
 
+@pytest.mark.slow
 def test_a_log_that_unpacks_to_gigabytes_is_not_unpacked() -> None:
     """In one member or in many, of any ratio."""
     zeros = zlib.compressobj(9, wbits=31)
@@ -159,6 +160,7 @@ def test_a_log_of_thousands_of_members_is_given_up() -> None:
             inflate(gzip.compress(b"a") + damage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

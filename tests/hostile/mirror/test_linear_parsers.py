@@ -52,6 +52,7 @@ def same_name(count: int, depends: tuple[tuple[Relation, ...], ...]) -> list[Pac
     return [Package("a", str(number), "all", 1, sha, "pool/a.deb", depends) for number in range(count)]
 
 
+@pytest.mark.slow
 def test_an_index_with_one_name_many_times_is_given_up() -> None:
     """20,000 versions of a package that depends 20,000 times on a later one: 400 million comparisons."""
     wanted = tuple((Relation("a", ">>", "99999"), Relation("b")) for _ in range(20_000))

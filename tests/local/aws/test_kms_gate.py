@@ -214,6 +214,29 @@ def test_another_account_reads_nothing_unless_the_bucket_policy_says_so(
     )
 
 
+def test_only_who_may_list_is_told_that_an_object_is_not_there(running: Services, bucket: str) -> None:
+    """Others get 403 for what may be read and is not there; a prefix that may be listed does not count."""
+    s3, other = running.client("s3", "service"), running.client("s3", "buyer-1")
+    gone = {"Bucket": bucket, "Key": "bids/gone"}
+    s3.put_object(**gone, Body=b"x")
+    s3.delete_object(**gone)
+    reading = world.allow("arn:aws:iam::222233334444:user/admin", "s3:GetObject")
+    reading["Resource"] = f"arn:aws:s3:::{bucket}/*"
+    listing = {**reading, "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}"}
+    below = {**listing, "Condition": {"StringLike": {"s3:prefix": "bids/*"}}}
+    for statements, codes in (
+        ([reading], ("AccessDenied", "403")),
+        ([reading, below], ("AccessDenied", "403")),
+        ([reading, listing], ("NoSuchKey", "404")),
+        ([listing], ("AccessDenied", "403")),
+    ):
+        s3.put_bucket_policy(Bucket=bucket, Policy=world.policy(*statements))
+        found = tuple(world.code_of(call, **gone) for call in (other.get_object, other.head_object))
+        assert found == codes
+    assert world.code_of(s3.get_object, **gone) == "NoSuchKey"
+    assert world.code_of(other.get_object, Bucket="no-such-bucket", Key="x") == "NoSuchBucket"
+
+
 def test_conditional_writes_are_as_s3_documents_them(running: Services, bucket: str) -> None:
     """If-None-Match and If-Match of puts, If-Match of a delete, in a versioned bucket: an object under a
     delete marker is not there. Who asks about an ETag must be allowed to read.

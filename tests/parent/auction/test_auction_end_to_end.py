@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
+from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
 from coattest_local.aws import services
-from coattest_parent.auction.courier import bid_digests, upload_bid
+from coattest_parent.auction.courier import upload_bid
 from coattest_parent.auction.steps import make_bid, open_sealed
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed, EnclaveRefused
-from coattest_verify.attestation.profiles import AWS_NITRO, LOCAL_SIMULATOR
+from coattest_verify.attestation.profiles import AWS_NITRO
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
-from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time, verify_receipt
-from coattest_verify.auction.sealing import plan_seal, sign_seal
+from coattest_verify.auction.receipt import ReceiptVerdict, receipt_time
 from coattest_verify.quorum.decision import Decision
-from support.auction.auctions import KEYS, certified, manifest, opening, outcomes, own
+from support.auction.auctions import certified, opening, outcomes, own
+from support.auction.real_auction import CSV, RealAuction
 from support.build.python_image import make_python_image
 from support.local.local_enclave import INSTANCE, PCRS, ROLE, Cloud, LocalEnclave, decision, enclave
-
-CSV = {
-    "buyer-1": b"lot,amount\nlot-1,100000\nlot-2,200000\nlot-3,150000\n",
-    "buyer-2": b"lot,amount\nlot-1,120000\nlot-2,180000\nlot-3,150000\n",
-}
+from support.raises import raises_code
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +47,8 @@ def running() -> Iterator[LocalEnclave]:
         yield started
 
 
-class Auction:
-    """One auction with its buyers' state, from bids to result."""
+class Auction(RealAuction):
+    """An auction whose buyers' keys allow the decided image, opened under the parent's role."""
 
     def __init__(
         self,
@@ -63,67 +59,9 @@ class Auction:
         *,
         decided: Decision | None = None,
     ) -> None:
-        now = int(time.time())
-        made = manifest(name, rule=rule, lots=tuple(messages.Lot(f"lot-{i}", 0) for i in (1, 2, 3)))
-        buyers = tuple(
-            dataclasses.replace(
-                buyer,
-                kms=cloud.buyers[buyer.name].key_arn,
-                bids=f"s3://{cloud.buyers[buyer.name].bucket}/auctions/",
-            )
-            for buyer in made.buyers
-        )
-        self.open_for_bids = dataclasses.replace(made, buyers=buyers, closes=now + 600, publish_by=now + 1200)
-        self.manifest = dataclasses.replace(made, buyers=buyers, closes=now, publish_by=now + 1200)
-        self.cloud, self.directory = cloud, directory
-        self.decision = decided or decision()
-        self.files: dict[str, bytes] = {}
-        self.bids = CSV
-        for buyer in buyers:
+        super().__init__(cloud, directory, name, rule, decided=decided or decision())
+        for buyer in self.manifest.buyers:
             cloud.allow(buyer.name, self.decision, seal_key=buyer.key)
-
-    def bid(self, name: str) -> bytes:
-        buyer = messages.named_buyer(self.manifest, name)
-        aws = self.cloud.as_buyer(name)
-        bids = read_bids(self.bids[name], messages.LotList(self.manifest.lots))
-        journal = SealJournal(self.directory / name)
-        just_before = datetime.fromtimestamp(self.manifest.closes - 1, timezone.utc)
-        content = make_bid(
-            self.manifest,
-            own(self.manifest, name),
-            opening(self.decision),
-            bids,
-            aws,
-            check_certificate=certified,
-            journal=journal,
-            when=just_before,
-        )
-        upload_bid(aws, buyer, self.manifest.digest, content)
-        self.files[name] = content
-        return content
-
-    def seal(self, name: str, own_bid: bytes | None = None, **chosen: bytes) -> bytes:
-        journal = SealJournal(self.directory / name)
-        plan = plan_seal(
-            self.manifest,
-            own(self.manifest, name),
-            opening(self.decision),
-            bids=bid_digests(
-                self.manifest,
-                self.cloud.as_buyer(name),
-                {other: messages.bid_digest(file) for other, file in chosen.items()},
-            ),
-            own_bid=own_bid or self.files[name],
-            check_certificate=certified,
-            journal=journal,
-            now=int(time.time()),
-        )
-        return sign_seal(plan, KEYS[name], journal)
-
-    def bid_and_seal(self) -> list[bytes]:
-        for name in CSV:
-            self.bid(name)
-        return [self.seal(name) for name in CSV]
 
     def open(self, running: LocalEnclave, seals: list[bytes]) -> messages.ResultFile:
         return open_sealed(
@@ -134,15 +72,6 @@ class Auction:
             aws=self.cloud.as_service(),
             role_arn=self.cloud.role,
         )
-
-    def verify(self, result_file: messages.ResultFile, **changes: object) -> ReceiptVerdict:
-        arguments = {
-            "root": LOCAL_SIMULATOR,
-            "check_certificate": certified,
-            "now": datetime.now(timezone.utc),
-            **changes,
-        }
-        return verify_receipt(result_file.encode(), self.manifest.encode(), self.decision, **arguments)
 
 
 def codes(verdict: ReceiptVerdict) -> set[str]:
@@ -264,9 +193,11 @@ def test_a_missing_seal_or_bid_file_gives_no_result(
         bid_uri(messages.named_buyer(auction.manifest, "buyer-2"), auction.manifest.digest, digest)
     )
     cloud.services.client("s3", "buyer-2").delete_object(Bucket=bucket, Key=key)
-    with pytest.raises(FoundFalse, match="buyer-2") as caught:
+    with raises_code(AwsFailure, "unreadable-bid", match="'buyer-2' is not there or may not be read: 403"):
         auction.open(running, seals)
-    assert caught.value.code == "missing-bid"
+    # Who may list is told which it is.
+    with raises_code(FoundFalse, "missing-bid", match="buyer-2"):
+        auction.digests("buyer-1", **auction.files)
 
 
 def test_a_second_seal_is_refused(cloud: Cloud, tmp_path: Path) -> None:

@@ -240,6 +240,26 @@ def test_a_job_is_set_aside_only_when_trying_again_cannot_help(
     assert "result.cbor" in place.files("job")
 
 
+def test_a_bid_that_cannot_be_read_is_told_at_each_attempt(
+    auction: Auction, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its buyer may mend it, so it is tried again until the deadline; the event says where it has to be."""
+    place.put("job", job_files(auction))
+    where = "s3://bids-buyer-2/auctions/"
+    failure = AwsFailure("no", where=where, code="unreadable-bid", service_code="403")
+    opening = Openings(auction, failing={auction.manifest.auction: failure})
+    service = courier(place.spool(), opener=opening, dice=lambda *_: 1.0)
+    service.telemetry = Telemetry(2)
+    assert service.round(opening.now) == 1
+    assert "failed.json" not in place.files("job")
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = {each["event"]: (each["code"], each["address"]) for each in events if "code" in each}
+    assert told == dict.fromkeys(("open-failed", "open-retry"), ("unreadable-bid", where))
+    opening.time = auction.manifest.publish_by + 1
+    assert service.round(opening.now) == 0
+    assert reason(place, "job") == "too-late"
+
+
 def test_a_closing_time_is_waited_for_without_reading_the_job_again(auction: Auction, place: Place) -> None:
     """Its turn is the closing time; another manifest under the same name is another job."""
     place.put("job", job_files(auction))

@@ -9,19 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import boto3
 import pytest
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_local import records
-from coattest_parent.auction.bucket_spool import BucketSpool
-from coattest_parent.auction.finish import Way
-from coattest_parent.auction.spool import Courier
-from coattest_parent.auction.steps import Sessions
 from coattest_parent.deployment.live import judge_live
 from coattest_parent.deployment.stack.rollout import Applied
-from coattest_parent.link.aws import Aws
-from coattest_parent.link.telemetry import Telemetry
 from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
 from support.raises import raises_code
@@ -80,13 +73,11 @@ def test_what_dies_is_replaced_and_verified(bench: Bench, dies: Callable[[Bench,
 def test_status_says_who_does_not_show_itself(bench: Bench) -> None:
     """An instance without a document, and one with another's: each is a finding; nothing is waited for."""
     (parent,) = bench.apply().parents
-    base = bench.stack(bench.plan.settings.base_stack)
-    assert base
     s3 = client_of(bench.world.services, "s3", "service")
     bench.fault(bench.plan.parents_stack, launch="debug")
     os.kill(records.running_record(bench.enclave_of(parent.instance))["pid"], signal.SIGKILL)
     key = f"live/{bench.plan.parents_stack}/{parent.instance}/document.cbor"
-    place = {"Bucket": base.outputs["ResultBucket"], "Key": key}
+    place = {"Bucket": bench.results, "Key": key}
     old = s3.get_object(**place)["Body"].read()
     while s3.get_object(**place)["Body"].read() == old:
         time.sleep(0.1)
@@ -97,12 +88,10 @@ def test_the_fleet_command_watches_what_apply_made(bench: Bench) -> None:
     """Its instances by Auto Scaling, their documents from the bucket; a replaced one is news."""
     (parent,) = bench.apply().parents
     world, settings = bench.world, bench.plan.settings
-    base = bench.stack(settings.base_stack)
-    assert base
     source = {
         "name": "parents",
         "kind": "s3-live",
-        "bucket": base.outputs["ResultBucket"],
+        "bucket": bench.results,
         "stack": bench.plan.parents_stack,
         "region": settings.region,
         "role-arn": settings.role_arn,
@@ -177,10 +166,8 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
     """``live --put`` once: the object verifies as this instance's, and as no other's."""
     (parent,) = bench.apply().parents
     record = records.running_record(bench.enclave_of(parent.instance))
-    base = bench.stack(bench.plan.settings.base_stack)
     assert record
-    assert base
-    bucket = base.outputs["ResultBucket"]
+    bucket = bench.results
     place = ["--put", f"s3://{bucket}/live/by-hand/document.cbor", "--region", bench.plan.settings.region]
     live = ["live", "--address", record["address"], *place, *bench.world.place]
     assert bench.world.command("deploy-from-attestation", *live) == ""
@@ -205,9 +192,7 @@ def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
     bench.apply()
     following, old = bench.following(), bench.plan.parents_stack
     first, second = bench.plan.decision.release, following.decision.release
-    base = bench.stack(bench.plan.settings.base_stack)
-    assert base
-    bucket = base.output("ResultBucket")
+    bucket = bench.results
     s3 = client_of(bench.world.services, "s3", "service")
     places = (f"{first}/open/manifest.cbor", f"{first}/over/manifest.cbor", f"{first}/over/failed.json")
     for place in (*places, f"{first}/[odd]/manifest.cbor", f"{second}/later/manifest.cbor"):
@@ -216,11 +201,5 @@ def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
         bench.apply(following, retire=True)
     assert len(refused.value.findings) == 1
     assert set(bench.instances(old) + bench.instances(following.parents_stack)) <= set(bench.enclaves())
-    given, cloud = bench.session(), bench.cloud()
-    session = boto3.Session(
-        given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"], region_name="eu-central-1"
-    )
-    aws = Aws(session, cloud.aws.endpoint)
-    spool = BucketSpool(f"s3://{bucket}/jobs/{first}", Sessions(aws, None, "eu-central-1", Telemetry()))
-    assert Courier(spool, Way("unix:/nowhere", None, aws), Telemetry()).round(now) == 0
+    assert bench.courier("unix:/nowhere").round(now) == 0
     assert bench.apply(following, retire=True).retired == (old,)

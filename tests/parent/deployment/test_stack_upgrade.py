@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from coattest.errors import FoundFalse
+from coattest_local import records
 from coattest_parent.deployment.stack import planning, rollout
+from coattest_verify.auction import messages
+from support.auction.real_auction import RealAuction
 from support.local.kms_world import Enclave
-from support.parent.deployments import Release
-from support.parent.stack_world import BUYERS, Bench, World, encrypted
+from support.parent.deployments import Release, now
+from support.parent.stack_world import BUYERS, Bench, World, client_of, encrypted
 from support.raises import raises_code
 
 
@@ -76,11 +80,13 @@ def bench_of(world: World, release: Release) -> Bench:
     return Bench(world, plan)
 
 
-def roll_out(world: World, release: Release, watch: Watch, *, retire: bool = True) -> rollout.Applied:
+def roll_out(
+    world: World, release: Release, say: Callable[[str], None], *, retire: bool = True
+) -> rollout.Applied:
     """Apply a release with the reports that the buyers gave last."""
     reports = {name: (world.folder / f"{name}.report.json").read_bytes() for name in BUYERS}
     plan = planning.make_stack_plan(release.authority, release.image, world.settings, reports)
-    return Bench(world, plan).apply(say=watch, retire=retire)
+    return Bench(world, plan).apply(say=say, retire=retire)
 
 
 @pytest.fixture
@@ -140,3 +146,37 @@ def test_at_no_step_can_neither_release_decrypt(world: World, watch: Watch) -> N
     with raises_code(FoundFalse, "policy-first", match="does not admit"):
         roll_out(world, first, watch)
     assert list(watch.serving()) == [two]
+
+
+class Told(RealAuction):
+    """An auction whose buyers tell each other their bids' digests: their stacks let nobody else read bids."""
+
+    def digests(self, name: str, **chosen: bytes) -> Mapping[str, bytes]:
+        """Every bid file's digest."""
+        return {each: messages.bid_digest(file) for each, file in {**self.files, **chosen}.items()}
+
+
+def test_the_old_release_opens_its_job_and_then_goes(world: World, watch: Watch, tmp_path: Path) -> None:
+    """Both serve, and --retire refuses, until a parent of the old release has put its result: by the courier,
+    in the enclave of its instance, with its role's rights; the receipt verifies.
+    """
+    for name in BUYERS:
+        world.stack_of(name, world.first, world.second)
+    old = bench_of(world, world.first)
+    auction = Told(world.cloud(), tmp_path, "spring", decided=old.plan.decision, prefix="bids/")
+    files = {f"{name}.seal": seal for name, seal in zip(BUYERS, auction.bid_and_seal(), strict=True)}
+    s3, job = client_of(world.services, "s3", "service"), f"jobs/{world.first.name}/spring"
+    for file, content in {**files, "manifest.cbor": auction.manifest.encode()}.items():
+        s3.put_object(Bucket=old.results, Key=f"{job}/{file}", Body=content)
+    with raises_code(FoundFalse, "open-jobs", match=f"{job}/"):
+        roll_out(world, world.second, print)
+    assert list(watch.serving()) == list(watch.releases())
+    (instance,) = old.instances()
+    assert old.courier(records.running_record(old.enclave_of(instance))["address"]).round(now) == 0
+    result = s3.get_object(Bucket=old.results, Key=f"{job}/result.cbor")["Body"].read()
+    verdict = auction.verify(messages.ResultFile.decode(result))
+    assert verdict.findings == ()
+    assert verdict.result
+    assert verdict.result.lots[0][1] == messages.Won("buyer-2")
+    assert roll_out(world, world.second, print).retired == (old.plan.parents_stack,)
+    assert list(watch.serving()) == [world.second.name]

@@ -112,7 +112,7 @@ class Cloud:
     @classmethod
     def make(cls, services: Services, names: tuple[str, ...] = ("buyer-1", "buyer-2")) -> Cloud:
         """Create everything; nobody may decrypt with a key until ``allow``."""
-        users = {name: _bidder(services, name) for name in names}
+        users = {name: make_bidder(services, name) for name in names}
         buckets = {name: f"bids-of-{name}" for name in names}
         objects = [f"arn:aws:s3:::{bucket}/*" for bucket in buckets.values()]
         iam = services.client("iam", "service")
@@ -187,7 +187,8 @@ class Cloud:
         return Aws(session, self.endpoint)
 
 
-def _bidder(services: Services, name: str) -> tuple[str, tuple[str, str]]:
+def make_bidder(services: Services, name: str) -> tuple[str, tuple[str, str]]:
+    """A buyer's user who encrypts and uploads: its ARN, and its access key with the secret."""
     iam = services.client("iam", name)
     arn = iam.create_user(UserName="bidder")["User"]["Arn"]
     rights = _policy(_statement(["kms:Encrypt", "s3:PutObject", "s3:GetObject", "s3:ListBucket"], "*"))

@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,18 @@ from coattest.files import write_atomic
 from coattest_local import records
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
+from coattest_parent.auction.bucket_spool import BucketSpool
+from coattest_parent.auction.finish import Way
+from coattest_parent.auction.spool import Courier
+from coattest_parent.auction.steps import Sessions
 from coattest_parent.deployment.stack import checks, planning, rollout, stacks
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.link.aws import Aws, Endpoint
+from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri
+from coattest_parent.link.telemetry import Telemetry
 from support.build.python_image import make_python_image
 from support.forked import Forks, forking
 from support.local.kms_world import Enclave, allow, policy
+from support.local.local_enclave import BuyerAccount, Cloud, make_bidder
 from support.parent import faulty_services
 from support.parent.deployments import ACCOUNTS, SETTINGS, Release, now
 from support.parent.stack_faults import FILE, THROTTLE
@@ -57,6 +63,7 @@ class World:
     settings: Settings
     folder: Path
     forks: Forks
+    bidders: Mapping[str, tuple[str, tuple[str, str]]]
 
     def command(self, program: str, *arguments: str, account: str = "service", expect: int = 0) -> Any:
         """Run a command as an account's admin, who confirms what it signs; its JSON."""
@@ -195,12 +202,25 @@ class World:
         )
         return report
 
-    def key(self, name: str) -> str:
-        """The ARN of a buyer's key."""
+    def owned(self, name: str) -> Mapping[str, str]:
+        """The outputs of a buyer's stack: its key's ARN and its place for bids."""
         client = client_of(self.services, "cloudformation", name)
         found = stacks.Stacks(client, lambda _: None).find("coattest-buyer")
         assert found
-        return found.outputs["KeyArn"]
+        return found.outputs
+
+    def key(self, name: str) -> str:
+        """The ARN of a buyer's key."""
+        return self.owned(name)["KeyArn"]
+
+    def cloud(self) -> Cloud:
+        """The parties' accounts as an auction sees them."""
+        buyers = {}
+        for name, (bidder, access) in self.bidders.items():
+            bucket, _ = parse_s3_uri(self.owned(name)["Bids"])
+            key = self.key(name)
+            buyers[name] = BuyerAccount(key.rpartition("/")[2], key, bucket, bidder, access)
+        return Cloud(self.services, self.settings.role_arn, buyers)
 
     def decrypts(self, release: Release, ciphertexts: dict[str, bytes]) -> bool:
         """Whether the parent's role decrypts every buyer's ciphertext in this release's enclave, or none."""
@@ -286,14 +306,13 @@ def json_canonical(text: str) -> str:
 
 def encrypted(world: World) -> dict[str, bytes]:
     """A ciphertext of each buyer, made by its bidder."""
-    found = {}
-    for name in BUYERS:
-        key = world.services.client("iam", name).create_access_key(UserName="bidder")["AccessKey"]
-        session = {"AccessKeyId": key["AccessKeyId"], "SecretAccessKey": key["SecretAccessKey"]}
-        kms = world.services.client("kms", name, session=session)
-        answer = kms.encrypt(KeyId=world.key(name), Plaintext=b"bid of " + name.encode())
-        found[name] = answer["CiphertextBlob"]
-    return found
+    cloud, region = world.cloud(), world.services.region
+    return {
+        name: cloud.as_buyer(name)
+        .kms(region)
+        .encrypt(KeyId=world.key(name), Plaintext=b"bid of " + name.encode())["CiphertextBlob"]
+        for name in BUYERS
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +361,22 @@ class Bench:
     def session(self) -> Any:
         """Credentials of this deployment's parent role."""
         return parent_session(self.world.services, self.plan.settings)
+
+    def courier(self, enclave: str) -> Courier:
+        """The courier of a parent of the plan's release, with the rights of this deployment's role."""
+        given, endpoint = self.session(), self.cloud().aws.endpoint
+        region, release = self.plan.settings.region, self.plan.decision.release
+        keys = (given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
+        aws = Aws(boto3.Session(*keys, region_name=region), endpoint)
+        spool = BucketSpool(f"s3://{self.results}/jobs/{release}", Sessions(aws, None, region, Telemetry()))
+        return Courier(spool, Way(enclave, None, aws), Telemetry(), publish=f"s3://{self.results}/results/")
+
+    @property
+    def results(self) -> str:
+        """The bucket of results."""
+        base = self.stack(self.plan.settings.base_stack)
+        assert base
+        return base.output("ResultBucket")
 
     def instances(self, stack: str | None = None) -> list[str]:
         """The instances of a stack's group; those of the plan's unless told otherwise."""
@@ -403,20 +438,9 @@ def running_world(folder: Path) -> Iterator[World]:
         ami = checks.latest_ami(aws, running.region, "x86_64")
         settings = dataclasses.replace(SETTINGS, vpc=found[0]["VpcId"], subnets=subnets, ami=ami)
         for name in BUYERS:
-            iam = running.client("iam", name)
-            for user in ("second", "bidder"):
-                iam.create_user(UserName=user)
-            iam.put_user_policy(
-                UserName="bidder",
-                PolicyName="bid",
-                PolicyDocument=json.dumps(
-                    {
-                        "Version": "2012-10-17",
-                        "Statement": [{"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "*"}],
-                    }
-                ),
-            )
-        yield World(running, first, second, settings, folder, forks)
+            running.client("iam", name).create_user(UserName="second")
+        bidders = {name: make_bidder(running, name) for name in BUYERS}
+        yield World(running, first, second, settings, folder, forks, bidders)
 
 
 def running_bench(world: World, name: str) -> Iterator[Bench]:

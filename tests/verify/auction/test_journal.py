@@ -156,6 +156,7 @@ def test_the_default_place_follows_the_environment(monkeypatch: pytest.MonkeyPat
     assert default_journal() == tmp_path / ".local" / "share" / "coattest" / "seals"
 
 
+@pytest.mark.slow
 def test_killed_anywhere_nobody_ever_signs_twice(tmp_path: Path) -> None:
     """Killed at any call, power lost or not: one buyer never signs two seals of a manifest, and can go on."""
     # In memory, where there is such a place: what is not synced is lost by the schedule, not by the disk.

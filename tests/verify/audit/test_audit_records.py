@@ -212,6 +212,7 @@ def test_a_file_that_unpacks_to_more_than_the_limit_is_not_unpacked(monkeypatch:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_log_is_not_held_as_objects() -> None:
     """Other keys' events are dropped as they are read: memory is of the text, not of what it parses to."""
     other = {**record(registers=None), "resources": [{"ARN": KEY.replace("1234abcd", "99999999")}]}

@@ -223,6 +223,7 @@ def test_names_that_no_instance_has_are_unexpected_and_text(cloud: Cloud) -> Non
     assert str(look.changes[0]).isprintable()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_keys_are_not_all_listed(cloud: Cloud) -> None:
     """The instances are judged all the same, and that there is more is found false."""
     at = NOW - timedelta(days=1)

@@ -51,6 +51,7 @@ def test_a_change_that_is_not_committed_is_refused_by_name(checkout: Path, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_committed_change_is_found_in_the_image(
     checkout: Path, tmp_path: Path, built_images: BuiltImages
 ) -> None:

@@ -213,6 +213,7 @@ def test_a_solver_that_does_not_come_back_is_ended(monkeypatch: pytest.MonkeyPat
     assert all("ended without an answer" in str(item.reason) for item in broken)
 
 
+@pytest.mark.slow
 def test_hostile_policies_end_with_an_answer(tmp_path: Path) -> None:
     """Many stars, many values, many principals, long texts: an exit code by the deadline, no traceback."""
     stars = {"StringLike": {"kms:EncryptionContext:x": ["*a" * 60 + "b", "*b*c" * 40, "?" * 90 + "*"]}}

@@ -254,6 +254,7 @@ def test_what_is_proved_no_sampled_request_contradicts(drawn: list[dict[str, Any
         assert unreal(policy, answer) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [*POLICIES, *POLICIES_OF_REQUESTS], ids=lambda case: case.name)
 def test_the_adversarial_policies_are_sampled_too(case: Any) -> None:
     """The same for each, under one seed, and in ``tox -e policy-pairs`` under five."""
