@@ -37,7 +37,7 @@ ORDER = {
     "encoding.der": ["der", "chain"],
     "chain": ["chain", "verdict", "oracles"],
     "expectations": ["expectations"],
-    "verify": ["expectations", "envelope", "fields"],
+    "verify": ["expectations", "envelope", "fields", "verdict"],
     "batch": ["verdict"],
     "verdict": ["verdict"],
     "document": ["verdict", "fields"],

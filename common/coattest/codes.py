@@ -446,6 +446,7 @@ ENCLAVE: Final = {
     "bad-bid": "A sealed bid file is not a COSE_Encrypt0 message of the expected form, or does not authenticate",
     "bad-bid-digest": "A bid file is not the sealed one",
     "bad-frame": "A message does not decode or is out of place",
+    "clock-differs": "A receipt says that this machine's clock is not the enclave's",
     "clock": "The NSM's time is not plausible",
     "internal": "Something unforeseen failed, in the enclave or in the service",
     "kms-denied": "KMS refused: key policy, encryption context, key state or credentials",

@@ -92,7 +92,9 @@ class BucketSpool:
             self._told.add(name)
         manifest = files[MANIFEST]
         taken = is_held(files) and files[CLAIM].age <= self.lease
-        return Job(name, (manifest.etag,), opened=RESULT in files, taken=taken, age=manifest.age)
+        return Job(
+            name, (manifest.etag,), opened=RESULT in files, taken=taken, left=not taken, age=manifest.age
+        )
 
     def where(self, job: Job, file: str = "") -> str:
         """An address in S3."""

@@ -7,13 +7,14 @@ and an auction that has a result is not opened again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from coattest.errors import CoattestError
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest.shell import from_os_error
 from coattest_parent.auction.publish import (
     ResultPlace,
@@ -114,7 +115,8 @@ def finish(
                 telemetry=tell,
             )
             later = now + timedelta(seconds=tell.clock() - started)
-            check(sealed, opened, root, later)
+            with _own_clock():
+                check(sealed, opened, root, later)
             file = store_result(sealed, opened, out)
             if file is not opened:  # somebody else's was there first
                 check(sealed, file, root, later)
@@ -134,6 +136,25 @@ def finish(
     tell.metrics.opened("resumed" if resumed else "result")
     tell.metrics.add("coattest_open_seconds_total", 0 if resumed else seconds)
     return Finished(file, resumed)
+
+
+@contextlib.contextmanager
+def _own_clock() -> Iterator[None]:
+    """Within the block a receipt that was made just now is only of a wrong time: then this machine's clock is
+    not the enclave's, and nothing is wrong with the auction.
+
+    Raises EnvironmentFailure (``clock-differs``).
+    """
+    try:
+        yield
+    except FoundFalse as error:
+        if not error.findings or {each.code for each in error.findings} - {"too-early", "from-the-future"}:
+            raise
+        raise EnvironmentFailure(
+            f"this machine's clock is not the enclave's: {error.findings[0].detail}",
+            hint="set the clock (chrony); the auction is opened again",
+            code="clock-differs",
+        ) from error
 
 
 def _published(

@@ -28,14 +28,16 @@ SEAL = ".seal"
 class Job:
     """An auction to open. With a different manifest in its place (``version``), it is a different job.
 
-    ``opened``: a result is there. ``taken``: another courier works on it. ``age``: for how many seconds the
-    manifest has been there, if the spool's clock tells.
+    ``opened``: a result is there. ``taken``: another courier works on it. ``left``: nobody does, and the
+    spool knows that it is not finished. ``age``: for how many seconds the manifest has been there, if the
+    spool's clock tells.
     """
 
     name: str
     version: tuple[int | str, ...] = ()
     opened: bool = field(default=False, compare=False)
     taken: bool = field(default=False, compare=False)
+    left: bool = field(default=False, compare=False)
     age: float = field(default=0.0, compare=False)
 
 

@@ -118,7 +118,8 @@ class Courier:
 
     def _look(self, now: Callable[[], datetime]) -> None:
         seen, new = self.spool.look(), Turn(now().timestamp())
-        self._done.intersection_update(seen.jobs)
+        # One that another courier took over, before the end of this one's work, and left is not done.
+        self._done.intersection_update(job for job in seen.jobs if not job.left)
         self._turns = {job: self._turns.get(job, new) for job in seen.jobs if job not in self._done}
         self.telemetry.metrics.set("coattest_jobs_failed", seen.failed)
 

@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 
 from coattest.aws import AwsFailure
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, UsageError
+from coattest.findings import Finding
 from coattest_enclave.protocol import cose, wire
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
@@ -454,6 +455,57 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
         assert not ours  # what it had seen has changed since
     assert courier(second, opener=opening).round(opening.now) == 0
     assert len(opening.attempts) == 1
+
+
+def test_a_job_that_another_courier_took_over_and_left_is_finished(
+    auction: Auction, bucket: InBucket
+) -> None:
+    """This one hung for longer than its lease, the other died with the claim in its hand: whoever comes next
+    finishes the job, also the one that believed that it had.
+    """
+    bucket.put("job", job_files(auction))
+    spool, other = bucket.spool(lease=-2.0), bucket.spool(lease=-2.0)
+    taking = []
+
+    def hanging(*_: Any, **__: Any) -> messages.ResultFile:
+        (seen,) = other.look().jobs
+        taking.append(other.claim(seen))
+        assert taking[0].__enter__()
+        return opened(auction)
+
+    service = courier(spool, opener=hanging)
+    assert service.round(at(auction.manifest.closes)) == 0
+    theirs = bucket.read("job/claim")
+    assert theirs.startswith(b"held")
+    assert service.round(at(auction.manifest.closes + 400)) == 0
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert other.look().jobs == []
+
+
+@pytest.mark.parametrize(
+    ("codes", "again"),
+    [
+        (["too-early"], True),
+        (["from-the-future"], True),
+        (["too-early", "measurement"], False),
+        (["too-late"], False),
+    ],
+)
+def test_a_courier_with_a_wrong_clock_sets_no_job_aside(
+    auction: Auction, place: Place, codes: list[str], again: bool
+) -> None:
+    """A fresh receipt from before the closing time is for its clock; other couriers' may be right."""
+    place.put("job", job_files(auction))
+
+    def check(*_: Any) -> None:
+        raise FoundFalse(
+            "no", code="unverified-result", findings=[Finding(code, "receipt", "") for code in codes]
+        )
+
+    service = courier(place.spool(), opener=lambda *_, **__: opened(auction), check=check)
+    assert service.round(at(auction.manifest.closes)) == again
+    assert "result.cbor" not in place.files("job")
+    assert ("failed.json" in place.files("job")) is not again
 
 
 def test_a_claim_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:

@@ -148,6 +148,10 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({**route(GatewayId="igw-1"), **PUBLIC}, {}, []),
         (route(TransitGatewayId="tgw-1"), {}, []),
         (route(NatGatewayId="nat-1", State="blackhole"), {}, ["no-way-out"] * 6),
+        # A firewall's endpoint, as AWS Network Firewall has it; a peer's gateways are not to be had.
+        (route(GatewayId="vpce-0123456789abcdef0"), {}, []),
+        (route(CoreNetworkArn="arn:aws:networkmanager::1:core-network/c"), {}, []),
+        (route(VpcPeeringConnectionId="pcx-1"), {}, ["no-way-out"] * 6),
     ],
 )
 def test_what_cannot_work_is_a_finding(
@@ -171,7 +175,8 @@ def test_both_subnets_in_one_zone_and_a_foreign_partition_are_findings(plan: pla
     one = {"subnets": [{**each, "AvailabilityZone": "a"} for each in GOOD["subnets"]]}
     assert found(plan, one) == ["too-few-zones"]
     aws = dataclasses.replace(plan, decision=dataclasses.replace(plan.decision, profile="aws"))
-    assert found(aws, {"tables": GOOD["tables"]}, region="us-gov-west-1") == ["untrusted-partition"]
+    for region in ("us-gov-west-1", "cn-north-1", "us-iso-east-1", "us-isob-east-1", "eu-isoe-west-1"):
+        assert found(aws, {"tables": GOOD["tables"]}, region=region) == ["untrusted-partition"]
 
 
 def test_subnets_elsewhere_are_findings(plan: planning.StackPlan) -> None:

@@ -453,6 +453,18 @@ def test_more_buyers_than_iam_takes_are_no_plan(release: Release) -> None:
         for index in range(150)
     )
     planning.require_room(dataclasses.replace(plan, reports=many[:40]))
+    # As IAM counts them, with buckets whose names are as long as CloudFormation makes them.
+    longest = dataclasses.replace(plan, reports=many[:1])
+    resources = json.loads(longest.base_text)["Resources"]
+    text = json.dumps(
+        [each["PolicyDocument"] for each in resources["ParentRole"]["Properties"]["Policies"]]
+        + [resources["Carry"]["Properties"]["PolicyDocument"]],
+        separators=(",", ":"),
+    )
+    bucket = f"arn:aws:s3:::{'x' * 63}"
+    text = re.sub(r'\{"Fn::(?:Sub":("[^"]*")|GetAtt":[^}]*)\}', lambda found: found[1] or f'"{bucket}"', text)
+    text = re.sub(r"\$\{\w+\.Arn\}", bucket, text)
+    assert len(text) <= templates.inline_size(SETTINGS, longest.reports)
     with raises_code(UsageError, "too-large", match="150 buyers"):
         planning.require_room(dataclasses.replace(plan, reports=many))
 

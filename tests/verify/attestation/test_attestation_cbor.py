@@ -139,8 +139,9 @@ SAID = {
     "81": (1, "1 items", "0 bytes"),
     "9f": (1, "a value", "the end"),
     "81" * 9 + "00": (9, "at most 8 nested collections", "more"),
-    "bf61610161610200": (4, "each key once", "'a' again"),
+    "bf616101616102ff": (4, "each key once", "'a' again"),
     "a1f500": (1, "a key that is text or an integer", "bool"),
+    "a26161810041ff00": (5, "a key that is text or an integer", "bytes"),
     "8161ff": (2, "UTF-8", "other bytes"),
 }
 

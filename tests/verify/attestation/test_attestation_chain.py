@@ -384,9 +384,9 @@ def test_lengths_of_der_are_minimal(length: int, head: str) -> None:
     longer += [b"\x30\x83" + length.to_bytes(3, "big"), b"\x30\x80"]
     for other in longer:
         if other != bytes.fromhex(head):
-            with pytest.raises(ValueError, match=r"DER|past the end|truncated"):
+            with pytest.raises(ValueError, match=r"DER|past the end"):
                 elements(other + bytes(length), 0, len(other) + length)
-    with pytest.raises(ValueError, match=r"past the end|truncated"):
+    with pytest.raises((ValueError, IndexError), match=r"past the end|out of range"):
         elements(element[:-1], 0, len(element) - 1)
-    with pytest.raises(ValueError, match=r"past the end|truncated"):
+    with pytest.raises(ValueError, match=r"past the end"):
         elements(element, 0, len(element) - 1)

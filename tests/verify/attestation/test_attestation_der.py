@@ -7,8 +7,14 @@ import itertools
 import pytest
 from cryptography import x509
 
-from coattest_verify.attestation.encoding.certificates import _path_length, _usage_bits
-from coattest_verify.attestation.encoding.der import Extension, _extensions, elements, outline
+from coattest_verify.attestation.encoding.certificates import (
+    CertificateRefused,
+    _judged_extensions,
+    _path_length,
+    _usage_bits,
+    read_certificate,
+)
+from coattest_verify.attestation.encoding.der import Extension, elements, outline, read_extensions
 from support.verify.nitro_ca import make_chain, usual_chain
 
 USAGES = (
@@ -112,8 +118,8 @@ OID, TRUE, VALUE = b"\x06\x01\x01", b"\x01\x01\xff", b"\x04\x01\x07"
 def test_extensions_are_read() -> None:
     """With and without critical, in their order; none at all is an empty sequence."""
     both = _sequence(_sequence(OID, VALUE), _sequence(b"\x06\x01\x02", TRUE, VALUE))
-    assert _extensions(both) == {b"\x01": Extension(False, b"\x07"), b"\x02": Extension(True, b"\x07")}
-    assert _extensions(b"\x30\x00") == {}
+    assert read_extensions(both) == {b"\x01": Extension(False, b"\x07"), b"\x02": Extension(True, b"\x07")}
+    assert read_extensions(b"\x30\x00") == {}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +146,7 @@ def test_extensions_are_read() -> None:
 def test_extensions_of_another_shape_are_refused(der: bytes) -> None:
     """False spelled out, another true, parts missing, too many or of another tag, an extension twice."""
     with pytest.raises((ValueError, IndexError)):
-        _extensions(der)
+        read_extensions(der)
 
 
 @pytest.mark.parametrize("position", range(9))
@@ -180,9 +186,36 @@ def test_certificates_are_outlined_as_cryptography_reads_them() -> None:
         assert ours.signed == theirs.tbs_certificate_bytes
         assert ours.subject == theirs.subject.public_bytes()
         assert ours.issuer == theirs.issuer.public_bytes()
-        assert [extension.critical for extension in ours.extensions.values()] == [
-            extension.critical for extension in theirs.extensions
+        assert list(read_extensions(ours.extensions).values()) == [
+            (extension.critical, extension.value.public_bytes()) for extension in theirs.extensions
         ]
-        assert [extension.value for extension in ours.extensions.values()] == [
-            extension.value.public_bytes() for extension in theirs.extensions
-        ]
+
+
+def test_extensions_that_are_remembered_are_judged_for_their_own_place() -> None:
+    """The same extensions in a CA's place and in the leaf's, one after the other, in either order."""
+    chain = make_chain()
+    for authority in (False, True, False, True):
+        der = chain.ders[3] if authority else chain.certificate
+        assert read_certificate(der, "here", authority=authority).path_length == (0 if authority else None)
+        with pytest.raises(CertificateRefused) as caught:
+            read_certificate(der, f"there {authority}", authority=not authority)
+        assert {finding.where for finding in caught.value.findings} >= {
+            f"there {authority}.basicConstraints",
+            f"there {authority}.keyUsage",
+        }
+
+
+def test_only_a_few_extensions_are_remembered_and_none_that_are_malformed() -> None:
+    """The store is bounded whatever certificates bring, and what is refused once is refused again."""
+    _judged_extensions.cache_clear()
+    for number in range(300):
+        oid = b"\x06\x02\x2a" + bytes([number & 0x7F])
+        value = b"\x04\x02\x05" + bytes([number >> 7])
+        limit, findings = _judged_extensions(_sequence(_sequence(oid, value)), "here", True)
+        assert limit is None
+        assert len(findings) == 2
+    assert _judged_extensions.cache_info().currsize == 64
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not one sequence"):
+            _judged_extensions(b"\x31\x00", "here", False)
+    assert _judged_extensions.cache_info().currsize == 64

@@ -26,8 +26,11 @@ from coattest_verify.attestation import (
 from coattest_verify.attestation import (
     chain as chain_module,
 )
+from coattest_verify.attestation.batch import Steps, alone, together
 from coattest_verify.attestation.chain import verify_chain
 from coattest_verify.attestation.encoding.certificates import Certificate
+from coattest_verify.attestation.expectations import Demands
+from coattest_verify.attestation.verify import verify_under
 from support.verify.nitro_ca import (
     IMAGE,
     NOW,
@@ -137,11 +140,11 @@ def test_every_error_has_the_one_root() -> None:
 def test_a_chain_is_verified_once_and_remembered() -> None:
     """The second document of an enclave finds the chain of the first; another leaf's does not."""
     cache = ChainCache()
-    first = verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache)
-    assert verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache) is first
+    first = alone(verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache))
+    assert alone(verify_chain(GENUINE.certificate, GENUINE.cabundle, GENUINE.root, cache)) is first
     assert len(cache) == 1
     other = make_chain()
-    assert verify_chain(other.certificate, other.cabundle, other.root, cache) is not first
+    assert alone(verify_chain(other.certificate, other.cabundle, other.root, cache)) is not first
     assert len(cache) == 2
     assert check(document(), cache=cache).ok
     assert len(cache) == 2
@@ -198,7 +201,9 @@ def test_the_cache_is_bounded_and_forgets_what_was_not_used_longest() -> None:
     chains = [make_chain() for _ in range(3)]
 
     def use(index: int) -> object:
-        return verify_chain(chains[index].certificate, chains[index].cabundle, chains[index].root, cache)
+        return alone(
+            verify_chain(chains[index].certificate, chains[index].cabundle, chains[index].root, cache)
+        )
 
     first, second = use(0), use(1)
     assert use(0) is first
@@ -259,6 +264,30 @@ def test_a_shared_part_vouches_for_nothing_below_it() -> None:
     assert codes(check(document(neighbour), cache=cache, root=AWS_NITRO)) == {"root"}
 
 
+def test_a_shared_part_is_its_exact_bytes_under_its_root() -> None:
+    """Neither a zone of the same name with another key nor the same zone under another root is known."""
+    cache = ChainCache()
+    assert check(document(), cache=cache).ok
+    twin = sibling(GENUINE, 2)
+    borrowed = [*GENUINE.cabundle[:3], twin.ders[3]]
+    assert check(document(twin), cache=cache).ok
+    assert codes(check(document(twin, cabundle=borrowed), cache=cache)) == {"chain"}
+    neighbour = sibling(GENUINE, 3)
+    assert codes(check(document(neighbour), root=make_chain().root, cache=cache)) == {"root"}
+    assert check(document(neighbour), cache=cache).ok
+
+
+def test_shared_parts_are_bounded_and_the_zone_stays() -> None:
+    """However many instances show themselves, as many parts are kept as chains; what all share is kept."""
+    cache = ChainCache(4)
+    for _ in range(6):
+        neighbour = sibling(GENUINE, 3)
+        assert check(document(neighbour), cache=cache).ok
+        assert len(cache._parts) <= 4
+    (_, start), verified = cache.part((GENUINE.root.sha256, tuple(GENUINE.cabundle)))
+    assert (start, len(verified)) == (GENUINE.ders[:3], 3)
+
+
 def test_threads_share_a_cache() -> None:
     """Many threads over more chains than the cache holds: every verdict is right, the bound holds."""
     cache = ChainCache(3)
@@ -284,10 +313,75 @@ def test_threads_share_a_cache() -> None:
 # --- batches -----------------------------------------------------------------------------------------------
 
 
+def test_a_step_of_each_task_comes_before_the_next_step_of_any() -> None:
+    """Tasks of different lengths, in order; the results are in order too, and what one raises is raised."""
+    seen: list[str] = []
+
+    def task(name: str, steps: int) -> Steps[str]:
+        for step in range(steps):
+            seen.append(f"{name}{step}")
+            yield
+        return name.upper()
+
+    assert together([task("a", 2), task("b", 0), task("c", 3)]) == ["A", "B", "C"]
+    assert seen == ["a0", "c0", "a1", "c1", "c2"]
+    assert together([]) == []
+    assert alone(task("d", 2)) == "D"
+
+    def failing() -> Steps[str]:
+        yield
+        raise LookupError("in the second step")
+
+    with pytest.raises(LookupError, match="second step"):
+        together([task("e", 3), failing()])
+
+
+def test_documents_are_judged_together_as_each_alone() -> None:
+    """Good and bad ones of many kinds, with a cache between them and without: no verdict changes another."""
+    neighbour, stranger = sibling(GENUINE, 3), make_chain()
+    unfit = make_chain(changes={2: {"ca": False}})
+    kinds = [
+        document(),
+        document(neighbour),
+        document(neighbour, nonce=b"other"),
+        b"junk",
+        document()[:-96] + bytes(96),
+        document(stranger),
+        document(stranger, cabundle=GENUINE.cabundle),
+        document(neighbour, cabundle=[*GENUINE.cabundle[:3], stranger.ders[3]]),
+        document(unfit),
+        document(timestamp=1),
+        document(sibling(GENUINE, 2)),
+        document(sibling(GENUINE, 4)),
+    ]
+    demands = Demands.of([IMAGE])
+
+    def task(data: bytes, cache: ChainCache | None) -> Steps[Verdict]:
+        return verify_under(demands, data, now=NOW, root=GENUINE.root, cache=cache, strict=False)
+
+    single = [alone(task(data, None)) for data in kinds]
+    assert [verdict.ok for verdict in single].count(True) == 5
+    cache = ChainCache()
+    for shared in (None, cache, cache):
+        assert together(task(data, shared) for data in kinds) == single
+    assert together(task(data, ChainCache()) for data in reversed(kinds)) == single[::-1]
+
+
+def test_what_documents_share_is_verified_once_though_they_are_read_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first one's links are known when the second one's are looked at."""
+    seen, cache = counted_links(monkeypatch), ChainCache()
+    data = [document(sibling(GENUINE, position)) for position in (3, 3, 4)]
+    assert all(verdict.ok for verdict in verify_many(data, [IMAGE], now=NOW, root=GENUINE.root, cache=cache))
+    whole = ["cabundle[1]", "cabundle[2]", "cabundle[3]", "certificate"]
+    assert seen == [*whole, *whole[2:], *whole[2:]]
+
+
 @pytest.mark.parametrize("threads", [None, 1, 2, 5])
 def test_a_batch_gives_the_verdicts_of_single_documents_in_order(threads: int | None) -> None:
     """verify_many is verify_document for each, whatever the number of threads."""
-    data = [document(nonce=bytes([number])) if number % 3 else b"junk" for number in range(12)]
+    data = [document(nonce=bytes([number])) if number % 3 else b"junk" for number in range(40)]
     verdicts = verify_many(
         iter(data), [IMAGE, ExpectNonce(b"\x04")], now=NOW, root=GENUINE.root, threads=threads
     )

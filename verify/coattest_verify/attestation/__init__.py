@@ -11,7 +11,6 @@ of checks.
 from __future__ import annotations
 
 from coattest.findings import Finding
-from coattest_verify.attestation.batch import verify_many
 from coattest_verify.attestation.chain import ChainCache
 from coattest_verify.attestation.document import Document
 from coattest_verify.attestation.expectations import (
@@ -34,7 +33,7 @@ from coattest_verify.attestation.rules import (
     NotVerified,
 )
 from coattest_verify.attestation.verdict import Verdict
-from coattest_verify.attestation.verify import parse_unverified, verify_document
+from coattest_verify.attestation.verify import parse_unverified, verify_document, verify_many
 
 __all__ = [
     "AWS_NITRO",

@@ -1,49 +1,43 @@
-"""Many documents under the same expectations, over several threads.
+"""Tasks that are done together, step by step: a step of each before the next step of any.
 
-cryptography releases the interpreter lock while it verifies.
+A task is a generator that yields between its steps and returns its result, which no other task changes. To
+read a document and to verify a signature each fill the processor's caches with their own: eight documents
+read and then eight signatures verified take less time than eight times both.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from collections.abc import Generator, Iterable
+from typing import Final, TypeAlias, TypeVar
 
-from coattest_verify.attestation.chain import ChainCache
-from coattest_verify.attestation.expectations import Demands, Expectation
-from coattest_verify.attestation.root import AWS_NITRO, Root
-from coattest_verify.attestation.rules import bad_expectation
-from coattest_verify.attestation.verdict import Verdict
-from coattest_verify.attestation.verify import verify_under
+T = TypeVar("T")
+Steps: TypeAlias = Generator[None, None, T]
+
+AT_A_TIME: Final = 8
+"""Documents that are verified together."""
 
 
-def verify_many(
-    documents: Iterable[bytes],
-    expectations: Sequence[Expectation],
-    *,
-    now: datetime,
-    root: Root = AWS_NITRO,
-    cache: ChainCache | None = None,
-    strict: bool = False,
-    threads: int | None = None,
-) -> list[Verdict]:
-    """One verdict per document, in the same order, all at the same ``now``; the arguments are
-    verify_document's.
+def together(tasks: Iterable[Steps[T]]) -> list[T]:
+    """The result of each task, in order. Raises what a task raises; the others end there."""
+    results: dict[int, T] = {}
+    going = list(enumerate(tasks))
+    while going:
+        started, going = going, []
+        for numbered in started:
+            try:
+                next(numbered[1])
+            except StopIteration as done:
+                results[numbered[0]] = done.value
+            else:
+                going.append(numbered)
+    return [results[number] for number in range(len(results))]
 
-    ``threads`` is the number of processors unless given. A cache is made for the batch when none is given.
-    Raises what verify_document raises, before any document is looked at.
-    """
-    demands = Demands.of(expectations)
-    workers = os.cpu_count() or 1 if threads is None else threads
-    if workers < 1:
-        raise bad_expectation("at least one thread", where="threads")
-    shared = ChainCache() if cache is None else cache
 
-    def verify(document: bytes) -> Verdict:
-        return verify_under(demands, document, now=now, root=root, cache=shared, strict=strict)
-
-    if workers == 1:
-        return [verify(document) for document in documents]
-    with ThreadPoolExecutor(workers, thread_name_prefix="attestation") as pool:
-        return list(pool.map(verify, documents))
+def alone(task: Steps[T]) -> T:
+    """The result of one task."""
+    try:
+        while True:
+            next(task)
+    except StopIteration as done:
+        result: T = done.value
+        return result

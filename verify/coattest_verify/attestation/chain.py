@@ -18,15 +18,15 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest.findings import Finding
+from coattest_verify.attestation.batch import Steps
 from coattest_verify.attestation.encoding.certificates import (
     Certificate,
     CertificateRefused,
@@ -52,8 +52,7 @@ _Key: TypeAlias = "tuple[bytes, bytes, tuple[bytes, ...]]"
 _Part: TypeAlias = "tuple[bytes, tuple[bytes, ...]]"
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateChain:
+class CertificateChain(NamedTuple):
     """A chain as far as it can be read, and what is wrong with it. The caller judges the dates.
 
     ``certificates`` are those that are fit for their place, from root to leaf; ``leaf`` is None when it
@@ -140,10 +139,10 @@ class ChainCache:
 
 def verify_chain(
     leaf: bytes, bundle: Sequence[bytes], root: Root, cache: ChainCache | None = None
-) -> CertificateChain:
+) -> Steps[CertificateChain]:
     """The chain from ``root`` over ``bundle`` (root first) to ``leaf``, all DER, and what is wrong with it.
 
-    Dates are not judged here: see CertificateChain.date_findings.
+    Dates are not judged here: see CertificateChain.date_findings. Reading and verifying are steps.
     """
     ders = tuple(bundle)
     verified: tuple[Certificate, ...] = ()
@@ -152,22 +151,26 @@ def verify_chain(
         if cached is not None:
             return cached
         (_, start), verified = cache.part((root.sha256, ders))
-        ders = (*start, *ders[len(start) :])
+        ders = start + ders[len(start) :]
     findings: list[Finding] = []
-    fingerprint = hashlib.sha256(bundle[0]).digest() if bundle else b""
-    if fingerprint != root.sha256:
-        wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
-        findings.append(UNTRUSTED_ROOT.finding("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
-    certificates = _read(leaf, ders, findings, verified, pinned=fingerprint == root.sha256)
+    if not verified:  # the key of what was verified names the root that it was verified under
+        fingerprint = hashlib.sha256(ders[0]).digest() if ders else b""
+        if fingerprint != root.sha256:
+            wanted = f"{root.name}, SHA-256 {root.sha256.hex()}"
+            findings.append(UNTRUSTED_ROOT.finding("cabundle[0]", wanted, f"SHA-256 {fingerprint.hex()}"))
+    certificates = _read(leaf, ders, findings, verified, pinned=not findings)
+    yield
+    if cache is not None and len(verified) < len(ders) - 1:  # by now another document may have shown more
+        _, verified = cache.part((root.sha256, ders))
     findings.extend(_link_findings(certificates[max(len(verified) - 1, 0) :]))
     findings.extend(_path_findings(certificates))
-    readable = tuple(certificate for certificate in certificates if certificate is not None)
+    readable = tuple([certificate for certificate in certificates if certificate is not None])
     chain = CertificateChain(
         readable,
         certificates[-1],
         tuple(findings),
-        max((certificate.not_before for certificate in readable), default=_NEVER),
-        min((certificate.not_after for certificate in readable), default=_NEVER),
+        max([certificate.not_before for certificate in readable], default=_NEVER),
+        min([certificate.not_after for certificate in readable], default=_NEVER),
     )
     if cache is not None and not findings:
         cache.put((root.sha256, leaf, ders), chain)
@@ -188,10 +191,9 @@ def _read(
     for byte.
     """
     certificates: list[Certificate | None] = [*verified]
-    for index, der in enumerate((*bundle, leaf)):
-        if index < len(verified):
-            continue
+    for index in range(len(verified), len(bundle) + 1):
         authority = index < len(bundle)
+        der = bundle[index] if authority else leaf
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:
             findings.append(

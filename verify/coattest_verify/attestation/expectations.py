@@ -69,12 +69,13 @@ class ExpectPcrs:
                 )
         object.__setattr__(self, "pcrs", MappingProxyType(dict(self.pcrs)))
 
-    def findings(self, document: Document) -> Iterator[Finding]:
+    def findings(self, document: Document) -> list[Finding]:
         """One finding for every register that differs or is absent."""
-        for index, expected in self.pcrs.items():
-            found = document.pcrs.get(index)
-            if not _same(found, expected):
-                yield WRONG_MEASUREMENT.finding(f"PCR{index}", expected.hex(), _shown(found, "absent"))
+        return [
+            WRONG_MEASUREMENT.finding(f"PCR{index}", expected.hex(), _shown(found, "absent"))
+            for index, expected in self.pcrs.items()
+            if not _same(found := document.pcrs.get(index), expected)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,9 @@ class ExpectAnyPcrs:
             raise bad_expectation("no sets of registers are expected", where="ExpectAnyPcrs")
         object.__setattr__(self, "sets", tuple(self.sets))
 
-    def findings(self, document: Document) -> Iterator[Finding]:
+    def findings(self, document: Document) -> list[Finding]:
         """Nothing when one set matches, else the findings of the set that is nearest."""
-        yield from min((list(each.findings(document)) for each in self.sets), key=len)
+        return min([each.findings(document) for each in self.sets], key=len)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,19 +314,20 @@ class Demands:
         """The findings that need only the bytes, even if they are not a readable document."""
         return [finding for expected in self.documents for finding in expected.findings(document)]
 
-    def findings(self, document: Document, now_ms: int) -> Iterator[Finding]:
+    def findings(self, document: Document, now_ms: int) -> list[Finding]:
         """Every expectation that a document does not meet at ``now_ms`` (UTC, milliseconds)."""
-        if not self.allow_debug:
-            yield from _debug_findings(document)
+        findings = [] if self.allow_debug else _debug_findings(document)
         for expectation in self.exact:
-            yield from expectation.findings(document)
+            findings += expectation.findings(document)
         age_ms = now_ms - document.timestamp_ms
         if age_ms < -self.skew_ms:
             latest = f"at most {self.skew_ms} ms ahead of the verifier's clock ({now_ms} ms)"
             ahead = f"{-age_ms} ms ahead ({document.timestamp_ms} ms)"
-            yield FUTURE_TIMESTAMP.finding("timestamp", latest, ahead)
+            findings.append(FUTURE_TIMESTAMP.finding("timestamp", latest, ahead))
         elif self.max_age_ms is not None and age_ms > self.max_age_ms:
-            yield TOO_OLD.finding("timestamp", f"at most {self.max_age_ms} ms old", f"{age_ms} ms old")
+            oldest = f"at most {self.max_age_ms} ms old"
+            findings.append(TOO_OLD.finding("timestamp", oldest, f"{age_ms} ms old"))
+        return findings
 
 
 def pins_code(registers: Collection[int]) -> bool:
@@ -333,7 +335,7 @@ def pins_code(registers: Collection[int]) -> bool:
     return any(needed.issubset(registers) for needed in _PINS)
 
 
-def _debug_findings(document: Document) -> Iterator[Finding]:
+def _debug_findings(document: Document) -> list[Finding]:
     """A finding unless PCR0, PCR1 and PCR2 are all there and none of them is zeros.
 
     Debug mode zeroes all three. Which registers a document leaves out is not the verifier's choice, so one
@@ -341,10 +343,11 @@ def _debug_findings(document: Document) -> Iterator[Finding]:
     "all registers are zero" is the wrong question.)
     """
     expected = "PCR0, PCR1 and PCR2 present and not zeros"
-    for index in IMAGE_PCRS:
-        value = document.pcrs.get(index)
-        if value is None or not any(value):
-            yield DEBUG_MODE.finding(f"PCR{index}", expected, "absent" if value is None else "zeros")
+    return [
+        DEBUG_MODE.finding(f"PCR{index}", expected, "absent" if value is None else "zeros")
+        for index in IMAGE_PCRS
+        if (value := document.pcrs.get(index)) is None or not any(value)
+    ]
 
 
 def _same(found: bytes | None, expected: bytes | None) -> bool:

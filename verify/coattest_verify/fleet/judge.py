@@ -29,6 +29,7 @@ from coattest_verify.attestation import (
     Verdict,
     parse_unverified,
 )
+from coattest_verify.attestation.batch import Steps, together
 from coattest_verify.attestation.expectations import Demands
 from coattest_verify.attestation.verify import verify_under
 from coattest_verify.fleet.file import FleetSource, InBucket, InFiles
@@ -147,8 +148,11 @@ class SourceJudge:
     def __post_init__(self) -> None:
         object.__setattr__(self, "usual", self._demands("", None))
 
-    def __call__(self, place: str, answer: FetchedDocument | CoattestError) -> Judged:
-        """What is at a place, by its answer at its own time, or by the reason why there is none."""
+    def __call__(self, answers: Iterable[tuple[str, FetchedDocument | CoattestError]]) -> list[Judged]:
+        """What is at each place, by its answer at its own time, or by the reason why there is none."""
+        return together(self._judge(place, answer) for place, answer in answers)
+
+    def _judge(self, place: str, answer: FetchedDocument | CoattestError) -> Steps[Judged]:
         name = self.source.name
         if isinstance(answer, CoattestError):
             status = INVALID if isinstance(answer, Rejected) and answer.code != "absent" else SILENT
@@ -157,23 +161,24 @@ class SourceJudge:
         demands = self._demands(place, answer.nonce) if own else self.usual
         findings: tuple[Finding, ...] = ()
         if demands is not None:
-            verdict = self._verdict(demands, answer.document, answer.at)
+            verdict = yield from self._verdict(demands, answer.document, answer.at)
             if verdict.ok:
                 return self._genuine(place, verdict.document, ())
             findings = verdict.findings
         beside = Demands.of([UnsafeAnyMeasurement(), *self._beside(answer.nonce)])
-        looked = self._verdict(beside, answer.document, answer.at)
+        looked = yield from self._verdict(beside, answer.document, answer.at)
         if looked.ok:
             return self._genuine(place, looked.document, findings, accepted=False)
         codes = {finding.code for finding in looked.findings}
         if "too-old" in codes and codes <= STALE:
             # All but its age was verified; its certificates' at its own time.
             stale = parse_unverified(answer.document)
-            if self._verdict(Demands.of([UnsafeAnyMeasurement()]), answer.document, stale.timestamp).ok:
+            anything = Demands.of([UnsafeAnyMeasurement()])
+            if (yield from self._verdict(anything, answer.document, stale.timestamp)).ok:
                 return Judged(name, place, SILENT, stale.module_id, "", stale.timestamp, looked.findings)
         return Judged(name, place, INVALID, findings=looked.findings)
 
-    def _verdict(self, demands: Demands, document: bytes, now: datetime) -> Verdict:
+    def _verdict(self, demands: Demands, document: bytes, now: datetime) -> Steps[Verdict]:
         return verify_under(demands, document, now=now, root=self.root, cache=self.cache, strict=False)
 
     def _demands(self, place: str, nonce: bytes | None) -> Demands | None:
@@ -205,7 +210,7 @@ class SourceJudge:
         found = {
             each.answer: each
             for each in reversed(self.releases)
-            if each.pcrs and all(document.pcrs.get(index) == value for index, value in each.pcrs.items())
+            if each.pcrs and each.pcrs.items() <= document.pcrs.items()
         }
         release = next((found[answer] for answer in (REVOKED, DECIDED, REFUSED) if answer in found), None)
         release = release or next(iter(found.values()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import os
 import re
 import secrets
@@ -19,18 +20,19 @@ from coattest.errors import CoattestError, EnvironmentFailure, Rejected
 from coattest.files import Folder
 from coattest.shell import from_os_error
 from coattest_build.inputs.transfer import open_address, read_response
+from coattest_verify.attestation.batch import AT_A_TIME as FILES_AT_A_TIME
 from coattest_verify.attestation.files import DOCUMENT_SUFFIXES, FILE_MAX, decode_document
 from coattest_verify.fleet.file import MAX_ENCLAVES, FleetSource, InBucket, InFiles, OverHttp
 from coattest_verify.fleet.judge import FetchedDocument, Judged, judge_objects
 from coattest_verify.fleet.live import LiveObjects, group_of
 
 AT_A_TIME: Final = 32
-"""Requests over a network at a time."""
+"""Requests over a network at a time: as many threads, which judge each document when it is there."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
-Judging = Callable[[str, FetchedDocument | CoattestError], Judged]
+Judging = Callable[[list[tuple[str, FetchedDocument | CoattestError]]], list[Judged]]
 Clients = Callable[[str, str], Any]
 """A boto3 client of a service (``s3``) in a Region, the same one each time."""
 
@@ -69,22 +71,26 @@ def ask_all(
             else:
                 places, ask = _reached(source.reach, clock, stack)
         except CoattestError as error:
-            return AskedSource(source, [judging("", error)])
+            return AskedSource(source, judging([("", error)]))
         except OSError as error:
-            return AskedSource(source, [judging("", from_os_error(error))])
+            return AskedSource(source, judging([("", from_os_error(error))]))
 
-        def one(place: str) -> Judged:
+        def answer_of(place: str) -> FetchedDocument | CoattestError:
             try:
-                answer: FetchedDocument | CoattestError = ask(place)
+                return ask(place)
             except CoattestError as error:
-                answer = error
+                return error
             except OSError as error:
-                answer = from_os_error(error)
-            return judging(place, answer)
+                return from_os_error(error)
 
-        workers = (os.cpu_count() or 1) if isinstance(source.reach, InFiles) else AT_A_TIME
-        pool = stack.enter_context(ThreadPoolExecutor(min(workers, len(places) or 1)))
-        return AskedSource(source, list(pool.map(one, places)), strays)
+        def look(start: int) -> list[Judged]:
+            return judging([(place, answer_of(place)) for place in places[start : start + together]])
+
+        files = isinstance(source.reach, InFiles)
+        together, workers = (FILES_AT_A_TIME, os.cpu_count() or 1) if files else (1, AT_A_TIME)
+        pool = stack.enter_context(ThreadPoolExecutor(workers))
+        looked = pool.map(look, range(0, len(places), together))
+        return AskedSource(source, list(itertools.chain.from_iterable(looked)), strays)
 
 
 def _bucket(

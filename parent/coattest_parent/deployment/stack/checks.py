@@ -38,8 +38,13 @@ QUOTA = ("ec2", "L-1216C47A")
 
 STANDARD = tuple("acdhimrtz")
 
-_OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "VpcPeeringConnectionId")
-"""A route's targets by which a private instance gets out; where they lead is not AWS's to say."""
+_OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "CoreNetworkArn")
+"""A route's targets by which a private instance gets out; where they lead is not AWS's to say. A peering
+connection is none: nobody uses another VPC's gateways through it (VPC Peering Guide, "VPC peering basics").
+"""
+
+_GATEWAYS = ("vgw-", "vpce-")
+"""And its gateways: a VPN's, and a Gateway Load Balancer's endpoint, as firewalls have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any] | None) -> bo
         gateway = str(route.get("GatewayId") or "")
         if gateway.startswith("igw-") and subnet.get("MapPublicIpOnLaunch"):
             return True
-        if gateway.startswith("vgw-") or any(route.get(name) for name in _OUT):
+        if gateway.startswith(_GATEWAYS) or any(route.get(name) for name in _OUT):
             return True
     return False
 

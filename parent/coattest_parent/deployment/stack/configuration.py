@@ -108,10 +108,12 @@ def user_data(digest: str) -> Mapping[str, Any]:
 
 def _agent(settings: Settings) -> str:
     parent, boot = settings.log_groups
+    units = [name.removesuffix(".service") for name in instance_files() if name.endswith(".service")]
+    # One for each file: of a wildcard the agent follows only the file that was written last.
+    followed = [(parent, f"{LOGS}/{unit}.log", f"{{instance_id}}-{unit}") for unit in units]
+    followed.append((boot, "/var/log/cloud-init-output.log", "{instance_id}"))
     collected = [
-        {"file_path": f"{LOGS}/*.log", "log_group_name": parent},
-        {"file_path": "/var/log/cloud-init-output.log", "log_group_name": boot},
+        {"log_group_name": group, "file_path": path, "log_stream_name": stream}
+        for group, path, stream in followed
     ]
-    for item in collected:
-        item["log_stream_name"] = "{instance_id}"
     return json.dumps({"logs": {"logs_collected": {"files": {"collect_list": collected}}}}, sort_keys=True)

@@ -88,7 +88,14 @@ class Settings:
     @property
     def partition(self) -> str:
         """The region's partition (IAM User Guide, "Amazon Resource Names")."""
-        others = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+        others = {
+            "cn-": "aws-cn",
+            "us-gov-": "aws-us-gov",
+            "us-iso-": "aws-iso",
+            "us-isob-": "aws-iso-b",
+            "eu-isoe-": "aws-iso-e",
+            "us-isof-": "aws-iso-f",
+        }
         return next((name for start, name in others.items() if self.region.startswith(start)), "aws")
 
     @property

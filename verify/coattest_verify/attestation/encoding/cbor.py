@@ -14,6 +14,7 @@ Bytes in, values out: dict, list, bytes, str, int, float, bool, None. Only CborE
 
 from __future__ import annotations
 
+import itertools
 import struct
 from typing import Final, TypeAlias
 
@@ -31,6 +32,8 @@ _WIDTH: Final = {24: 1, 25: 2, 26: 4, 27: 8}
 # RFC 8949 section 3: the smallest argument that needs each width.
 _SMALLEST: Final = {24: 24, 25: 1 << 8, 26: 1 << 16, 27: 1 << 32}
 _FLOATS: Final = {25: ">e", 26: ">f", 27: ">d"}
+_REGISTER: Final = struct.Struct(">BH48s")  # an integer up to 23, the head of 48 bytes, and these
+_REGISTER_HEAD: Final = 0x5830
 _CONSTANTS: Final[dict[int, bool | None]] = {20: False, 21: True, 22: None}
 
 
@@ -46,36 +49,47 @@ class CborError(Exception):
 
 def decode_cbor(data: bytes) -> Value:
     """Decode ``data``, which must be exactly one value. Raises CborError."""
-    value, end = read_item(data, 0, 0)
+    (value,), end = _items(data, 0, 1, 0)
     if end != len(data):
         raise CborError(end, "the end", f"{len(data) - end} more bytes")
     return value
 
 
-def read_item(data: bytes, offset: int, depth: int) -> tuple[Value, int]:
-    """The value at ``offset`` and the offset after it; ``depth`` counts the collections around it.
+def _items(data: bytes, offset: int, count: int, depth: int) -> tuple[list[Value], int]:
+    """``count`` values at ``offset`` (-1: until the break), and the offset after them.
 
-    Raises CborError, which names the offset.
+    ``depth`` counts the collections around them.
     """
-    try:
-        initial = data[offset]
-    except IndexError:
-        raise CborError(offset, "a value", "the end") from None
-    # Four kinds of head make up nearly all of a document; the rest goes the long way. Same rules, less time.
-    if initial == 0x58 and offset + 1 < len(data) and data[offset + 1] > 0x17:  # bytes, length in one byte
-        end = offset + 2 + data[offset + 1]
-        if end <= len(data):
-            return data[offset + 2 : end], end
-    elif initial <= 0x17:  # an integer up to 23
-        return initial, offset + 1
-    elif 0x60 <= initial <= 0x77:  # text of up to 23 bytes
-        end = offset + 1 + initial - 0x60
-        text = data[offset + 1 : end]
-        if text.isascii() and end <= len(data):
-            return text.decode(), end
-    elif initial == 0xF6:
-        return None, offset + 1
-    return _read_any(data, offset, depth, initial)
+    items: list[Value] = []
+    limit = len(data)
+    for _ in range(count) if count >= 0 else itertools.count():
+        try:
+            initial = data[offset]
+        except IndexError:
+            raise CborError(offset, "a value", "the end") from None
+        # Three kinds of head make up most of a document; the rest goes the long way. Same rules, less time.
+        if 0x60 <= initial <= 0x77:  # text of up to 23 bytes
+            end = offset + initial - 0x5F
+            text = data[offset + 1 : end]
+            if end <= limit and text.isascii():
+                items.append(text.decode())
+                offset = end
+                continue
+        elif initial == 0x59 and offset + 2 < limit and data[offset + 1]:  # bytes, length in two bytes
+            end = offset + 3 + (data[offset + 1] << 8 | data[offset + 2])
+            if end <= limit:
+                items.append(data[offset + 3 : end])
+                offset = end
+                continue
+        elif initial == 0xF6:
+            items.append(None)
+            offset += 1
+            continue
+        elif initial == _BREAK and count < 0:
+            return items, offset + 1
+        item, offset = _read_any(data, offset, depth, initial)
+        items.append(item)
+    return items, offset
 
 
 def _read_any(data: bytes, offset: int, depth: int, initial: int) -> tuple[Value, int]:  # noqa: PLR0911
@@ -156,44 +170,37 @@ def _array(data: bytes, offset: int, count: int, depth: int) -> tuple[list[Value
     """An array's items; ``count`` -1 means until the break."""
     _check_depth(offset, depth)
     _check_count(data, offset, count)
-    items: list[Value] = []
-    while len(items) != count:
-        if count < 0 and offset < len(data) and data[offset] == _BREAK:
-            return items, offset + 1
-        item, offset = read_item(data, offset, depth)
-        items.append(item)
-    return items, offset
+    return _items(data, offset, count, depth)
 
 
 def _map(data: bytes, offset: int, count: int, depth: int) -> tuple[dict[int | str, Value], int]:
     """A map's entries; ``count`` -1 means until the break. Keys are text or integers, each once."""
     _check_depth(offset, depth)
     _check_count(data, offset, 2 * count)
+    end = offset + count * _REGISTER.size
+    if offset < end <= len(data):  # a short cut for registers, if these are all there is
+        registers: dict[int | str, Value] = {
+            index: register
+            for index, head, register in _REGISTER.iter_unpack(data[offset:end])
+            if head == _REGISTER_HEAD and index <= _INLINE_MAX
+        }
+        if len(registers) == count:
+            return registers, end
+    items, end = _items(data, offset, max(-1, 2 * count), depth)
+    if len(items) % 2:
+        raise CborError(end - 1, "a value", "a break")
     entries: dict[int | str, Value] = {}
-    size, limit = 0, len(data)
-    while size != count:
-        if count < 0 and offset < len(data) and data[offset] == _BREAK:
-            return entries, offset + 1
-        start = offset
-        # A register, as most entries are: an integer up to 23, and bytes with their length in one byte.
-        if start + 2 < limit and data[start] <= 0x17 and data[start + 1] == 0x58 and data[start + 2] > 0x17:
-            offset = start + 3 + data[start + 2]
-            if offset <= limit:
-                entries[data[start]] = data[start + 3 : offset]
-                size += 1
-                if len(entries) != size:
-                    raise CborError(start, "each key once", f"{data[start]} again")
-                continue
-            offset = start
-        key, offset = read_item(data, offset, depth)
+    for index in range(0, len(items), 2):
+        key = items[index]
         # Not isinstance: a bool is an int to Python, and True would be found under 1.
         if type(key) is not str and type(key) is not int:
+            _, start = _items(data, offset, index, depth)
             raise CborError(start, "a key that is text or an integer", type(key).__name__)
-        entries[key], offset = read_item(data, offset, depth)
-        size += 1
-        if len(entries) != size:
+        if key in entries:
+            _, start = _items(data, offset, index, depth)
             raise CborError(start, "each key once", f"{key!r:.60} again")
-    return entries, offset
+        entries[key] = items[index + 1]
+    return entries, end
 
 
 def _check_depth(offset: int, depth: int) -> None:

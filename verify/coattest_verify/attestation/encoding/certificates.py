@@ -6,17 +6,17 @@ accept. Nothing here trusts a certificate: chain.py verifies signatures downward
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from coattest.findings import Finding
-from coattest_verify.attestation.encoding.der import Extension, Outline, outline
+from coattest_verify.attestation.encoding.der import Extension, Outline, outline, read_extensions
 from coattest_verify.attestation.rules import BAD_CERTIFICATE
 
 ECDSA_SHA384: Final = bytes.fromhex("300a06082a8648ce3d040303")
@@ -39,8 +39,7 @@ _DIGITAL_SIGNATURE: Final = 0x80
 _KEY_CERT_SIGN: Final = 0x04
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
+class Certificate(NamedTuple):
     """A certificate that is well-formed for its place. Whether its issuer signed it is not checked yet.
 
     ``path_length`` is None where a CA's certificate sets no limit. ``signed`` is the TBSCertificate that
@@ -73,14 +72,11 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     """
     try:
         parts = outline(der)
+        limit, misfits = _judged_extensions(parts.extensions, field, authority)
         parsed = x509.load_der_x509_certificate(der)
         not_before, not_after = parsed.not_valid_before_utc, parsed.not_valid_after_utc
         signature = parsed.signature
-        limit = _path_length(parts.extensions)
-        findings = [
-            *_algorithm_findings(field, parts),
-            *_extension_findings(field, parts.extensions, authority=authority),
-        ]
+        findings = [*_algorithm_findings(field, parts), *misfits]
         key = None if findings else load_der_public_key(parts.key_info)
     except Exception as error:  # hostile bytes: the parser may raise anything
         found = f"{type(error).__name__}: {error}"
@@ -92,6 +88,13 @@ def read_certificate(der: bytes, field: str, *, authority: bool) -> Certificate:
     return Certificate(
         field, key, not_before, not_after, limit, parts.subject, parts.issuer, parts.signed, signature
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _judged_extensions(der: bytes, field: str, authority: bool, /) -> tuple[int | None, tuple[Finding, ...]]:
+    """The path length, and what is wrong with the extensions. Most certificates of a place have the same."""
+    extensions = read_extensions(der)
+    return _path_length(extensions), tuple(_extension_findings(field, extensions, authority=authority))
 
 
 def _path_length(extensions: dict[bytes, Extension]) -> int | None:

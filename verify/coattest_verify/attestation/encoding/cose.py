@@ -7,8 +7,7 @@ spellings, with the tag and without it, and no third.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from coattest.findings import Finding
 from coattest_verify.attestation.encoding import cbor
@@ -33,8 +32,7 @@ _SIGNED_HEAD: Final = b"\x84\x6aSignature1" + bytes([0x40 + len(PROTECTED)]) + P
 _USUAL_HEAD: Final = bytes([_ARRAY_OF_4, 0x40 + len(PROTECTED)]) + PROTECTED + bytes([_EMPTY_MAP])
 
 
-@dataclass(frozen=True, slots=True)
-class CoseSign1:
+class CoseSign1(NamedTuple):
     """The parts of a COSE_Sign1: the payload, the bytes that were signed (Sig_structure), r || s."""
 
     payload: bytes

@@ -29,7 +29,7 @@ class Extension(NamedTuple):
 
 
 class Outline(NamedTuple):
-    """Parts of a certificate, heads included; ``extensions`` by the content of their OIDs."""
+    """Parts of a certificate, heads included; ``extensions`` is the sequence that read_extensions reads."""
 
     signed: bytes
     inner_algorithm: bytes
@@ -37,7 +37,7 @@ class Outline(NamedTuple):
     issuer: bytes
     subject: bytes
     key_info: bytes
-    extensions: dict[bytes, Extension]
+    extensions: bytes
 
 
 def outline(der: bytes) -> Outline:
@@ -61,12 +61,14 @@ def outline(der: bytes) -> Outline:
         der[issuer[0] : issuer[2]],
         der[subject[0] : subject[2]],
         der[key[0] : key[2]],
-        _extensions(der[wrapped:wrapped_end]),
+        der[wrapped:wrapped_end],
     )
 
 
-def _extensions(der: bytes) -> dict[bytes, Extension]:
-    """RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
+def read_extensions(der: bytes) -> dict[bytes, Extension]:
+    """Extensions by the content of their OIDs. Raises ValueError and IndexError for any other layout.
+
+    RFC 5280 section 4.1: SEQUENCE OF SEQUENCE { OID, critical BOOLEAN DEFAULT FALSE, OCTET STRING }; each
     once.
     """
     ((_, start, end),) = elements(der, 0, len(der))
@@ -90,14 +92,12 @@ def _extensions(der: bytes) -> dict[bytes, Extension]:
 def elements(der: bytes, start: int, end: int) -> list[Element]:
     """The elements that fill ``der`` from ``start`` to ``end``, none beyond it.
 
-    ValueError when that is not DER: lengths are definite, minimal and within the bytes. Tags have one byte:
-    the parts of a certificate that are looked at have no others.
+    Raises ValueError or IndexError when that is not DER: lengths are definite, minimal and within the bytes.
+    Tags have one byte: the parts of a certificate that are looked at have no others.
     """
     found = []
     while start < end:
         content = start + 2
-        if content > end:
-            raise ValueError("truncated")
         length = der[start + 1]
         if length >= _LONG_FORM:
             width = length & 0x7F
@@ -105,9 +105,7 @@ def elements(der: bytes, start: int, end: int) -> list[Element]:
             content += width
             if width not in _LENGTH_WIDTHS or length < _LENGTH_WIDTHS[width]:
                 raise ValueError("a length that is not DER")
-        stop = content + length
-        if stop > end:
-            raise ValueError("an element runs past the end")
-        found.append((start, content, stop))
-        start = stop
+        found.append((start, content, start := content + length))
+    if start != end:
+        raise ValueError("an element runs past the end")
     return found

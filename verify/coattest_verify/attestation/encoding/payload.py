@@ -6,9 +6,8 @@ may add one day, are *notices*: tolerated, reported, and findings in strict mode
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple, cast
 
 from coattest.findings import Finding
 from coattest_verify.attestation.document import Document
@@ -36,12 +35,12 @@ from coattest_verify.attestation.rules import (
 MANDATORY: Final = ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle")
 OPTIONAL: Final = {"public_key": PUBLIC_KEY_MAX, "user_data": USER_DATA_MAX, "nonce": USER_DATA_MAX}
 _KNOWN: Final = frozenset((*MANDATORY, *OPTIONAL))
+_INDICES: Final = frozenset(range(PCR_COUNT_MAX))
 _TPM_FIELD: Final = "nitrotpm_pcrs"
 _TPM_MODULE: Final = "-tpm"
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(NamedTuple):
     """A payload that has every field in bounds, and what was tolerated in it."""
 
     document: Document
@@ -105,32 +104,28 @@ class _Reader:
         return Document(module_id, timestamp, MappingProxyType(pcrs), certificate, cabundle, *optional)
 
     def _pcrs(self, value: cbor.Value) -> dict[int, bytes]:
-        pcrs: dict[int, bytes] = {}
         if not isinstance(value, dict) or not 1 <= len(value) <= PCR_COUNT_MAX:
             self._bad("pcrs", f"a map of 1 to {PCR_COUNT_MAX} registers")
-            return pcrs
+            return {}
         for index, register in value.items():
-            if not isinstance(index, int) or not 0 <= index < PCR_COUNT_MAX:
+            if type(register) is bytes and len(register) == PCR_SIZE_SHA384 and index in _INDICES:
+                continue
+            if index not in _INDICES:
                 self._bad("pcrs", f"indices from 0 to {PCR_COUNT_MAX - 1}", f"{index!r:.40}")
             elif not isinstance(register, bytes) or len(register) not in PCR_SIZES:
                 self._bad(f"pcrs[{index}]", "32, 48 or 64 bytes", _kind(register))
             else:
-                if len(register) != PCR_SIZE_SHA384:
-                    self._loose(f"pcrs[{index}]", "48 bytes, as digest says", _kind(register))
-                pcrs[index] = register
-        return pcrs
+                self._loose(f"pcrs[{index}]", "48 bytes, as digest says", _kind(register))
+        return cast("dict[int, bytes]", value)
 
     def _bundle(self, value: cbor.Value) -> tuple[bytes, ...]:
         if not isinstance(value, list) or not 1 <= len(value) <= BUNDLE_MAX:
             self._bad("cabundle", f"an array of 1 to {BUNDLE_MAX} certificates")
             return ()
-        bundle: list[bytes] = []
         for position, certificate in enumerate(value):
-            if isinstance(certificate, bytes) and 1 <= len(certificate) <= CERTIFICATE_MAX:
-                bundle.append(certificate)
-            else:
+            if not isinstance(certificate, bytes) or not 1 <= len(certificate) <= CERTIFICATE_MAX:
                 self._bad(f"cabundle[{position}]", f"1 to {CERTIFICATE_MAX} bytes", _kind(certificate))
-        return tuple(bundle)
+        return tuple(cast("list[bytes]", value))
 
     def _optional(self, name: str, limit: int) -> bytes | None:
         value = self.fields.get(name)

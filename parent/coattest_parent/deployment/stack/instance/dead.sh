@@ -3,7 +3,11 @@
 # Its launch template says that this terminates it, and its group makes another.
 set -uo pipefail
 echo "the enclave stays dead"
-tail -qc 4000 /var/log/coattest/*.log | tail -c 16000 > /run/coattest-failed.log
+# What failed comes last: apply and verify fleet show the last line.
+cd /var/log/coattest || true
+mapfile -t failed < <(ls -rt coattest-allocator.log coattest-image.log coattest-enclave.log)
+tail -qc 4000 coattest-proxy.log coattest-live.log coattest-courier.log "${failed[@]}" |
+  tail -c 16000 > /run/coattest-failed.log
 aws s3api put-object --bucket "$COATTEST_RESULTS" --key "live/$COATTEST_STACK/$COATTEST_INSTANCE/failed.log" \
   --body /run/coattest-failed.log --content-type text/plain
 sleep 600

@@ -3,10 +3,19 @@
 # mode. A name that is taken would become another (coattest_1), so whatever runs is ended first.
 set -euo pipefail
 image=/var/lib/coattest/image/image.eif
+runs() {
+  # Not in a pipe: grep would be gone before nitro-cli has written all, and that looks like a failure of nitro-cli.
+  described=$(nitro-cli describe-enclaves) && grep -qF '"State": "RUNNING"' <<< "$described"
+}
 nitro-cli terminate-enclave --all
-nitro-cli run-enclave --enclave-name coattest --enclave-cid 16 --eif-path "$image" \
-  --cpu-count "$COATTEST_CPUS" --memory "$COATTEST_MEMORY"
-trap 'nitro-cli terminate-enclave --all' EXIT
+trap 'nitro-cli terminate-enclave --all &> /dev/null' EXIT
+if ! started=$(nitro-cli run-enclave --enclave-name coattest --enclave-cid 16 --eif-path "$image" \
+  --cpu-count "$COATTEST_CPUS" --memory "$COATTEST_MEMORY" 2>&1); then
+  echo "$started"
+  # Its reason comes before its advice, and what comes last is what people are shown.
+  echo "nitro-cli did not start it: $(grep -m1 '^\[ E' <<< "$started")" >&2
+  exit 1
+fi
 described=$(nitro-cli describe-enclaves)
 for pcr in 0 1 2; do
   expected=COATTEST_PCR$pcr
@@ -16,6 +25,7 @@ for pcr in 0 1 2; do
   fi
 done
 systemd-notify --ready
-while nitro-cli describe-enclaves | grep -qF '"State": "RUNNING"'; do sleep 5; done
+# One look that fails is not the end of an enclave that runs.
+while runs || { sleep 5 && runs; }; do sleep 5; done
 echo "the enclave is gone" >&2
 exit 1
