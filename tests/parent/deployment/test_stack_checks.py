@@ -121,6 +121,9 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({"quota": 7.0}, {}, ["over-quota"]),
         ({"quota": 8.0}, {}, []),
         ({"quota": 8.0}, {"capacity": 2}, ["over-quota"]),
+        ({"quota": 7.0}, {"instance_type": "im4gn.xlarge"}, ["over-quota"]),
+        # Another quota's.
+        ({"quota": 7.0}, {"instance_type": "inf1.xlarge"}, []),
         # It could not be read: nothing is known.
         ({"quota": None}, {"capacity": 100}, []),
         (NO_ROUTE, {}, ["no-way-out"] * 6),

@@ -60,6 +60,19 @@ def test_a_creation_that_does_not_show_yet_is_waited_for() -> None:
     assert waited
 
 
+def test_a_change_whose_answer_was_lost_is_not_asked_for_twice() -> None:
+    """botocore asks again; by its token CloudFormation knows that it did it. Otherwise the second answer is
+    an error, and the new stack would be deleted for it.
+    """
+    stacks, client, _ = stacks_of(GONE, "CREATE_IN_PROGRESS", "CREATE_COMPLETE")
+    given: list[dict[str, str]] = []
+    for name in ("create_change_set", "execute_change_set"):
+        setattr(client, name, lambda **arguments: given.append(arguments))
+    stacks.put("s", "{}", {})
+    made, executed = given
+    assert made["ClientToken"] == executed["ClientRequestToken"] == made["ChangeSetName"]
+
+
 def test_a_deletion_that_does_not_show_yet_is_waited_for() -> None:
     """The stack is as it was for a while, then it goes."""
     done = "CREATE_COMPLETE"

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest_parent.deployment.stack import configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link import telemetry
 from coattest_parent.link.job_listing import CLAIM, FAILED, RESULT
+from coattest_verify.cli.report import report_command
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.keypolicy.report import BuyerReport, check_report, sign_report
@@ -519,6 +521,28 @@ def test_a_report_that_does_not_fit_is_no_plan(
     reports = {"buyer-1.json": release.report("buyer-1", **change)}
     with raises_code(FoundFalse, code, match=message):
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
+
+
+def test_a_report_is_signed_with_its_members_own_key(release: Release, tmp_path: Path) -> None:
+    """Another buyer's key is refused by the command that signs, before the service refuses the report."""
+    policy, target = tmp_path / "policy.json", tmp_path / "report.json"
+    images = {"kms:RecipientAttestation:ImageSha384": release.authority.decision.pcrs[0]}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": SETTINGS.role_arn},
+        "Action": "kms:Decrypt",
+        "Resource": "*",
+        "Condition": {"StringEqualsIgnoreCase": images},
+    }
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    key = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    words = ["--member", "buyer-1", "--kms-key", key, "--policy", policy, "--bids", "s3://bids/b/"]
+    words += ["--parent-role", SETTINGS.role_arn, "--out", target, *release.deciding]
+    for owner, code in (("buyer-2", "wrong-key"), ("buyer-1", "not-confirmed")):
+        keys = ["--key", release.members.folder / "keys" / owner]
+        done = CliRunner().invoke(report_command, [str(each) for each in [*keys, *words]])
+        assert isinstance(done.exception, UsageError)
+        assert (done.exception.code, target.exists()) == (code, False)
 
 
 def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def status_command(**given: Any) -> int:
 def destroy_command(**given: Any) -> None:
     """End this deployment's enclave; for AWS, delete what apply made.
 
-    Exits 0 when the enclave had ended already, and not when there is no such deployment.
+    Exit code 0 also when the enclave had ended already; not when there is no such deployment.
     """
     require_options(given, local=("state",), aws=("plan_folder",))
     if given["target"] == "aws":

@@ -113,7 +113,7 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
         changed = (*changed, programs.NAME)
     if changed:
         raise FoundFalse(
-            f"the decision now gives another plan: {', '.join(changed)} differ",
+            f"the decision now gives a different plan: {', '.join(changed)} differ",
             where=str(folder),
             hint="plan again and read it",
             code="plan-differs",

@@ -36,7 +36,8 @@ MEMORY_TIMES = 4
 QUOTA = ("ec2", "L-1216C47A")
 """Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances, in vCPUs."""
 
-STANDARD = tuple("acdhimrtz")
+STANDARD, NOT_STANDARD = tuple("acdhimrtz"), ("dl", "hpc", "inf", "mac", "trn")
+"""What names of types begin with; those of the second have quotas of their own."""
 
 _OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "CoreNetworkArn")
 """A route's targets by which a private instance gets out; where they lead is not AWS's to say. A peering
@@ -156,7 +157,8 @@ def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     for zone in sorted(zones - place.zones):
         yield _not("too-few-zones", zone, f"{kind} is not offered there", _OFFERINGS)
     twice, quota = 2 * settings.capacity * cpus, " ".join(QUOTA)
-    if place.quota is not None and kind.startswith(STANDARD) and twice > place.quota:
+    standard = kind.startswith(STANDARD) and not kind.startswith(NOT_STANDARD)
+    if place.quota is not None and standard and twice > place.quota:
         upgrade = "vCPUs for an upgrade, in which the parents of both releases run"
         yield _not("over-quota", quota, upgrade, _QUOTAS, twice, f"{place.quota:.0f}")
 

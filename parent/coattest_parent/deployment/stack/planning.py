@@ -157,7 +157,7 @@ def _checked(
             raise _unfit(name, "wrong-region", what)
         if digest not in report.decisions:
             raise FoundFalse(
-                f"{name}'s key does not admit decision {digest[:16]}",
+                f"{name}'s key does not admit decision {digest}",
                 where=name,
                 hint="the buyer updates its stack (verify policy make --format stack), then reports again",
                 code="policy-first",

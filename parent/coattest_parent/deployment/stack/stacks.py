@@ -302,6 +302,7 @@ class Stacks:
             self.client.create_change_set(
                 StackName=name,
                 ChangeSetName=label,
+                ClientToken=label,
                 ChangeSetType="CREATE" if create else "UPDATE",
                 TemplateBody=template,
                 Parameters=[{"ParameterKey": key, "ParameterValue": parameters[key]} for key in parameters],
@@ -324,7 +325,9 @@ class Stacks:
                 what = f"{item.get('LogicalResourceId')} {item.get('ResourceType')}"
                 self.say(f"{name}: {item.get('Action')} {what}{new}")
             # What a deleted stack retains goes when the creation fails: it was never used.
-            self.client.execute_change_set(StackName=name, ChangeSetName=label, RetainExceptOnCreate=True)
+            self.client.execute_change_set(
+                StackName=name, ChangeSetName=label, RetainExceptOnCreate=True, ClientRequestToken=label
+            )
             discard.pop_all()
         self._await_another(name, "REVIEW_IN_PROGRESS")
         return True
