@@ -85,7 +85,8 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
         write_atomic(folder / name, content)
-    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA} - set(files)
+    reported = {f"{planning.REPORTS}/{path.name}" for path in (folder / planning.REPORTS).glob("*")}
+    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA, *reported} - set(files)
     for stale in (*left, *([] if archive else [programs.NAME])):
         (folder / stale).unlink(missing_ok=True)
     if given["as_json"]:
