@@ -106,11 +106,11 @@ def plan_command(**given: Any) -> None:
         instance_id=given["instance_id"],
     )
     if given["as_json"]:
-        emit_json(made.to_json())
+        emit_json(made)
         return
-    for name, value in made.to_json().items():
+    for name, value in made.items():
         out().print(f"{name:12}  {value}")
-    step = f"check {made.running}, already running" if made.running else "start the enclave, check it"
+    step = f"check {made['running']}, already running" if made["running"] else "start the enclave, check it"
     out().print(f"apply would {step}")
 
 
