@@ -51,12 +51,9 @@ def description(command: click.Command) -> list[str]:
 
 
 def options(command: Command, name: str) -> list[str]:
-    """Every option and argument with its help, as ``--help`` lists them."""
+    """Every option with its help, as ``--help`` lists them."""
     lines = [".SH OPTIONS"]
     context = click.Context(command, info_name=name)
-    for parameter in command.get_params(context):
-        if isinstance(parameter, click.Argument) and parameter.get_help_record(context) is None:
-            lines += [".TP", f".B {escape(parameter.make_metavar(context))}", "Argument."]
     for title, records in command.option_sections(context).items():
         lines += [f'.SS "{escape(title)}"'] if title != "Options" else []
         for option, text in records:

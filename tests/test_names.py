@@ -14,6 +14,40 @@ TWICE = {
 }
 """Names that may be defined more than once, each with the reason; five at most."""
 
+EMPTY = {"about", "early", "kept", "problem", "problems", "standing"}
+"""Names that do not say what they hold, and a word that stands for a finding."""
+ROOMS = ("coattest.", "coattest_build.", "coattest_verify.")
+
+
+def bound(source: str) -> set[str]:
+    """Every name that a module gives to a class, a function, a parameter, a variable or a field."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.arg(arg=name):
+                found.add(name)
+            case ast.Name(id=name, ctx=ast.Store()) | ast.Attribute(attr=name, ctx=ast.Store()):
+                found.add(name)
+    return found
+
+
+def test_names_say_what_they_hold() -> None:
+    """In the rooms that members and buyers read, with or without an underscore before it."""
+    found = {
+        (module, name)
+        for module, path in modules().items()
+        if module.startswith(ROOMS)
+        for name in bound(path.read_text())
+        if name.strip("_") in EMPTY
+    }
+    assert found == set()
+
+
+def test_every_kind_of_name_is_looked_at() -> None:
+    """Functions, parameters, variables, fields; not words in texts."""
+    source = "class A:\n    b: int\n    def c(self, d): self.e = [f for f in 'g']"
+    assert bound(source) == {"A", "b", "c", "d", "e", "f", "self"}
+
 
 def definitions(sources: Mapping[str, str]) -> dict[str, list[str]]:
     """Public classes and module-level functions, with the modules that define them."""

@@ -260,6 +260,9 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
     It is not measured, but reproducible: the time is the lock's SOURCE_DATE_EPOCH.
     """
     built = datetime.datetime.fromtimestamp(lock.source_date_epoch, datetime.timezone.utc)
+    custom: dict[str, Any] = {"kernel": {"profile": spec.kernel.profile}} if spec.container else {}
+    if lock.container:
+        custom["container"] = lock.container.identity()
     document = {
         "ImageName": spec.name,
         "ImageVersion": spec.release,
@@ -271,14 +274,9 @@ def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
             "KernelVersion": kernel.kernel_version(spec, lock),
         },
         "DockerInfo": {},
-        "CustomMetadata": _custom_metadata(spec, lock),
+        "CustomMetadata": custom,
     }
     return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _custom_metadata(spec: ImageSpec, lock: Lock) -> dict[str, Any]:
-    found: dict[str, Any] = {"kernel": {"profile": spec.kernel.profile}} if spec.container else {}
-    return found | ({"container": lock.container.identity()} if lock.container else {})
 
 
 def inputs_of(lock: Lock) -> tuple[BuildInput, ...]:

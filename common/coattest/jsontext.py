@@ -37,7 +37,7 @@ class RepeatedName(ValueError):
     """An object has a name twice: two readers could read it differently (RFC 8259, section 4)."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} is there twice")
+        super().__init__(f"{name!r} appears twice")
         self.name = name
 
 

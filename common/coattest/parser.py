@@ -119,7 +119,7 @@ OWN_CHECKOUT = click.Option(
     is_flag=True,
     expose_value=False,
     callback=_own_checkout,
-    help="Coattest may come from the folders that it reads: for a checkout of your own.",
+    help="Let coattest judge the checkout that it is installed in: your own, and nobody else's.",
 )
 """What every command has that judges a folder or signs."""
 
@@ -193,9 +193,9 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Raises EnvironmentFailure (``not-apart``) when it would judge its own home."""
-        kept = [each for each in self.params if "apart" in vars(each)]
-        if kept and not ctx.meta.get(FLAG):
-            folders = [each.name for each in kept if each.name and vars(each)["apart"] == "folder"]
+        judging = [each for each in self.params if "apart" in vars(each)]
+        if judging and not ctx.meta.get(FLAG):
+            folders = [each.name for each in judging if each.name and vars(each)["apart"] == "folder"]
             require_apart([path for name in folders for path in _folders(ctx, name)])
         return super().invoke(ctx)
 
@@ -209,6 +209,8 @@ class Command(click.Command):
             rest = super().parse_args(ctx, args)
         except click.UsageError as error:
             self._need_extra(ctx)
+            if error.ctx is None:  # as where an option's value is missing
+                raise click.UsageError(error.format_message(), ctx) from None
             if not isinstance(error, click.MissingParameter):
                 raise
             missing = self._missing(ctx, words)
@@ -235,13 +237,13 @@ class Command(click.Command):
         """Heading to (option, help): the verb's own options first, then those under a heading."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
             if record is not None:
                 sections.setdefault(vars(parameter).get("heading", "Options"), []).append(record)
         return {heading: records for heading, records in sections.items() if records}
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Every option with its help, under its heading."""
+        """Every option with its help, under its heading; arguments are explained by the command's text."""
         _write_sections(formatter, self.option_sections(ctx))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -56,3 +57,26 @@ def test_every_verb_stands_under_a_heading(program: str) -> None:
     assert isinstance(group, VerbGroup)
     headed = [verb for verbs in group.headings.values() for verb in verbs]
     assert sorted(headed) == group.list_commands(context)
+
+
+def commands(
+    group: click.Group, context: click.Context
+) -> Iterator[tuple[str, click.Command, click.Context]]:
+    """Every command below a group, with its name and context."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        below = click.Context(command, info_name=name, parent=context)
+        yield below.command_path, command, below
+        if isinstance(command, click.Group):
+            yield from commands(command, below)
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    """In a sentence, with a word for its value: no format of strptime, and no option without help."""
+    silent = []
+    for path, command, context in commands(cli, click.Context(cli, info_name="coattest")):
+        for option in command.get_params(context):
+            if isinstance(option, click.Option) and (not option.help or "%" in option.make_metavar(context)):
+                silent.append(f"{path} {option.opts[0]}")
+    assert silent == []

@@ -123,6 +123,13 @@ def test_an_option_where_a_verb_belongs_is_said_to_be_an_option() -> None:
     assert "No such option" in invoke("--versoin").output
 
 
+def test_a_missing_value_is_told_with_the_command() -> None:
+    """click leaves the usage out there, and with it which program speaks."""
+    output = invoke("early", "image", "--key").output
+    assert "early [OPTIONS] IMAGE" in output
+    assert "Option '--key' requires an argument." in output
+
+
 def test_all_that_is_missing_is_one_error() -> None:
     """Options and arguments; one alone is click's own error."""
     done = CliRunner().invoke(cli, ["early", "--pin", "1"], standalone_mode=False)

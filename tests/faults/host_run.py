@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
+from coattest_enclave.protocol.binding import AUCTION, BUYER
 from coattest_parent.auction.courier import bid_digests, upload_bid
 from coattest_parent.auction.publish import Sealed
 from coattest_parent.auction.steps import make_bid
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import read_bids
 from coattest_verify.auction.certify import Own, certificate_check, certify_buyer_key
-from coattest_verify.auction.context import AUCTION, BUYER
 from coattest_verify.auction.journal import AlreadySealed, SealJournal
 from coattest_verify.auction.place import bid_uri
 from coattest_verify.auction.sealing import plan_seal, sign_seal

@@ -19,6 +19,7 @@ from coattest_verify.quorum.statements.provenance import parse_statement, statem
 from coattest_verify.quorum.statements.salt import new_secret, read_secret, write_secret
 from coattest_verify.quorum.statements.votes import (
     EXCUSE,
+    KINDS,
     PUBLISH,
     REVIEW,
     UNREVOKE,
@@ -29,6 +30,7 @@ from coattest_verify.quorum.statements.votes import (
 )
 from coattest_verify.signatures.dsse import DsseEnvelope
 from support.guides.blocks import ROOT
+from support.source_tree import modules
 from support.verify.members import NOW, Members, report_json
 
 if sys.version_info >= (3, 11):
@@ -73,6 +75,20 @@ def test_every_field_is_on_the_page(title: str, path: str) -> None:
     words = set(re.findall(r"\w+", section(title)))
     # PCR1 stands between PCR0 and PCR2.
     assert set(fields(document)) - words <= {"PCR1"}
+
+
+def test_every_format_is_among_the_versions() -> None:
+    """What a source file calls a format, purpose or label of version 1 has a row; there is no version 2."""
+    text = (ROOT / "docs" / "versioning.md").read_text()
+    named = {
+        found
+        for path in modules().values()
+        for found in re.findall(r"coattest[-/][a-z-]+/v\d+", path.read_text())
+    }
+    kinds = {f"coattest/{kind}/v1" for kind in KINDS}
+    assert len(named) > 30
+    assert {item for item in named | kinds if f"`{item}`" not in text} == set()
+    assert all(item.endswith("/v1") for item in named)
 
 
 def test_the_reader_of_fields_reads() -> None:

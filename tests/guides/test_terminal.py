@@ -266,7 +266,7 @@ def an_audit(_: Path) -> set[str]:
     audit._show(report, collected(record(), bad).coverage)
     (group,) = report.groups
     return {*filter(None, group.values), group.module_id, "2026-11-23T10:00:00Z", "2026-11-23T11:00:00Z"} | {
-        event.caller.shown for _, event in report.problems if event
+        event.caller.shown for _, event in report.found_false if event
     }
 
 

@@ -49,6 +49,8 @@ def test_every_row_names_its_tests_or_says_that_there_is_none() -> None:
     claims |= rows("What a buyer without AWS can do")
     listed = rows("The tests")
     assert len(claims) >= 20
+    numbers = [int(name) for name in rows("What each party can do") if name.isdecimal()]
+    assert numbers == list(range(1, len(numbers) + 1))
     assert set(listed) <= set(claims)
     for name, text in claims.items():
         if name not in listed:

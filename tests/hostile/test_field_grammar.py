@@ -288,7 +288,7 @@ def test_a_package_is_for_the_locks_architecture() -> None:
     """Or for all."""
     made = small(copy.deepcopy(LOCK))
     made["package"][0]["architecture"] = "arm64"
-    with raises_code(BadLock, "bad-lock", match="another architecture"):
+    with raises_code(BadLock, "bad-lock", match="different architecture"):
         parse_lock(tomli_w.dumps(made))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import EnvironmentFailure
-from coattest_verify.signatures.journal import AlreadySigned, SignatureJournal
+from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
 from support.verify.members import EXPIRES, Members, report_json
 from support.verify.signing_world import SigningWorld
@@ -85,7 +85,7 @@ def test_a_rival_signature_is_shown_to_who_signs(world: SigningWorld) -> None:
     first, second = two_proposals(world)
     done = world.desk.run("members", "countersign", *world.who("buyer-3"), "--expect", second)
     assert done.returncode == 0, done.stderr
-    assert f"buyer-2 signed another version 2: {first}" in done.stderr
+    assert f"buyer-2 signed a different version 2: {first}" in done.stderr
 
 
 @pytest.mark.parametrize("shown", ["as it was", "removed", "swapped"])
@@ -202,7 +202,7 @@ def test_the_journal_survives_its_process_and_never_guesses(tmp_path: Path) -> N
     slot, other = {"kind": "log", "size": 1}, {"kind": "log", "size": 2}
     SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
     SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
-    with raises_code(AlreadySigned, "already-signed"):
+    with raises_code(FoundFalse, "already-signed"):
         SignatureJournal(tmp_path).record(slot, "b" * 64, remedy="ask")
     (path,) = tmp_path.glob("*.json")
     kept = path.read_bytes()
@@ -213,9 +213,9 @@ def test_the_journal_survives_its_process_and_never_guesses(tmp_path: Path) -> N
         with raises_code(EnvironmentFailure, "journal-damaged"):
             SignatureJournal(tmp_path).record(slot, "a" * 64, remedy="ask")
     path.write_bytes(kept)
-    with raises_code(AlreadySigned, "already-signed"):
+    with raises_code(FoundFalse, "already-signed"):
         SignatureJournal(tmp_path).record(slot, "b" * 64, remedy="ask", adopted="b" * 64)
-    with raises_code(AlreadySigned, "already-signed"):
+    with raises_code(FoundFalse, "already-signed"):
         SignatureJournal(tmp_path / "lost").record(slot, "b" * 64, remedy="ask", adopted="a" * 64)
 
 

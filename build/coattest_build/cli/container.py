@@ -59,7 +59,7 @@ def inspect_command(
 
     Prints digests, platform, layers and sizes, what runs, which folders Docker decides by time or store with
     the way to avoid each, and what the image asks for that an enclave does not give. Everything is checked by
-    digest first. Exit 1 when a digest does not hold; 2 when the image cannot be read or no Docker loads it.
+    digest first. Exit 1 when a digest does not match; 2 when the image cannot be read or no Docker loads it.
     """
     with opened_tree(image, ref, platform, max_size) as tree:
         found = inspect_container(tree)
@@ -106,7 +106,7 @@ def ramdisk_command(
 
     Prints its SHA-256 and PCR2, which is a digest of it alone. Where Docker decides bytes by time or store,
     and with them nitro-cli's, nothing is written: exit 3 (`undecidable`) with the paths, until --time says
-    what it was. Exit 1 when a digest does not hold; 2 when the image cannot be read, or neither Docker nor
+    what it was. Exit 1 when a digest does not match; 2 when the image cannot be read, or neither Docker nor
     nitro-cli takes it.
     """
     digest, measured, size = hashlib.sha256(), hashlib.sha384(), 0

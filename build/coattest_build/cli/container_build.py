@@ -17,6 +17,7 @@ from coattest.progress import Terminal
 from coattest.shell import err, json_option
 from coattest_build.cli.container_options import (
     IMAGE,
+    blobs_option,
     decided_blocks,
     decided_options,
     image_options,
@@ -47,11 +48,7 @@ from coattest_build.inputs.cache import Cache, cache_folder
 @click.command("build")
 @IMAGE
 @style_option
-@click.option(
-    "--blobs",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
-)
+@blobs_option
 @nsm_option
 @network_options
 @click.option("--out", "target", type=NEW_FILE, required=True, help="File to write.")
@@ -84,7 +81,7 @@ def container_build_command(
     """Write the image file of an enclave that runs a container image.
 
     Style nitro-cli: PCR0, PCR1 and PCR2 are nitro-cli's, with its kernel and init from --blobs; only
-    metadata, which is not measured, is not. Style coattest: a kernel and init of coattest, compiled from
+    the metadata, which is not measured, differs. Style coattest: a kernel and init of coattest, compiled from
     pinned source (some minutes, once), that run the image as Docker does: Entrypoint with Cmd, user, working
     folder, a file system that can be written, TCP on the loopback. The same content gives the same bytes,
     whichever daemon saved it. --listen and --connect are measured; with one of them, the program has no

@@ -22,6 +22,7 @@ from coattest.text import printable
 from coattest_build.cli.container_options import (
     IMAGE,
     STYLES,
+    blobs_option,
     image_options,
     network_options,
     nsm_option,
@@ -37,9 +38,8 @@ from coattest_build.containers.checking import (
     check_measured,
     check_registers,
 )
-from coattest_build.containers.errors import Undecidable
 from coattest_build.containers.manifests import Platform
-from coattest_build.containers.own.checking import check_own_file, check_own_registers
+from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
@@ -93,13 +93,13 @@ def read_expected(path: Path) -> Mapping[str, str]:
 @IMAGE
 @click.option("--eif", type=FILE, help="The image file of the enclave.")
 @click.option("--expect", type=FILE, help="Its measurements, as nitro-cli or `eif measure` prints them.")
+@blobs_option
 @click.option(
-    "--blobs",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
-)
-@click.option(
-    "--style", type=STYLES, default="nitro-cli", show_default=True, help="Whose the enclave is said to be."
+    "--style",
+    type=STYLES,
+    default="nitro-cli",
+    show_default=True,
+    help="Which style the enclave is said to have.",
 )
 @nsm_option
 @network_options
@@ -143,7 +143,7 @@ def check_command(
             verdict = (
                 _against(eif, lambda file, layout: check_own_file(own, file, layout, parts), parts)
                 if eif is not None
-                else check_own_registers(own, expected, parts)
+                else check_measured(own.blocks(), expected, parts, KERNEL)
             )
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
@@ -203,7 +203,7 @@ def _other_registers(
 
 
 def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
-    """Print what is the same. Raises FoundFalse for differences, Undecidable or EnvironmentFailure else."""
+    """Print what is the same. Raises FoundFalse for differences, EnvironmentFailure for what stays open."""
     if not as_json:
         console = out()
         for name in verdict.same:
@@ -219,8 +219,9 @@ def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
         raise FoundFalse(_summed(verdict.findings), where=where, code=first, findings=verdict.findings)
     if verdict.undecided:
         first = verdict.undecided[-1].code
-        kind = Undecidable if first == "undecidable" else EnvironmentFailure
-        raise kind(_summed(verdict.undecided), where=where, code=first, findings=verdict.undecided)
+        raise EnvironmentFailure(
+            _summed(verdict.undecided), where=where, code=first, findings=verdict.undecided
+        )
 
 
 def _summed(findings: tuple[Finding, ...]) -> str:

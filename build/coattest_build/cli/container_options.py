@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
@@ -88,7 +89,15 @@ def opened_tree(
 
 STYLES = click.Choice(["coattest", "nitro-cli"])
 style_option: Decorator = click.option(
-    "--style", type=STYLES, required=True, help="Whose: coattest's, or that of nitro-cli 1.3.4 to 1.5.0."
+    "--style",
+    type=STYLES,
+    required=True,
+    help="Who runs it: coattest's kernel and init, or those of nitro-cli 1.3.4 to 1.5.0.",
+)
+blobs_option: Decorator = click.option(
+    "--blobs",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="nitro-cli's folder of kernel, command line, init and driver (/usr/share/nitro_enclaves/blobs).",
 )
 nsm_option: Decorator = click.option(
     "--nsm", is_flag=True, help="Give the program /dev/nsm (style coattest; nitro-cli always does)."
@@ -142,7 +151,7 @@ def decided_blocks(
 ) -> Iterator[bytes]:
     """The application ramdisk as the options decide it. Raises UsageError for one that would do nothing.
 
-    Raises Undecidable, ContainerError as ``application_ramdisk``.
+    Raises EnvironmentFailure, ContainerError as ``application_ramdisk``.
     """
     config = tree.image.config
     if config is None:

@@ -34,7 +34,7 @@ def describe_command(image: Path, files: bool, as_json: bool) -> int:
 
     Prints the header, sections, measurements, kernel command line, metadata and signature, what Linux drops
     or replaces when it unpacks the ramdisks, and with --files the tree that the enclave sees. Rules of
-    coattest's own that the image breaks are notes. Exit 1 when the CRC-32 or the signature does not hold, the
+    coattest's own that the image breaks are notes. Exit 1 when the CRC-32 or the signature is wrong, the
     metadata is not JSON, the sections can be read in two ways, or, with --files, something in the ramdisks is
     not what it seems; 2 when the file is no image.
     """
@@ -120,7 +120,7 @@ _PROFILES = {
 
 def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:
     return [
-        ("check", ("does not hold", "red") if report.findings else ("holds", "green")),
+        ("check", ("invalid", "red") if report.findings else ("valid", "green")),
         *[(finding.code, (finding.detail, "red")) for finding in report.findings],
         ("subject", report.subject),
         ("issuer", report.issuer + " (not checked: PCR8 pins the certificate itself)"),

@@ -55,7 +55,7 @@ def lock_command(
     Pins the newest version of each package that the mirror has, or with --keep only of those that are not
     pinned yet, and prints the pins that moved. Where image.toml names a file of wanted Python packages, also
     writes the requirements file, with every version and hash. With --from, pins that container image by its
-    content; no index has it, so it stays what it was without.
+    content; without, the pinned one stays.
     """
     if check and runtime_depends:
         raise UsageError("--check writes nothing, and --runtime-depends writes image.toml")

@@ -27,7 +27,7 @@ def measure_command(image: Path, as_json: bool) -> None:
     """Print an image's measurements as nitro-cli prints them.
 
     JSON with PCR0, PCR1 and PCR2, and PCR8 of a signed image, of an image of any builder. A signature that
-    does not hold gives no PCR8; that, a wrong CRC-32 and sections that can be read in two ways are exit 1. A
+    is not valid gives no PCR8; that, a wrong CRC-32 and sections that can be read in two ways are exit 1. A
     file that is no image is exit 2.
     """
     del as_json

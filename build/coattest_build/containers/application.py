@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from coattest.errors import EnvironmentFailure
 from coattest.findings import Finding
 from coattest_build.containers.daemon import (
     STORES,
@@ -15,7 +16,7 @@ from coattest_build.containers.daemon import (
     read_export,
     undecided,
 )
-from coattest_build.containers.errors import ContainerError, Undecidable, path_text
+from coattest_build.containers.errors import ContainerError, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
 from coattest_build.containers.layertar import DIRECTORY, read_layer
@@ -86,7 +87,7 @@ def command_and_environment(
 ) -> tuple[bytes, bytes]:
     """The ``cmd`` and ``env`` files. Of an export they are given, of an image they are its configuration's.
 
-    Raises Undecidable for an empty Cmd without ``docker``; ContainerError.
+    Raises EnvironmentFailure (``undecidable``) for an empty Cmd without ``docker``; ContainerError.
     """
     if image.config is None:
         return lines(command), lines(environment)
@@ -97,10 +98,11 @@ def command_and_environment(
         )
     found = command_of(image.config, docker)
     if found is None:
-        raise Undecidable(
+        raise EnvironmentFailure(
             "its Cmd is empty: Docker 20 shows it as empty, so that nitro-cli runs a shell, and Docker 29 "
             "leaves it out, so that nitro-cli runs the Entrypoint",
             hint="--docker 20 or --docker 29; set CMD in the image to avoid it",
+            code="undecidable",
         )
     return lines(found), lines(image.config.env)
 
@@ -116,18 +118,19 @@ def application_ramdisk(
     """The ramdisk in blocks of at most 1 MiB.
 
     ``times`` has the seconds of each clock that decides something: a layer's number from 1 on, 0 for the
-    creation of the container; modes and owners are then those of the ``store``. Raises Undecidable when one
-    is missing, with a finding for each path; ContainerError.
+    creation of the container; modes and owners are then those of the ``store``. Raises EnvironmentFailure
+    (``undecidable``) when one is missing, with a finding for each path; ContainerError.
     """
     missing = {item.layer for item in tree.undecided} - set(times)
     if missing:
         findings = [undecided_finding(item) for item in tree.undecided]
         paths = ", ".join(finding.where for finding in findings[:8]) + (", .." if len(findings) > 8 else "")
-        raise Undecidable(
+        raise EnvironmentFailure(
             f"the image does not decide {len(findings)} of its folders: {paths}",
             hint="--json has each with the way to avoid it; "
             + " ".join(f"--time {clock}=SECONDS" for clock in sorted(missing))
             + " writes what was made at these times",
+            code="undecidable",
             findings=findings,
         )
     return ramdisk_at(tree, (command, environment), lambda entry: times[clock_of(entry)], store)

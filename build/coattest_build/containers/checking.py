@@ -241,12 +241,12 @@ def _sorted(found: Iterator[Finding], paths: Set[str]) -> tuple[list[Finding], l
     different: list[Finding] = []
     still_open: list[Finding] = []
     for finding in found:
-        kept, named = different, finding
+        listed, named = different, finding
         if finding.code == "entry-mtime" and finding.where.partition(": ")[2] in paths:
             detail = "its layer's folders have more than one time"
-            named, kept = replace(finding, code="undecidable", detail=detail), still_open
-        if len(kept) < MAX_REPORTED:
-            kept.append(named)
+            named, listed = replace(finding, code="undecidable", detail=detail), still_open
+        if len(listed) < MAX_REPORTED:
+            listed.append(named)
     return different, still_open
 
 
@@ -283,7 +283,7 @@ def check_measured(
     if parts is not None:
         found |= {"PCR0": extend(whole.digest()), "PCR1": extend(first.digest())}
     wrong = [
-        Finding("measurement", name, "the container image gives another value", value, found[name])
+        Finding("measurement", name, "the container image gives a different value", value, found[name])
         for name, value in sorted(expected.items())
         if name in found and found[name] != value
     ]

@@ -75,7 +75,7 @@ def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
     """
     if store == "overlay2":
         return 0o755, 0, 0
-    return inode.kept or (0o755 if store == "containerd" else 0o600, 0, 0)
+    return inode.lower or (0o755 if store == "containerd" else 0o600, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Cou
             check_root(entry)
             continue
         if path in seen:
-            raise unloadable("this name is there twice", where=path_text(path))
+            raise unloadable("this name appears twice", where=path_text(path))
         seen.add(path)
         folder = entry.kind == DIRECTORY
         target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target

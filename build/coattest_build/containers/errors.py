@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from coattest.errors import EnvironmentFailure, UsageError
+from coattest.errors import UsageError
 
 
 class ContainerError(UsageError):
     """The image cannot be read, or no Docker makes a container of it; ``code`` says which kind."""
 
     default_code = "container-malformed"
-
-
-class Undecidable(EnvironmentFailure):
-    """The image alone does not decide the bytes; ``findings`` has one for each path."""
-
-    default_code = "undecidable"
 
 
 def unloadable(what: str, *, where: str | None = None) -> ContainerError:

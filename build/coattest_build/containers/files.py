@@ -89,7 +89,7 @@ class ArchiveFiles:
         for entry in read_layer(archive, most=4 * MAX_FILES):
             name = posixpath.normpath(entry.name.decode("utf-8", "backslashreplace"))
             if name in self._files or name in self._links:
-                raise ContainerError(f"{name!a} is there twice", code="container-two-readings")
+                raise ContainerError(f"{name!a} appears twice", code="container-two-readings")
             if len(self._files) + len(self._links) >= MAX_FILES:
                 raise beyond_limit(f"more than {MAX_FILES} files")
             target = entry.target.decode("utf-8", "backslashreplace")

@@ -137,7 +137,7 @@ def _naming(path: ImagePlace, kind: type[CoattestError]) -> Iterator[None]:
 
 def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
     if wanted.ref or wanted.platform:
-        raise ContainerError("is no image but a file system: --ref and --platform would do nothing")
+        raise ContainerError("is a file system and not an image: --ref and --platform would do nothing")
     content, digest = spool.add(unpacked_blocks(archive, spool.left(), "file system"), "file system")
     for _ in read_layer(content, most=4 * MAX_ENTRIES):
         pass
@@ -240,7 +240,7 @@ def _from_layout(files: ImageFiles, wanted: Choice) -> _Found:
 
 
 def _manifest(files: ImageFiles, descriptor: Descriptor) -> ManifestFile:
-    return read_manifest(_blob(files, descriptor, "manifest"), f"manifest {descriptor.sha256[:12]}")
+    return read_manifest(_blob(files, descriptor, "manifest"), f"manifest {descriptor.sha256}")
 
 
 def _check_layout(files: ImageFiles) -> None:
@@ -258,7 +258,7 @@ def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset
     pending: list[tuple[Descriptor | None, int, frozenset[str]]] = [(None, 0, frozenset())]
     while pending:
         at, depth, above = pending.pop()
-        where = f"index {at.sha256[:12]}" if at else "index.json"
+        where = f"index {at.sha256}" if at else "index.json"
         for descriptor in read_index(_blob(files, at, where) if at else index, where):
             references = above | set(descriptor.names)
             if descriptor.is_attestation or (descriptor.sha256, references) in seen:
@@ -279,7 +279,7 @@ def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset
 
 def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
     platform = f" for {descriptor.platform}" if descriptor.platform else ""
-    return f"{', '.join(sorted(references)) or descriptor.sha256[:12]}{platform}"
+    return f"{', '.join(sorted(references)) or descriptor.sha256}{platform}"
 
 
 def _several(found: list[str], wanted: Choice) -> ContainerError:
@@ -348,7 +348,7 @@ def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
             )
         ]
     if len(candidates) != 1:
-        raise _several([", ".join(image.tags) or image.config[:12] for image in candidates], wanted)
+        raise _several([", ".join(image.tags) or image.config for image in candidates], wanted)
     (image,) = candidates
     config = read_file(files, image.config, MAX_DOCUMENT)
     named, digest = _hex_of(image.config), hashlib.sha256(config).hexdigest()

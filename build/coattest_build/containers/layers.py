@@ -47,7 +47,7 @@ class Inode:
     ``linked``: it may have more than one name.
 
     Of folders: ``children``; ``clock``, who decides its time where no entry does (a layer's number, or -1 for
-    the creation of the container), and the ``cause``; ``kept``, mode and owner of a layer below, which some
+    the creation of the container), and the ``cause``; ``lower``, mode and owner of a layer below, which some
     stores keep; while a layer is read ``hidden`` and ``opaque``.
     """
 
@@ -67,7 +67,7 @@ class Inode:
     opaque: bool = False
     clock: int | None = None
     cause: str | None = None
-    kept: tuple[int, int, int] | None = None
+    lower: tuple[int, int, int] | None = None
 
     @property
     def below(self) -> dict[bytes, Inode]:
@@ -135,7 +135,7 @@ def clean_name(name: bytes) -> list[bytes]:
 def check_root(entry: LayerEntry) -> None:
     """Refuse an entry for the root itself that is no folder: Docker removes all of the layer for it."""
     if entry.kind != DIRECTORY:
-        raise unloadable("something that is no folder in place of the root", where=path_text(entry.name))
+        raise unloadable("something other than a folder in place of the root", where=path_text(entry.name))
 
 
 IMPLIED = "implied"
@@ -205,11 +205,6 @@ def _like(model: Inode, part: bytes, name: bytes) -> Inode:
     )
 
 
-def bounded_time(seconds: int) -> int:
-    """The time that Docker gives a file for a layer's."""
-    return 0 if seconds < 0 or seconds > LATEST else seconds
-
-
 class _Layer:
     """One layer's own tree."""
 
@@ -232,7 +227,8 @@ class _Layer:
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
             return
-        _check_owner(entry)
+        if max(entry.uid, entry.gid) > MAX_ID:
+            raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
         there = parent.below.get(base)
         if entry.kind == DIRECTORY and there is not None and there.kind == DIRECTORY:
             _set(there, entry)
@@ -313,12 +309,7 @@ class _Layer:
 
 def _set(inode: Inode, entry: LayerEntry) -> None:
     inode.mode, inode.uid, inode.gid = entry.mode, entry.uid, entry.gid
-    inode.mtime = bounded_time(entry.mtime)
-
-
-def _check_owner(entry: LayerEntry) -> None:
-    if max(entry.uid, entry.gid) > MAX_ID:
-        raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
+    inode.mtime = entry.mtime if 0 <= entry.mtime <= LATEST else 0
 
 
 def apply_layer(root: Inode, layer: Positioned, number: int, counted: Counted) -> None:
@@ -352,7 +343,7 @@ def _merge(root: Inode, upper: Inode) -> None:
                     child.cause = HIDDEN_LINK
                 low.below[name] = child
                 continue
-            there.kept = (there.mode, there.uid, there.gid) if there.cause is None else there.kept
+            there.lower = (there.mode, there.uid, there.gid) if there.cause is None else there.lower
             there.mode, there.uid, there.gid, there.mtime = child.mode, child.uid, child.gid, child.mtime
             there.clock, there.cause, there.place = child.clock, child.cause, child.place
             pending.append((there, child, path + b"/" + name))

@@ -94,7 +94,8 @@ class _Archive:
         else:
             found = self._source.read(offset, size)
         if len(found) != size:
-            raise ContainerError("ends in the middle of an entry")
+            short = "ends in the middle of an entry" if offset else "is too short for an archive"
+            raise ContainerError(short)
         return found
 
     def entries(self) -> Iterator[LayerEntry]:

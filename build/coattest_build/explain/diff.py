@@ -100,9 +100,9 @@ def compare(a: Path, b: Path) -> Comparison:
             name = cause_of(finding)
             causes.setdefault(name, Cause(name)).add(finding, place)
             # Where there are too many, times and owners are the first to go: they are summed up by cause.
-            kept = rest if finding.code in _BY_THE_THOUSAND else telling
-            if len(kept) < MAX_DIFFERENCES:
-                kept.append((finding, place))
+            listed = rest if finding.code in _BY_THE_THOUSAND else telling
+            if len(listed) < MAX_DIFFERENCES:
+                listed.append((finding, place))
         if not causes:
             return Comparison((), {}, truncated=False, faults=faults)
         total = sum(cause.count for cause in causes.values())

@@ -99,7 +99,7 @@ class _Rules:
         self._check_name(name)
         self._check_mode(name, mode, size)
         if name in self._is_directory:
-            raise self.fail(f"{name!r} is there twice", "cpio-duplicate")
+            raise self.fail(f"{name!r} appears twice", "cpio-duplicate")
         parent = name.rpartition("/")[0]
         if parent and not self._is_directory.get(parent, False):
             fault = "is not a directory" if parent in self._is_directory else "does not come before it"

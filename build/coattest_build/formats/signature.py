@@ -166,7 +166,7 @@ def check_signature(signature: ImageSignature, pcr0: bytes, now: datetime) -> tu
             Finding(
                 "signature-algorithm",
                 WHERE,
-                f"the COSE algorithm does not go with the certificate's {algorithm.name} key",
+                f"the COSE algorithm does not match the certificate's {algorithm.name} key",
                 str(algorithm.cose),
                 str(signature.algorithm),
                 CURVES,

@@ -249,7 +249,7 @@ def _lock(fields: Fields) -> Lock:
         p.name for p in lock.packages if p.architecture not in ("all", ARCHITECTURES[lock.architecture])
     ]
     if foreign:
-        raise Rejected(f"{foreign[0]} is for another architecture than {lock.architecture}")
+        raise Rejected(f"{foreign[0]} is for a different architecture than {lock.architecture}")
     wheels = (f"wheel {normal_name(wheel.name)}" for wheel in lock.wheels)
     names = [*(package.name for package in lock.packages), *wheels]
     twice = sorted(name for name, times in Counter(names).items() if times > 1)

@@ -115,13 +115,13 @@ def make_lock(
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
             wheel_pins = _pin_wheels(source, spec.wheels, previous if keep else None)
-    kept = previous.container if previous else None
+    earlier = previous.container if previous else None
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=date,
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
-        container=(container or kept) if spec.from_container else None,
+        container=(container or earlier) if spec.from_container else None,
     )
     if spec.from_container and lock.container is None:
         raise UsageError(
@@ -157,13 +157,15 @@ def with_dependencies(text: str, spec: ImageSpec, archive: Archive) -> str:
     return changed
 
 
-def _pin_wheels(source: Path, spec: Wheels, kept: Lock | None) -> tuple[LockedWheel, ...]:
+def _pin_wheels(source: Path, spec: Wheels, previous: Lock | None) -> tuple[LockedWheel, ...]:
     if spec.wanted is None:
         return wheels.pin_wheels(source, spec)
     from coattest_build.inputs import resolve  # noqa: PLC0415 - packaging is in an extra
 
     wanted = resolve.parse_wanted(wheels.read_wanted(source, spec.wanted), spec.wanted)
-    return resolve.choose_pins(wanted, {wheel.name: wheel.version for wheel in kept.wheels} if kept else {})
+    return resolve.choose_pins(
+        wanted, {wheel.name: wheel.version for wheel in previous.wheels} if previous else {}
+    )
 
 
 def requirements_text(source: Path, spec: Wheels, lock: Lock) -> str:

@@ -54,9 +54,9 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         found = pin_of(opened)
         if (found.config, found.layers, found.platform) != (pin.config, pin.layers, pin.platform):
             raise FoundFalse("is not the pinned image", where=str(given), code="container-digest")
-        _keep(store, pin.config, opened.document)
+        _store(store, pin.config, opened.document)
         for layer in opened.layers:
-            _keep(store, layer.diff_id, layer.content)
+            _store(store, layer.diff_id, layer.content)
         yield opened
 
 
@@ -65,7 +65,7 @@ def _room(pin: LockedContainer) -> int:
     return max(DEFAULT_SIZE, 4 * pin.size)
 
 
-def _keep(store: Cache, sha256: str, content: Positioned | bytes) -> None:
+def _store(store: Cache, sha256: str, content: Positioned | bytes) -> None:
     """Put content that was just checked into the cache, with one rename."""
     size = len(content) if isinstance(content, bytes) else content.size
     if store.take(sha256, size) is not None:

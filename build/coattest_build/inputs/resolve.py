@@ -53,11 +53,11 @@ def parse_wanted(text: str, where: str) -> tuple[Requirement, ...]:
     return tuple(_requirement(line, where) for line in lines if line)
 
 
-def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple[LockedWheel, ...]:
+def choose_pins(wanted: Sequence[Requirement], pinned: Mapping[str, str]) -> tuple[LockedWheel, ...]:
     """The wheels for the image's Python of everything that is wanted or needed by it, sorted by name.
 
-    ``kept`` are versions by name that stay, where the requirements allow it at all. Raises EnvironmentFailure
-    (``wheel-unavailable``), UsageError and, for a wheel that is no wheel, FoundFalse.
+    ``pinned`` are versions by name that stay, where the requirements allow it at all. Raises
+    EnvironmentFailure (``wheel-unavailable``), UsageError and, for a wheel that is none, FoundFalse.
     """
     asked, lacking = list(wanted), list[Requirement]()
     for _ in range(MAX_ROUNDS):
@@ -65,7 +65,7 @@ def choose_pins(wanted: Sequence[Requirement], kept: Mapping[str, str]) -> tuple
             folder = Path(name) / "arrived"
             folder.mkdir()
             lines = [_line(each) for each in asked if _applies(each, "")]
-            constraints = [f"{each}=={version}" for each, version in sorted(kept.items())]
+            constraints = [f"{each}=={version}" for each, version in sorted(pinned.items())]
             check_ended(choose_wheels(lines, constraints, folder, Path(name)), lines)
             found = {normal_name(_parts(path)[0]): path for path in sorted(folder.glob("*.whl"))}
             needed = {each: _requires(path) for each, path in found.items()}

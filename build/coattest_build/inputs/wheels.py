@@ -194,7 +194,8 @@ def unpack_wheel(
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
                 top = name.parts[0]
-                if member.is_dir() or top.endswith(".dist-info") or _is_script(name):
+                script = top.endswith(".data") and name.parts[1:2] == ("scripts",)
+                if member.is_dir() or top.endswith(".dist-info") or script:
                     continue
                 if top.endswith(".data"):
                     raise _hostile(f"{member.filename}: would be installed elsewhere", label)
@@ -220,7 +221,7 @@ def open_wheel(wheel: Path, label: str) -> Iterator[zipfile.ZipFile]:
         if len(members) > MAX_MEMBERS:
             raise _hostile(f"more than {MAX_MEMBERS} members", label)
         if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
-            raise _hostile("members lie in each other", label)
+            raise _hostile("members overlap", label)
         yield archive
 
 
@@ -238,16 +239,12 @@ class _Bounded:
         try:
             return self._file.seek(place, whence)
         except OSError:
-            raise zipfile.BadZipFile("a member lies before the file") from None
+            raise zipfile.BadZipFile("a member starts before the file") from None
 
     def read(self, size: int = -1) -> bytes:
         if size > MAX_DIRECTORY:
-            raise _hostile(f"a table of contents of more than {MAX_DIRECTORY} bytes", self._label)
+            raise _hostile(f"a central directory of more than {MAX_DIRECTORY} bytes", self._label)
         return self._file.read(size if size >= 0 else MAX_DIRECTORY)
-
-
-def _is_script(name: PurePosixPath) -> bool:
-    return name.parts[0].endswith(".data") and name.parts[1:2] == ("scripts",)
 
 
 def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:

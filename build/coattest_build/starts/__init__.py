@@ -50,7 +50,7 @@ def write_start(kind: str, folder: Path, kernel: str | None = None) -> tuple[str
         )
     make_folder(folder)
     if next(folder.iterdir(), None) is not None:
-        raise UsageError("there is something in this folder", where=str(folder), code="not-empty")
+        raise UsageError("the folder is not empty", where=str(folder), code="not-empty")
     texts = {".gitignore": IGNORED}
     for origin in (_HERE / "shared", _HERE / kind):
         for file in sorted(path for path in origin.rglob("*") if path.is_file()):

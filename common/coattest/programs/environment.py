@@ -88,8 +88,8 @@ def find_program(name: str) -> str:
 def _search_path() -> list[str]:
     """The user's PATH without what depends on the current folder and without checkouts, then the system's."""
     user = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if Path(entry).is_absolute()]
-    kept = [entry for entry in user if entry in SYSTEM_FOLDERS or not _is_foreign(Path(entry))]
-    return list(dict.fromkeys([*kept, *SYSTEM_FOLDERS]))
+    own = [entry for entry in user if entry in SYSTEM_FOLDERS or not _is_foreign(Path(entry))]
+    return list(dict.fromkeys([*own, *SYSTEM_FOLDERS]))
 
 
 def _is_foreign(path: Path) -> bool:

@@ -194,11 +194,11 @@ def _read(
                             _end_session(process)  # what it left behind would keep the pipes open
                         continue
                     piece = os.read(key.fd, _PIECE)
-                    kept = streams[key.fileobj]  # type: ignore[index]  # the other file is the handle
-                    kept += piece
+                    output = streams[key.fileobj]  # type: ignore[index]  # the other file is the handle
+                    output += piece
                     if not piece:
                         selector.unregister(key.fileobj)
-                    if len(kept) > bounds.output:
+                    if len(output) > bounds.output:
                         raise EnvironmentFailure(
                             f"wrote more than {bounds.output} bytes", where=name, code="program-output"
                         )

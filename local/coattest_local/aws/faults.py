@@ -1,11 +1,11 @@
 """Where a test makes AWS fail: the services ask here, and by default nothing fails.
 
-Stacks are moto's objects. Tests have a subclass (tests/support/parent/stack_faults.py).
+Stacks and change sets are moto's objects. Tests have a subclass (tests/support/parent/stack_faults.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,10 @@ class Faults:
     def looked(self, stack: Any) -> None:
         """Called when a busy stack was described."""
 
-    def execute(
-        self, stack: Any | None, form: Mapping[str, str], account: str, region: str
-    ) -> Callable[[], None]:
-        """Called before a change set is executed; returns what is called after moto has executed it."""
+    def execute(self, change_set: Any, *, keep: bool) -> Callable[[], None]:
+        """Called before a change set is executed; returns what is called after moto has executed it. ``keep``
+        is whether what the template retains stays when its creation fails.
+        """
         return _nothing
 
     def continue_rollback(self, stack: Any) -> None:

@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from moto.autoscaling import urls as autoscaling_urls
+from moto.cloudformation import urls as cloudformation_urls
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import run_wsgi_app
 
 from coattest_local.aws import sigv4
 from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.controller import Groups
-from coattest_local.aws.groups.service import GroupService
+from coattest_local.aws.groups.controller import AutoScaling, Groups
 from coattest_local.aws.http import (
     JSON_SERVICES,
     MAX_BODY,
@@ -39,12 +40,12 @@ from coattest_local.aws.identity import IdentityService
 from coattest_local.aws.kms.service import KmsService
 from coattest_local.aws.s3 import S3Service
 from coattest_local.aws.stacks.additions import extend_moto
-from coattest_local.aws.stacks.service import StackService
+from coattest_local.aws.stacks.cloudformation import CloudFormation
+from coattest_local.aws.stacks.service import ACTIONS, DeploymentService
 from coattest_local.aws.trail import Trail
 from coattest_verify.attestation import Root
 
-MANAGEMENT = ("cloudformation", "ec2")
-SERVICES = ("autoscaling", "iam", "kms", "s3", "sts", *MANAGEMENT)
+SERVICES = ("autoscaling", "cloudformation", "ec2", "iam", "kms", "s3", "sts")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -84,18 +85,19 @@ class Gate:
         self._faults = faults or Faults()
         self._clock = clock
         self._lock = threading.RLock()
-        self._apps = {name: create_backend_app(name) for name in SERVICES}
         extend_moto()
+        CloudFormation.faults, CloudFormation.clock = self._faults, staticmethod(clock)
+        cloudformation_urls.url_paths["{0}/$"] = CloudFormation.dispatch
+        autoscaling_urls.url_paths["{0}/$"] = AutoScaling.dispatch
+        self._apps = {name: create_backend_app(name) for name in SERVICES}
         identity = IdentityService(forward=self._forward, clock=clock)
         self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
             "iam": identity.handle_iam,
             "kms": KmsService(root, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
-            **{name: StackService(name, self._forward, clock, self._faults).handle for name in MANAGEMENT},
+            **{name: DeploymentService(name, self._forward, clock).handle for name in ACTIONS},
         }
-        groups = GroupService(self._forward, clock)
-        self._services |= {"autoscaling": groups.handle, "servicequotas": groups.handle_quotas}
         self.groups = Groups(instances, self._services["s3"], self._lock, clock, self._faults)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

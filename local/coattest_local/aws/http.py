@@ -12,7 +12,6 @@ MAX_BODY = 256 * 1024 * 1024
 """Bytes of a body that are read into memory. S3 takes 5 GiB in one PUT; nothing here comes near that."""
 
 JSON_SERVICES = ("kms", "servicequotas")
-_CLOUDFORMATION = "http://cloudformation.amazonaws.com/doc/2010-05-15/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +53,6 @@ def json_answer(document: object, status: int = 200) -> HttpResponse:
     """An answer of the JSON 1.1 protocol."""
     body = b"" if document is None else json.dumps(document).encode()
     return HttpResponse(status, body, {"Content-Type": "application/x-amz-json-1.1"})
-
-
-def cloudformation_answer(action: str, inner: str) -> HttpResponse:
-    """An answer of CloudFormation; ``inner`` is the result's XML."""
-    return query_answer(action, inner, _CLOUDFORMATION)
-
-
-def query_answer(action: str, inner: str, namespace: str) -> HttpResponse:
-    """An answer of the query protocol; ``inner`` is the result's XML."""
-    text = (
-        f'<{action}Response xmlns="{namespace}"><{action}Result>{inner}</{action}Result>'
-        f"<ResponseMetadata><RequestId>{uuid.uuid4()}</RequestId></ResponseMetadata></{action}Response>"
-    )
-    return HttpResponse(200, text.encode(), {"Content-Type": "text/xml"})
 
 
 def error_answer(service: str, error: ServiceError) -> HttpResponse:

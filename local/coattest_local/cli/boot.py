@@ -29,10 +29,28 @@ OTHER_PAYLOAD = (
 
 @click.command("boot")
 @click.argument("image", type=FILE)
-@click.option("--role-arn", default="arn:aws:iam::123456789012:role/parent", show_default=True)
-@click.option("--instance-id", default="i-1234567890abcdef0", show_default=True)
+@click.option(
+    "--role-arn",
+    metavar="ARN",
+    default="arn:aws:iam::123456789012:role/parent",
+    show_default=True,
+    help="The parent's role: becomes PCR3.",
+)
+@click.option(
+    "--instance-id",
+    metavar="ID",
+    default="i-1234567890abcdef0",
+    show_default=True,
+    help="The parent's instance: becomes PCR4.",
+)
 @click.option("--directory", type=NEW_FOLDER, help="Folder for the logs.")
-@click.option("--accelerator", type=click.Choice(["tcg", "kvm"]), default="tcg", show_default=True)
+@click.option(
+    "--accelerator",
+    type=click.Choice(["tcg", "kvm"]),
+    default="tcg",
+    show_default=True,
+    help="QEMU's accelerator; kvm needs /dev/kvm.",
+)
 @click.option(
     "--timeout", type=click.IntRange(1), default=int(BOOT_SECONDS), show_default=True, help="Seconds."
 )

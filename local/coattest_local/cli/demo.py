@@ -21,7 +21,7 @@ from coattest_local.demo.play import play
         "--source",
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         default=Path(),
-        help="The checkout (default: this directory).",
+        help="The checkout (default: this folder).",
     )
 )
 @click.option("--independent", is_flag=True, help="Every party compiles the kernel itself.")
@@ -29,7 +29,7 @@ from coattest_local.demo.play import play
 @click.option(
     "--keep",
     type=NEW_FOLDER,
-    help="A new or empty directory for everything that is made; it stays.",
+    help="Keep everything that is made, in this new or empty folder.",
 )
 @json_option
 def demo_command(*, source: Path, independent: bool, qemu: bool, keep: Path | None, as_json: bool) -> None:
@@ -38,7 +38,7 @@ def demo_command(*, source: Path, independent: bool, qemu: bool, keep: Path | No
     What AWS provides is simulated: this shows how the parts fit, and protects nothing.
     """
     if keep and keep.exists() and any(keep.iterdir()):
-        raise UsageError("the directory is not empty", where=str(keep), hint="name a new one")
+        raise UsageError("the folder is not empty", where=str(keep), hint="name a new one")
     started = time.monotonic()
     stage = play(source, err(), independent=independent, qemu=qemu, keep=keep)
     seconds = time.monotonic() - started

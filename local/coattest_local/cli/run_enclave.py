@@ -122,12 +122,12 @@ def run_enclave_command(
 
 
 @click.command("terminate-enclave")
-@click.option("--directory", type=FOLDER, required=True)
+@click.option("--directory", type=FOLDER, required=True, help="The folder that run-enclave was given.")
 @json_option
 def terminate_enclave_command(directory: Path, as_json: bool) -> None:
-    """End the enclave that runs in a directory.
+    """End the enclave that runs in a folder.
 
-    Exits 0 when it had ended already, and not where none ever ran.
+    Exit code 0 also when it had ended already; not where none ever ran.
     """
     record = records.end_enclave(directory)
     if as_json:

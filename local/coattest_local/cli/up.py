@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import click
 
+from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER, refuse_ignored
 from coattest.shell import err, needs_extra
@@ -25,6 +27,15 @@ EXAMPLE = Path("coattest-example")
 """The example's folder, in the user's home, where no other is named."""
 
 
+def _checked(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    for value in values:
+        if not re.fullmatch(r"[^=]+=[0-9]{12}", value):
+            raise UsageError(f"{value!r} is not NAME=ID with 12 digits", where="--account")
+    return values
+
+
 @needs_extra("local")
 @click.command()
 @click.option(
@@ -34,7 +45,14 @@ EXAMPLE = Path("coattest-example")
     "a new folder for everything, ~/coattest-example).",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
-@click.option("--account", "accounts", multiple=True, metavar="NAME=ID", help="12 digits; repeatable.")
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    callback=_checked,
+    metavar="NAME=ID",
+    help="An account, with an id of 12 digits; repeatable.",
+)
 @click.option("--region", help="The region of the examples; every region answers.")
 @click.option(
     "--example",

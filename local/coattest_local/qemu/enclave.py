@@ -102,7 +102,7 @@ def run_in_qemu(
         stack.callback(heartbeat.close)
         vsock_log = stack.enter_context((directory / "vsock.log").open("wb"))
         options = f"guest-cid={GUEST_CID},socket={run / 'vhost.sock'},uds-path={hybrid}"
-        vsock = _keep([str(tools.vsock), "--vm", options], stack, vsock_log)
+        vsock = _start_for([str(tools.vsock), "--vm", options], stack, vsock_log)
         _await_path(run / "vhost.sock", vsock, directory / "vsock.log")
 
         proxy = Unix(_port_socket(hybrid, PROXY_PORT))
@@ -122,7 +122,7 @@ def run_in_qemu(
         )
         signer = run / "signer.sock"
         stack.callback(DocumentSigner(signer).close)
-        process = _keep(command, stack, subprocess.PIPE, {SIGNER_VARIABLE: str(signer)})
+        process = _start_for(command, stack, subprocess.PIPE, {SIGNER_VARIABLE: str(signer)})
         _watch_console(process, console, stack)
         deadline = started + boot_seconds
 
@@ -190,7 +190,7 @@ def _port_socket(hybrid: Path, port: int) -> Path:
     return hybrid.with_name(f"{hybrid.name}_{port}")
 
 
-def _keep(
+def _start_for(
     command: Sequence[str],
     stack: contextlib.ExitStack,
     output: int | IO[bytes],

@@ -25,12 +25,6 @@ HOW_TO_GET_ONE = (
 )
 
 
-class QemuMissing(EnvironmentFailure):
-    """No QEMU here can boot an enclave image."""
-
-    default_code = "no-qemu"
-
-
 @dataclass(frozen=True, slots=True)
 class QemuTools:
     """Where the programs and the firmware folders are; the folders are searched in this order."""
@@ -46,7 +40,7 @@ def qemu_folder() -> Path:
 
 
 def find_tools(folder: Path | None = None) -> QemuTools:
-    """The programs in the cache where it has them, else those of the system; QemuMissing otherwise."""
+    """The programs in the cache, else those of the system. Raises EnvironmentFailure (``no-qemu``)."""
     cached = folder or qemu_folder()
     qemu = next((path for path in _candidates(QEMU, cached) if has_machine(path)), None)
     vsock = next(iter(_candidates(VSOCK, cached)), None)
@@ -61,7 +55,7 @@ def find_tools(folder: Path | None = None) -> QemuTools:
         if not found
     ]
     if qemu is None or vsock is None or missing:
-        raise QemuMissing(f"missing: {', '.join(missing)}", hint=HOW_TO_GET_ONE)
+        raise EnvironmentFailure(f"missing: {', '.join(missing)}", hint=HOW_TO_GET_ONE, code="no-qemu")
     return QemuTools(qemu, vsock, firmware)
 
 

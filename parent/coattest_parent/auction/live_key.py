@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.findings import Finding
+from coattest_enclave.protocol.binding import IMAGE, SEAL_KEY
 from coattest_parent.link.aws import Aws, region_of
 from coattest_verify.auction import messages
 from coattest_verify.auction.certify import Own
-from coattest_verify.auction.context import IMAGE, SEAL_KEY
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.iam.model import PolicyError
 from coattest_verify.keypolicy.leaks import CODE, policy_leaks

@@ -152,7 +152,7 @@ def check_opened(sealed: Sealed, file: messages.ResultFile, root: Root, now: dat
         more = f", and {len(others)} more" if others else ""
         raise FoundFalse(
             f"the result does not verify: {first.where}: {first.detail}{more}",
-            hint="it is not published; look who wrote it, and remove it to open again",
+            hint="it is not published; find out who wrote it, and remove it to open again",
             code="unverified-result",
             findings=findings,
         )

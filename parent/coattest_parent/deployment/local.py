@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,27 +24,6 @@ STATE_FORMAT = "coattest-deployment/v1"
 STATE_FILE = "deployment.json"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalPlan:
-    """What ``apply_local`` would do. Digests and registers are lower-case hex; ``running`` is the id of the
-    enclave that runs already.
-    """
-
-    release: str
-    profile: str
-    decision: str
-    image: str
-    image_sha384: str
-    pcrs: dict[str, str]
-    role_arn: str
-    instance_id: str
-    running: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field by its name."""
-        return asdict(self)
-
-
 def require_local_profile(decision: Decision) -> None:
     """Raise UsageError for a decision that the software host cannot run: its documents are not AWS's."""
     if decision.profile != "local":
@@ -58,21 +36,18 @@ def require_local_profile(decision: Decision) -> None:
 
 def make_local_plan(
     decision: Decision, image: Path, runner: LocalRunner, *, role_arn: str, instance_id: str
-) -> LocalPlan:
-    """Measure the image against the decision and say what would be done; starts and changes nothing."""
-    found = check_image(image, decision)
-    running = runner.describe()
-    return LocalPlan(
-        release=decision.release,
-        profile=decision.profile,
-        decision=decision.digest.hex(),
-        image=str(image),
-        image_sha384=found.sha384,
-        pcrs={"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2},
-        role_arn=role_arn,
-        instance_id=instance_id,
-        running=running.id if running else None,
-    )
+) -> dict[str, Any]:
+    """Measure the image against the decision and say what ``apply_local`` would do; starts and changes
+    nothing. Digests and registers are lower-case hex; ``running`` is the id of the enclave that runs already.
+    """
+    found, running = check_image(image, decision), runner.describe()
+    return {
+        **_decided(decision, role_arn, instance_id),
+        "image": str(image),
+        "image_sha384": found.sha384,
+        "pcrs": {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2},
+        "running": running.id if running else None,
+    }
 
 
 def apply_local(
@@ -147,13 +122,15 @@ def destroy_local(runner: LocalRunner, state: Path) -> str | None:
 
 
 def _record(state: Path, decision: Decision, live: Live, role_arn: str, instance_id: str) -> None:
-    value = {
-        "format": STATE_FORMAT,
+    value = {"format": STATE_FORMAT, **_decided(decision, role_arn, instance_id), **live.to_json()}
+    write_atomic(state / STATE_FILE, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _decided(decision: Decision, role_arn: str, instance_id: str) -> dict[str, str]:
+    return {
         "decision": decision.digest.hex(),
         "release": decision.release,
         "profile": decision.profile,
         "role_arn": role_arn,
         "instance_id": instance_id,
-        **live.to_json(),
     }
-    write_atomic(state / STATE_FILE, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")

@@ -10,9 +10,11 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
+from coattest_parent.deployment.live import LIVE_MAX_AGE_MS, NONCE_SIZE
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
@@ -25,12 +27,6 @@ from coattest_verify.attestation import (
 )
 from coattest_verify.fleet.hardware import CHECKS, SmokeCheck
 from coattest_verify.fleet.live import alive_expectations
-
-NONCE_SIZE = 32
-"""Bytes of a nonce."""
-
-MAX_AGE_MS = 5 * 60 * 1000
-"""Milliseconds of age a document may have; its nonce is fresh, so this bounds clocks that disagree."""
 
 CONNECTIONS = 8
 """Connections at a time: as many as the enclave serves (coattest_enclave.payload.server.CONNECTIONS_MAX)."""
@@ -63,8 +59,7 @@ def smoke(
     """Run the checks one after another, each with its own time-outs; one that fails does not end the rest.
 
     ``pcrs`` are the registers that the image must have, 48 bytes by index; ``skew_ms`` is how far ahead of
-    ``clock`` a document's time may be. ``upload`` knows a message of the
-    program in the image.
+    ``clock`` a document's time may be. ``upload`` knows a message of the program in the image.
     """
     kept: list[Document] = []
 
@@ -100,7 +95,7 @@ def _asked(address: Address, kept: list[Document]) -> Document:
 def _judged(
     nonce: bytes, document: bytes, *, pcrs: dict[int, bytes], root: Root, now: datetime, skew_ms: int
 ) -> str:
-    age = MaxAge(MAX_AGE_MS, skew_ms=skew_ms)
+    age = MaxAge(LIVE_MAX_AGE_MS, skew_ms=skew_ms)
     expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
     verdict = verify_document(document, expected, now=now, root=root)
     if not verdict.ok:
@@ -120,11 +115,9 @@ def _clock(address: Address, clock: Callable[[], datetime], kept: list[Document]
 def _connections(address: Address) -> str:
     """As many connections at a time as the enclave serves, each with several requests."""
     started = time.monotonic()
-    failures: list[Exception] = []
-    threads = _start(CONNECTIONS, lambda: _ask(address, ROUNDS), failures)
-    for thread in threads:
-        thread.join()
-    if failures:
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        asked = [pool.submit(_ask, address, ROUNDS) for _ in range(CONNECTIONS)]
+    if failures := [each.exception() for each in asked if each.exception()]:
         raise EnvironmentFailure(
             f"{len(failures)} of {CONNECTIONS} connections failed: {failures[0]}", code="smoke"
         )
@@ -135,22 +128,20 @@ def _connections(address: Address) -> str:
 def _both_directions(address: Address, upload: Upload) -> str:
     """An upload that the enclave must refuse in the end, while documents flow the other way."""
     ended = threading.Event()
-    failures: list[Exception] = []
 
     def documents() -> None:
         while not ended.is_set():
             _ask(address, 1)
 
     started = time.monotonic()
-    talkers = _start(TALKERS, documents, failures)
-    try:
-        size = upload(address)
-        seconds = time.monotonic() - started
-    finally:
-        ended.set()
-        for talker in talkers:
-            talker.join()
-    if failures:
+    with ThreadPoolExecutor(TALKERS) as pool:
+        talkers = [pool.submit(documents) for _ in range(TALKERS)]
+        try:
+            size = upload(address)
+            seconds = time.monotonic() - started
+        finally:
+            ended.set()
+    if failures := [each.exception() for each in talkers if each.exception()]:
         raise EnvironmentFailure(f"a document was lost during the upload: {failures[0]}", code="smoke")
     return f"{size / 2**20:.0f} MiB in {seconds:.1f} s, refused as it must be"
 
@@ -159,18 +150,3 @@ def _ask(address: Address, rounds: int) -> None:
     with EnclaveClient(address) as client:
         for _ in range(rounds):
             client.alive(secrets.token_bytes(NONCE_SIZE))
-
-
-def _start(count: int, work: Callable[[], None], failures: list[Exception]) -> list[threading.Thread]:
-    """Start ``count`` threads that do ``work``; whatever ends one of them goes to ``failures``."""
-
-    def collect() -> None:
-        try:
-            work()
-        except Exception as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=collect) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import CoattestError, FoundFalse
-from coattest_build.containers.errors import ContainerError, Undecidable
+from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
+from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.image import Choice, open_container_image
 from coattest_build.containers.manifests import Platform
 from support.build.container_images import (
@@ -35,6 +35,7 @@ from support.build.container_images import (
     symlink,
     tar,
 )
+from support.raises import raises_code
 
 ONE, TWO = tar(entry("a", b"1")), tar(entry("b", b"2"))
 AMD = {"os": "linux", "architecture": "amd64"}
@@ -397,7 +398,7 @@ def test_an_archive_that_is_no_image_is_refused(files: tuple[Entry, ...], code: 
 def test_an_empty_command_is_docker_s_choice(tmp_path: Path) -> None:
     """Docker 20 shows it, Docker 29 does not: two command files of one image, and neither without a word."""
     path = put(tmp_path, saved([ONE], {"Cmd": [], "Entrypoint": ["/e", "x y"]}))
-    with pytest.raises(Undecidable):
+    with raises_code(EnvironmentFailure, "undecidable"):
         ramdisk_of(path)
     assert listed(ramdisk_of(path, docker=20))["cmd"]["content"] == b""
     assert listed(ramdisk_of(path, docker=29))["cmd"]["content"] == b"/e\nx y\n"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from coattest.errors import EnvironmentFailure
 from coattest_build.containers import layers as limits
 from coattest_build.containers import layertar
-from coattest_build.containers.errors import ContainerError, Undecidable
+from coattest_build.containers.errors import ContainerError
 from support.build.container_images import (
     CMD,
     NOON,
@@ -26,6 +27,7 @@ from support.build.container_images import (
     tar,
     tree_of,
 )
+from support.raises import raises_code
 
 D, F = folder("d"), entry("d/f", b"1")
 
@@ -157,7 +159,7 @@ def test_a_working_folder_in_a_folder_with_a_fixed_time_leaves_that_one_decided(
 def test_every_clock_has_to_be_given(tmp_path: Path) -> None:
     """One of two is not enough; with both there are bytes."""
     path = write(tmp_path, (entry("p/x"),), run={"WorkingDir": "/w"})
-    with pytest.raises(Undecidable, match="--time 0=SECONDS"):
+    with raises_code(EnvironmentFailure, "undecidable", match="--time 0=SECONDS"):
         ramdisk_of(path, times={1: 5})
     found = listed(ramdisk_of(path, times={0: 4, 1: 5}))
     assert (found["rootfs/w/"]["mtime"], found["rootfs/p/"]["mtime"]) == (4, 5)

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from coattest.errors import CoattestError
-from coattest_build.containers.errors import ContainerError, Undecidable
+from coattest.errors import CoattestError, EnvironmentFailure
+from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.layertar import DIRECTORY, HARD_LINK, SYMLINK
 from support.build.container_images import Layout, entry, listed, ramdisk_of, sha256, tree_of
+from support.raises import raises_code
 from support.shared_cases import shared_folder
 from support.source_tree import ROOT
 
@@ -69,7 +70,7 @@ def test_what_docker_decides_is_named_and_nothing_is_guessed(name: str) -> None:
     """The paths are the index's; without the times there are no bytes."""
     with tree_of(image_of(name)) as tree:
         assert [item.path.decode() for item in tree.undecided] == cases()[name]["undecidable"]
-    with pytest.raises(Undecidable) as caught:
+    with raises_code(EnvironmentFailure, "undecidable") as caught:
         ramdisk_of(image_of(name))
     assert caught.value.exit_code == 3
     assert [finding.where for finding in caught.value.findings] == [

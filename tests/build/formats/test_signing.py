@@ -234,7 +234,7 @@ def test_command_refuses_an_expired_certificate(image: Path, tmp_path: Path, key
 
 
 def test_describe_finds_a_stale_signature(image: Path, key: Key) -> None:
-    """A signed image with another ramdisk is described, and exit 1 says why its signature does not hold."""
+    """A signed image with another ramdisk is described, and exit 1 says why its signature is not valid."""
     certificate = certify(key, start=datetime.now(timezone.utc) - timedelta(days=1))
     section = make_section(certificate, PCR0, signer(key), datetime.now(timezone.utc))
     stale = _spec()

@@ -168,7 +168,7 @@ HOSTILE_MANIFESTS = {
 
 @pytest.mark.parametrize("name", HOSTILE_MANIFESTS)
 def test_hostile_manifests_are_refused(name: str) -> None:
-    """A manifest has exactly its fields, each of its form, and nothing in it is there twice."""
+    """A manifest has exactly its fields, each of its form, and nothing in it appears twice."""
     with pytest.raises(messages.MessageError):
         Manifest.decode(HOSTILE_MANIFESTS[name])
 

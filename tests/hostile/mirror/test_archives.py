@@ -69,7 +69,7 @@ def test_a_table_of_contents_of_hundreds_of_megabytes_is_not_read(tmp_path: Path
         file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
     tracemalloc.start()
     try:
-        with raises_code(FoundFalse, "hostile-wheel", match="table of contents"):
+        with raises_code(FoundFalse, "hostile-wheel", match="central directory"):
             wheels.unpack_wheel(path, Tree(tmp_path / "root"), "lib", label="a.whl")
         assert tracemalloc.get_traced_memory()[1] < 20 << 20
     finally:
@@ -87,7 +87,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
         for n in range(1000)
     )
     closing = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1000, 1000, len(table), start, 0)
-    with raises_code(FoundFalse, "hostile-wheel", match="in each other"):
+    with raises_code(FoundFalse, "hostile-wheel", match="overlap"):
         unpacked(tmp_path, data[:start] + table + closing)
 
 

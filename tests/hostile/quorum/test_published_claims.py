@@ -236,7 +236,7 @@ def test_a_member_publishes_what_it_built_and_once(quorum: Members) -> None:
     assert done.exists()
     with Folder(quorum.attestations) as folder:
         vote = read_ask(folder, quorum.attestations, "0.2.0").published
-    assert (vote.by, vote.commit, vote.tag, vote.problem) == ("ben", "a" * 40, "v1", None)
+    assert (vote.by, vote.commit, vote.tag, vote.finding) == ("ben", "a" * 40, "v1", None)
     for path in done.parent.iterdir():
         path.unlink()
     with raises_code(FoundFalse, "already-signed"):

@@ -37,7 +37,7 @@ from coattest_verify.quorum.statements.votes import (
     vote_name,
 )
 from coattest_verify.signatures import dsse, keys
-from coattest_verify.signatures.journal import AlreadySigned, SignatureJournal
+from coattest_verify.signatures.journal import SignatureJournal
 from support.raises import raises_code
 from support.verify.logs import made_log, sign_log, write_log
 from support.verify.members import NOW, Members, report_json
@@ -677,7 +677,7 @@ def test_each_log_has_its_own_heads(quorum: Members) -> None:
         quorum.write(name, content)
     for path in quorum.attestations.glob("log/cosignature.*"):
         path.unlink()
-    with pytest.raises(AlreadySigned):
+    with raises_code(FoundFalse, "already-signed"):
         log(quorum, "ann", append=False)
 
 

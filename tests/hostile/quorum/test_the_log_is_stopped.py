@@ -17,7 +17,7 @@ from ceremony.table import Seat, SharedStore, Table
 from coattest.errors import FoundFalse
 from coattest.files import Folder, ReadOnce
 from coattest.strictjson import canonical
-from coattest_verify.quorum.commitments import too_early
+from coattest_verify.quorum.commitments import commitments_missing
 from coattest_verify.quorum.log.entries import parse_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import follow
@@ -294,7 +294,7 @@ def early(quorum: Members, claim: Claimed) -> str | None:
     """The code of why nothing may be shown yet, by the rule of turns and of lint-change."""
     with Folder(quorum.attestations) as folder:
         chain = follow(folder, quorum.root, seen=None, now=NOW)
-        found = too_early(ReleaseFiles(folder, RELEASE), chain, claim, quorum.root)
+        found = commitments_missing(ReleaseFiles(folder, RELEASE), chain, claim, quorum.root)
     return found.code if found else None
 
 

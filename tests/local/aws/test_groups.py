@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from moto.cloudformation.exceptions import ValidationError
 
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import BootFailed, Launched, PretendedInstance, parse_user_data
-from coattest_local.aws.http import ServiceError
+from coattest_local.aws.groups.machine import BootFailed, PretendedInstance, parse_user_data
 from coattest_local.aws.stacks import creation
 from coattest_parent.deployment.stack import configuration
 from support.build.images import plain
@@ -35,7 +35,7 @@ def held(count: Any = 2, **parameters: str) -> Any:
         stack_id="arn:s",
         template_dict={"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}, "Group": group}},
         parameters=parameters,
-        resource_map=SimpleNamespace(_resource_json_map={}, _parsed_resources={}),
+        resource_map=SimpleNamespace(_resource_json_map={}, delete=lambda: None),
         events=[SimpleNamespace(resource_status="CREATE_COMPLETE")],
         status="CREATE_COMPLETE",
         status_reason=None,
@@ -46,9 +46,7 @@ def held(count: Any = 2, **parameters: str) -> Any:
 
 def signal(stack: Any, instance: str, status: str = "SUCCESS") -> None:
     """SignalResource."""
-    creation.signal(
-        stack, {"StackName": "s", "LogicalResourceId": "Group", "UniqueId": instance, "Status": status}
-    )
+    creation.signal(stack, "Group", instance, status)
 
 
 def test_a_creation_is_complete_once_each_instance_was_signalled_for() -> None:
@@ -60,7 +58,7 @@ def test_a_creation_is_complete_once_each_instance_was_signalled_for() -> None:
     assert stack.status == "CREATE_IN_PROGRESS"
     signal(stack, "i-2")
     assert stack.status == "CREATE_COMPLETE"
-    with pytest.raises(ServiceError, match="CREATE_COMPLETE"):
+    with pytest.raises(ValidationError, match="CREATE_COMPLETE"):
         signal(stack, "i-3")
 
 
@@ -86,16 +84,26 @@ def test_a_failure_ends_a_creation_at_once_and_silence_at_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"Status": "YES"}, {"UniqueId": ""}, {"UniqueId": "x" * 65}, {"LogicalResourceId": "Bucket"}],
+    "given",
+    [
+        ("Group", "i-1", "YES"),
+        ("Group", "", "SUCCESS"),
+        ("Group", "x" * 65, "SUCCESS"),
+        ("Bucket", "i-1", "SUCCESS"),
+    ],
 )
-def test_a_signal_has_a_form(change: dict[str, str]) -> None:
+def test_a_signal_has_a_form(given: tuple[str, str, str]) -> None:
     """What CloudFormation would refuse is refused."""
-    form = {"StackName": "s", "LogicalResourceId": "Group", "UniqueId": "i-1", "Status": "SUCCESS"}
-    with pytest.raises(ServiceError):
-        creation.signal(held(), {**form, **change})
-    with pytest.raises(ServiceError, match="does not exist"):
-        creation.signal(None, form)
+    with pytest.raises(ValidationError):
+        creation.signal(held(), *given)
+
+
+def test_a_time_out_has_a_form() -> None:
+    """Minutes: another is no template that is emulated."""
+    stack = held()
+    stack.template_dict["Resources"]["Group"]["CreationPolicy"]["ResourceSignal"]["Timeout"] = "1 hour"
+    with pytest.raises(ValidationError, match="Timeout of Group"):
+        creation.hold(stack, NOW)
 
 
 DIGEST = "ab" * 32
@@ -136,15 +144,14 @@ class Folder:
     def __init__(self, objects: Mapping[str, bytes]) -> None:
         self.objects = dict(objects)
 
-    def get(self, bucket: str, key: str) -> bytes:
-        """An object. Raises OSError."""
-        if key not in self.objects:
-            raise OSError(f"s3://{bucket}/{key}: AccessDenied")
+    def __call__(self, method: str, place: str, body: bytes = b"") -> bytes:
+        """Put an object, or get one. Raises OSError."""
+        _, _, key = place.split("/", 2)
+        if method == "PUT":
+            self.objects[key] = body
+        elif key not in self.objects:
+            raise OSError(f"s3:/{place}: AccessDenied")
         return self.objects[key]
-
-    def put(self, _: str, key: str, content: bytes) -> None:
-        """Put an object."""
-        self.objects[key] = content
 
 
 class AtOnce(Faults):
@@ -184,7 +191,7 @@ def test_a_boot_that_fails_says_why_and_the_instance_powers_off(
     settings = dataclasses.replace(SETTINGS, programs=digest)
     decision = release.authority.decision
     archive = configuration.configuration(settings, decision, ["eu-central-1"])
-    name = configuration.configuration_digest(archive)
+    name = configuration.archive_digest(archive)
     given = {"archive": archive, "image": release.image.read_bytes(), "programs": programs, **change}
     keys = {
         "archive": configuration.configuration_key(name),
@@ -192,11 +199,23 @@ def test_a_boot_that_fails_says_why_and_the_instance_powers_off(
         "programs": f"programs/{digest}.tar",
     }
     objects = Folder({key: given[each] for each, key in keys.items() if given[each] is not None})
-    launched = Launched("i-1", "s", SETTINGS.role_arn, user_data(name), enclaves=True, cpus=4, memory=8192)
-    fields = {field.name for field in dataclasses.fields(Launched)}
-    launched = dataclasses.replace(launched, **{key: change[key] for key in change.keys() & fields})
     ended: list[bool] = []
-    machine = PretendedInstance(launched, tmp_path / "i-1", objects, AtOnce(), lambda: ended.append(True))
+    fields: dict[str, Any] = {
+        "id": "i-1",
+        "stack": "s",
+        "role_arn": SETTINGS.role_arn,
+        "user_data": user_data(name),
+        "enclaves": True,
+        "cpus": 4,
+        "memory": 8192,
+    }
+    machine = PretendedInstance(
+        **{key: change.get(key, value) for key, value in fields.items()},
+        folder=tmp_path / "i-1",
+        ask_s3=objects,
+        faults=AtOnce(),
+        power_off=lambda: ended.append(True),
+    )
     machine.run()
     assert ended == [True]
     logs = [content.decode() for key, content in objects.objects.items() if key.endswith("/failed.log")]

@@ -121,6 +121,20 @@ def test_a_parameter_needs_a_value(stacks: Any) -> None:
     assert stacks.create_change_set(TemplateBody=body, Parameters=given, **arguments)["Id"]
 
 
+@pytest.mark.parametrize(
+    ("operation", "more"),
+    [
+        ("continue_update_rollback", {}),
+        ("detect_stack_drift", {}),
+        ("signal_resource", {"LogicalResourceId": "Group", "UniqueId": "i-1", "Status": "SUCCESS"}),
+    ],
+)
+def test_a_stack_that_is_not_there_does_not_exist(stacks: Any, operation: str, more: dict[str, str]) -> None:
+    """What moto's CloudFormation has no operation for says it as the rest does."""
+    said = refusal(getattr(stacks, operation), StackName="none", **more)
+    assert said == "ValidationError: Stack with id none does not exist"
+
+
 def test_what_is_not_emulated_says_so_and_what_to_use(stacks: Any, running: services.Services) -> None:
     """An operation, a service and a kind of key, each in the form that its client reads."""
     said = refusal(stacks.create_stack, StackName="a", TemplateBody="{}")

@@ -29,7 +29,7 @@ from coattest_local.qemu.boot import ZERO, compare_registers, expected
 from coattest_local.qemu.enclave import KEEPER, Machine, qemu_command
 from coattest_local.qemu.heartbeat import Heartbeat
 from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
-from coattest_local.qemu.tools import QemuMissing, QemuTools, find_tools, has_machine
+from coattest_local.qemu.tools import QemuTools, find_tools, has_machine
 from coattest_parent.link.channels import Unix
 from coattest_parent.link.enclave import EnclaveClient, EnclaveFailed
 from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
@@ -37,6 +37,7 @@ from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction import messages
 from support.local.qemu_compiler import patch, pins
 from support.parent.network import serving
+from support.raises import raises_code
 from support.unnoticed import unnoticed_where_it_waits
 
 ROLE = "arn:aws:iam::111122223333:role/parent"
@@ -302,7 +303,9 @@ def test_a_qemu_without_the_machine_is_not_used(tmp_path: Path, monkeypatch: pyt
     fake.chmod(0o755)
     assert not has_machine(fake)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(QemuMissing, match=r"nitro-enclave machine.*qemu-compiler/build\.py") as caught:
+    with raises_code(
+        EnvironmentFailure, "no-qemu", match=r"nitro-enclave machine.*qemu-compiler/build\.py"
+    ) as caught:
         find_tools(tmp_path)
     assert caught.value.exit_code == 3
 

@@ -54,10 +54,11 @@ GOOD: dict[str, Any] = {
 def endpoint(service: str, region: str = "eu-central-1", **more: Any) -> dict[str, Any]:
     """An endpoint that is there."""
     found = {"ServiceName": f"com.amazonaws.{region}.{service}", "State": "available"}
-    return {**found, "VpcEndpointType": "Interface", **more}
+    return {**found, "VpcEndpointType": "Interface", "PrivateDnsEnabled": True, **more}
 
 
 ENDPOINTS = [endpoint("s3"), endpoint("logs"), endpoint("kms")]
+INBOUND = {"PrivateDnsOnlyForInboundResolverEndpoint": True}
 NO_ROUTE = {"tables": [{"RouteTableId": "rtb-main", "Associations": [{"Main": True}], "Routes": []}]}
 
 
@@ -120,6 +121,9 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({"quota": 7.0}, {}, ["over-quota"]),
         ({"quota": 8.0}, {}, []),
         ({"quota": 8.0}, {"capacity": 2}, ["over-quota"]),
+        ({"quota": 7.0}, {"instance_type": "im4gn.xlarge"}, ["over-quota"]),
+        # Another quota's.
+        ({"quota": 7.0}, {"instance_type": "inf1.xlarge"}, []),
         # It could not be read: nothing is known.
         ({"quota": None}, {"capacity": 100}, []),
         (NO_ROUTE, {}, ["no-way-out"] * 6),
@@ -127,6 +131,17 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         ({**NO_ROUTE, "endpoints": ENDPOINTS[:2]}, {}, ["no-way-out"] * 2),
         (
             {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", State="pending")]},
+            {},
+            ["no-way-out"] * 2,
+        ),
+        # Without private DNS the service's own name does not lead to it, nor for inbound resolvers only.
+        (
+            {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=False)]},
+            {},
+            ["no-way-out"] * 2,
+        ),
+        (
+            {**NO_ROUTE, "endpoints": [endpoint("s3", DnsOptions=INBOUND), *ENDPOINTS[1:]]},
             {},
             ["no-way-out"] * 2,
         ),
@@ -140,13 +155,6 @@ PUBLIC = {"subnets": [{**each, "MapPublicIpOnLaunch": True} for each in GOOD["su
         (route(GatewayId="vpce-0123456789abcdef0"), {}, []),
         (route(CoreNetworkArn="arn:aws:networkmanager::1:core-network/c"), {}, []),
         (route(VpcPeeringConnectionId="pcx-1"), {}, ["no-way-out"] * 6),
-        # The names that boto3 asks for do not lead to it.
-        (
-            {**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=False)]},
-            {},
-            ["no-way-out"] * 2,
-        ),
-        ({**NO_ROUTE, "endpoints": [*ENDPOINTS[:2], endpoint("kms", PrivateDnsEnabled=True)]}, {}, []),
     ],
 )
 def test_what_cannot_work_is_a_finding(

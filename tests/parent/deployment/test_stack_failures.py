@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -305,14 +306,36 @@ def test_the_cause_is_the_first_failure_of_the_last_operation() -> None:
         event("name", "CREATE_IN_PROGRESS", "User Initiated", events.STACK),
         event("Old", "DELETE_FAILED", "older"),
     ]
-    found = events.failed_resources(newest_first)
-    assert [item.where for item in found] == ["A (AWS::S3::Bucket)", "B (AWS::S3::Bucket)"]
-    text = events.summary(found, "else")
-    assert text.startswith("A (AWS::S3::Bucket) CREATE_FAILED: no\nright; B ")
-    assert str(stacks.stack_failed(text, "")) == " ".join(text.split())
-    assert events.summary(events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)]), "")[-2:] == "xx"
-    assert len(events.summary(events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)]), "")) < 400
-    assert events.summary((), "else") == "else"
+    assert events.failed_resources(newest_first) == [
+        "A (AWS::S3::Bucket) CREATE_FAILED: no\nright",
+        "B (AWS::S3::Bucket) DELETE_FAILED: not empty",
+    ]
+    (long,) = events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)])
+    assert long.endswith("xx")
+    assert len(long) < 400
+    (silent,) = events.failed_resources([event("A", "CREATE_FAILED")])
+    assert silent.endswith("CREATE_FAILED: no reason given")
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        (
+            [event(name, "CREATE_FAILED", "no\nright") for name in "DCBA"],
+            "A .*: no right; B .*; C .*no right",
+        ),
+        ([], "what the stack says"),
+    ],
+)
+def test_a_reason_is_one_line(monkeypatch: pytest.MonkeyPatch, listed: list[Any], said: str) -> None:
+    """The first three failures, or what the stack itself says where there are none."""
+    monkeypatch.setattr(stacks.Stacks, "events", lambda _, name: listed)
+    client: Any = None
+    failed = stacks.StackState("s", "ROLLBACK_COMPLETE", reason="what the stack says")
+    error = stacks.Stacks(client, print).failure("s", failed)
+    assert re.search(f"s: the stack is in ROLLBACK_COMPLETE: {said}", str(error))
+    assert "\n" not in str(error)
+    assert "D (" not in str(error)
 
 
 def test_the_simulators_file_of_faults_lies_in_the_services_directory(bench: Bench) -> None:

@@ -33,7 +33,7 @@ GROUP = "sg-0123456789abcdef0"
 def state(**changes: Any) -> stacks.StackState:
     """A stack's state with outputs as they should be, or not."""
     outputs = {"SecurityGroup": GROUP, "ArtifactBucket": "a-bucket", **changes}
-    return stacks.StackState("s", "CREATE_COMPLETE", outputs, {}, "{}", None)
+    return stacks.StackState("s", "CREATE_COMPLETE", outputs)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from coattest.errors import FoundFalse, Rejected, UsageError
-from coattest_parent.deployment.stack import alarms, configuration, planning, templates
+from coattest_parent.deployment.stack import configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link import telemetry
+from coattest_parent.link.job_listing import CLAIM, FAILED, RESULT
+from coattest_verify.cli.report import report_command
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
 from coattest_verify.keypolicy.report import BuyerReport, check_report, sign_report
@@ -171,6 +174,7 @@ def test_a_stack_of_parents_waits_for_every_instance_and_only_its_capacity_chang
     group = found["Resources"][templates.GROUP]
     capacity = {"Ref": "Capacity"}
     assert group["CreationPolicy"] == {"ResourceSignal": {"Count": capacity, "Timeout": "PT20M"}}
+    assert set(found["Parameters"]) == {*templates.FROM_BASE, templates.CAPACITY}
     sizes = {group["Properties"][name] == capacity for name in ("MinSize", "MaxSize", "DesiredCapacity")}
     assert sizes == {True}
     assert group["Properties"]["VPCZoneIdentifier"] == list(SETTINGS.subnets)
@@ -265,25 +269,36 @@ def test_only_ec2_takes_the_role_and_every_log_has_an_end() -> None:
     )
 
 
-def test_every_alarm_hears_what_the_scripts_say_and_tells_the_topic() -> None:
+def test_every_alarm_hears_what_the_scripts_say_and_tells_the_topic(release: Release) -> None:
     """Each pattern's words are in a script, in its log group's; silence counts once there are parents."""
     scripts = configuration.instance_files()
-    said = {"boot": scripts["first-boot.sh"], "parent": "".join(scripts[each] for each in LOGGED)}
-    for watched in alarms.LOGS:
-        phrases = re.findall(r'"([^"]+)"', watched.pattern)
+    said = {"LogsBoot": scripts["first-boot.sh"], "LogsParent": "".join(scripts[each] for each in LOGGED)}
+    reports = reports_of(release)
+    before, after = (templates.base_template(SETTINGS, given)["Resources"] for given in ([], reports))
+    filters = [each["Properties"] for each in after.values() if each["Type"] == "AWS::Logs::MetricFilter"]
+    counted = {}
+    for watched in filters:
+        phrases = re.findall(r'"([^"]+)"', watched["FilterPattern"])
         assert phrases
         for phrase in phrases:
-            assert phrase in said[watched.group] or phrase in telemetry.EVENTS
-    before, after = (alarms.alarm_resources(SETTINGS, serving=serving) for serving in (False, True))
-    assert set(after) - set(before) == {"SilentAlarm"}
-    silent = {name: each["Properties"].get("TreatMissingData") for name, each in after.items()}
+            assert phrase in said[watched["LogGroupName"]["Ref"]] or phrase in telemetry.EVENTS
+        (metric,) = watched["MetricTransformations"]
+        counted[metric["MetricNamespace"], metric["MetricName"]] = metric["MetricValue"]
+    assert set(after) - set(before) == {"Carry", "SilentAlarm"}
+    silent = {name: each.get("Properties", {}).get("TreatMissingData") for name, each in after.items()}
     assert {name for name in silent if silent[name] == "breaching"} == {"SilentAlarm", "JobsWaitAlarm"}
     assert before["JobsWaitAlarm"]["Properties"]["TreatMissingData"] == "notBreaching"
-    (wait,) = (each for each in alarms.LOGS if each.value != "1")
-    assert wait.value.removeprefix("$.") in telemetry.FIELDS
+    (wait,) = (each for each in counted.values() if each != "1")
+    assert wait.removeprefix("$.") in telemetry.FIELDS
     found = [each["Properties"] for each in after.values() if each["Type"] == "AWS::CloudWatch::Alarm"]
-    assert len(found) == len(alarms.LOGS) + 1
-    assert all(each["AlarmActions"] == [{"Ref": alarms.TOPIC}] for each in found)
+    # Every filter's metric has its alarm; the last one is on the puts of documents.
+    assert {(each["Namespace"], each["MetricName"]) for each in found} == {
+        *counted,
+        ("AWS/S3", "PutRequests"),
+    }
+    assert len(found) == len(filters) + 1 == 6
+    assert all(each["AlarmActions"] == [{"Ref": "Alarms"}] for each in found)
+    assert after["Alarms"]["Type"] == "AWS::SNS::Topic"
     bucket = templates.base_template(SETTINGS)["Resources"]["Results"]["Properties"]
     assert bucket["MetricsConfigurations"] == [{"Id": "live", "Prefix": "live/"}]
 
@@ -405,7 +420,9 @@ def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
     assert found["ReadJobs"]["Resource"] == {"Fn::Sub": "${Results.Arn}/jobs/*"}
     files = [each["Fn::Sub"].rpartition("/") for each in found["EndJobs"]["Resource"]]
     assert [place for place, _, _ in files] == ["${Results.Arn}/jobs/*"] * 3
-    assert {name for _, _, name in files} == {"claim", "failed.json", "result.cbor"}
+    assert (
+        {name for _, _, name in files} == {CLAIM, FAILED, RESULT} == {"claim", "failed.json", "result.cbor"}
+    )
     assert not any("Delete" in action for item in found.values() for action in item.get("Action", ()))
     install = configuration.instance_files()["install.sh"]
     assert f"COATTEST_SPOOL=s3://$COATTEST_RESULTS/{templates.JOBS}/$(sed -n" in install
@@ -506,6 +523,28 @@ def test_a_report_that_does_not_fit_is_no_plan(
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
 
 
+def test_a_report_is_signed_with_its_members_own_key(release: Release, tmp_path: Path) -> None:
+    """Another buyer's key is refused by the command that signs, before the service refuses the report."""
+    policy, target = tmp_path / "policy.json", tmp_path / "report.json"
+    images = {"kms:RecipientAttestation:ImageSha384": release.authority.decision.pcrs[0]}
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"AWS": SETTINGS.role_arn},
+        "Action": "kms:Decrypt",
+        "Resource": "*",
+        "Condition": {"StringEqualsIgnoreCase": images},
+    }
+    policy.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    key = "arn:aws:kms:eu-central-1:222233334444:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    words = ["--member", "buyer-1", "--kms-key", key, "--policy", policy, "--bids", "s3://bids/b/"]
+    words += ["--parent-role", SETTINGS.role_arn, "--out", target, *release.deciding]
+    for owner, code in (("buyer-2", "wrong-key"), ("buyer-1", "not-confirmed")):
+        keys = ["--key", release.members.folder / "keys" / owner]
+        done = CliRunner().invoke(report_command, [str(each) for each in [*keys, *words]])
+        assert isinstance(done.exception, UsageError)
+        assert (done.exception.code, target.exists()) == (code, False)
+
+
 def test_a_report_is_its_members_own(release: Release, tmp_path: Path) -> None:
     """Another quorum's key, another buyer's key, a changed byte and trailing fields do not count."""
     policy = release.authority.members
@@ -565,8 +604,12 @@ def test_settings_come_back_from_their_file() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units_and_they_are_not_exposed(release: Release, tmp_path: Path) -> None:
     """systemd-analyze security, offline, finds at most 3 of 10 for each unit."""
-    texts = {name: text for name, text in shipped(release, SETTINGS).items() if name.endswith(".service")}
+    found = shipped(release, SETTINGS)
+    texts = {name: text for name, text in found.items() if name.endswith(".service")}
     assert len(texts) == 7
+    assert "closed.conf /etc/systemd/system/coattest-.service.d/closed.conf\n" in found["install.sh"]
+    (tmp_path / "coattest-.service.d").mkdir()
+    (tmp_path / "coattest-.service.d" / "closed.conf").write_text(found["closed.conf"])
     for name, text in texts.items():
         path = tmp_path / name
         path.write_text(text)

@@ -14,6 +14,7 @@ import pytest
 
 from coattest.errors import UsageError
 from coattest_parent.deployment.stack import programs
+from coattest_parent.deployment.stack.configuration import archive_digest
 from support.build.wheelhouse import make_wheel_file
 from support.raises import raises_code
 
@@ -74,7 +75,7 @@ def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
         lines = file.read().decode().splitlines()
     digest = hashlib.sha256(dependency.read_bytes()).hexdigest()
     assert lines[1] == f"dep==1.0 --hash=sha256:{digest}"
-    assert programs.archive_digest(first) == hashlib.sha256(first).hexdigest()
+    assert archive_digest(first) == hashlib.sha256(first).hexdigest()
 
 
 def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def high_water(status: Path) -> int:
 
 
 def decrypts(trail: Path) -> int:
-    """How many Decrypt calls the log of the local KMS has; a call across accounts is there twice."""
+    """How many Decrypt calls the log of the local KMS has; a call across accounts appears twice."""
     events = map(json.loads, trail.read_text().splitlines() if trail.exists() else [])
     calls = {e.get("sharedEventID", e["eventID"]) for e in events if e.get("eventName") == "Decrypt"}
     return len(calls)

@@ -16,12 +16,12 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from coattest_enclave.protocol.binding import AUCTION, BUYER, IMAGE, SEAL_KEY, seal_key_digest
 from coattest_local.aws.services import Services
 from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.aws import Aws, Endpoint
-from coattest_verify.auction.context import AUCTION, BUYER, IMAGE, SEAL_KEY, seal_key_digest
 from coattest_verify.keypolicy import generate as policy
 from coattest_verify.keypolicy.snippets import put_once_statements
 from coattest_verify.quorum.decision import Decision

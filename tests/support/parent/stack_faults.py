@@ -27,13 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moto.cloudformation.models import cloudformation_backends
 from moto.cloudformation.parsing import OutputMap
 
 from coattest.files import write_atomic
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.stacks.creation import (
-    STACK,
     add_event,
     remove,
     roll_back_creation,
@@ -134,14 +132,11 @@ class FileFaults(Faults):
         every[stack.name]["busy"]["looks"] -= 1
         write_atomic(self._path, json.dumps(every).encode())
 
-    def execute(
-        self, stack: Any | None, form: Mapping[str, str], account: str, region: str
-    ) -> Callable[[], None]:
+    def execute(self, change_set: Any, *, keep: bool) -> Callable[[], None]:
         """Note the stack and what the change set alters; the answer lets the change fail if it should."""
-        before = before_update(stack)
-        resources = changed_resources(form.get("ChangeSetName", ""), account, region, before)
-        retains = form.get("RetainExceptOnCreate") != "true"
-        return lambda: self._executed(stack, before, resources, keep=retains)
+        before = before_update(change_set.stack)
+        resources = changed_resources(change_set, before)
+        return lambda: self._executed(change_set.stack, before, resources, keep=keep)
 
     def _executed(self, stack: Any, before: Before | None, resources: set[str], *, keep: bool) -> None:
         """After moto made a change of ``resources``: let it fail if it should.
@@ -152,15 +147,13 @@ class FileFaults(Faults):
         if fault is None or fault["resource"] not in resources or "rollback" not in fault:
             return
         logical = fault["resource"]
-        kind = stack.template_dict["Resources"][logical]["Type"]
         word, verb = ("CREATE", "create") if before is None else ("UPDATE", "update")
         # moto has said that all went well; CloudFormation's log has the stack's start, then the failure.
         stack.events = [item for item in stack.events if item.resource_status != f"{word}_COMPLETE"]
-        add_event(stack, logical, kind, f"{word}_IN_PROGRESS", None)
-        add_event(stack, logical, kind, f"{word}_FAILED", fault["reason"])
+        add_event(stack, logical, f"{word}_IN_PROGRESS", None)
+        add_event(stack, logical, f"{word}_FAILED", fault["reason"])
         for other in sorted(resources - {logical})[:1]:
-            other_kind = stack.template_dict["Resources"][other]["Type"]
-            add_event(stack, other, other_kind, f"{word}_FAILED", f"Resource {verb[:-1]}ion cancelled")
+            add_event(stack, other, f"{word}_FAILED", f"Resource {verb[:-1]}ion cancelled")
         rolling = "ROLLBACK" if before is None else "UPDATE_ROLLBACK"
         told = which(verb, logical)
         set_status(stack, f"{rolling}_IN_PROGRESS", told + ("Rollback requested by user." * (before is None)))
@@ -168,7 +161,7 @@ class FileFaults(Faults):
             self._roll_back_creation(stack, logical, fault, keep=keep)
         elif fault["rollback"] == "failed":
             self._unfinished[stack.stack_id] = before
-            add_event(stack, logical, kind, "UPDATE_FAILED", "the roll-back of this resource failed too")
+            add_event(stack, logical, "UPDATE_FAILED", "the roll-back of this resource failed too")
             set_status(stack, "UPDATE_ROLLBACK_FAILED", which("update", logical))
         else:
             self._roll_back_update(stack, before)
@@ -178,7 +171,7 @@ class FileFaults(Faults):
         remove(stack, {logical})
         if fault["rollback"] == "failed":
             stuck = next(name for name in stack.template_dict["Resources"] if name != logical)
-            add_event(stack, stuck, resources[stuck]["Type"], "DELETE_FAILED", "the resource is in use")
+            add_event(stack, stuck, "DELETE_FAILED", "the resource is in use")
             set_status(stack, "ROLLBACK_FAILED", which("delete", stuck))
             stack.output_map = OutputMap(stack.resource_map, {}, stack.stack_id)
         else:
@@ -198,8 +191,7 @@ class FileFaults(Faults):
         set_status(stack, "UPDATE_ROLLBACK_IN_PROGRESS", "User Initiated")
         if fault and fault.get("rollback") == "failed":
             logical = fault["resource"]
-            kind = stack.template_dict["Resources"][logical]["Type"]
-            add_event(stack, logical, kind, "UPDATE_FAILED", fault["reason"])
+            add_event(stack, logical, "UPDATE_FAILED", fault["reason"])
             set_status(stack, "UPDATE_ROLLBACK_FAILED", which("update", logical))
         else:
             self._roll_back_update(stack, self._unfinished.pop(stack.stack_id))
@@ -210,25 +202,23 @@ class FileFaults(Faults):
         if not fault or fault.get("delete") != "failed":
             return False
         logical = fault["resource"]
-        kind = stack.template_dict.get("Resources", {}).get(logical, {}).get("Type", STACK)
         set_status(stack, "DELETE_IN_PROGRESS", "User Initiated")
-        add_event(stack, logical, kind, "DELETE_FAILED", fault["reason"])
+        add_event(stack, logical, "DELETE_FAILED", fault["reason"])
         set_status(stack, "DELETE_FAILED", which("delete", logical))
         return True
 
 
-def before_update(stack: Any | None) -> Before | None:
+def before_update(stack: Any) -> Before | None:
     """The stack as it is, if a change set would update it; None where one would create it."""
-    if stack is None or stack.status == "REVIEW_IN_PROGRESS":
+    if stack.status == "REVIEW_IN_PROGRESS":
         return None
     return Before(stack.template, stack.template_dict, dict(stack.parameters), dict(stack.tags))
 
 
-def changed_resources(name: str, account: str, region: str, before: Before | None) -> set[str]:
+def changed_resources(change_set: Any, before: Before | None) -> set[str]:
     """The logical names that a change set adds or alters; with changed parameters: all that may differ."""
-    every = cloudformation_backends[account][region].change_sets.values()
-    (found,) = [item for item in every if name in (item.change_set_name, item.change_set_id)]
     if before is None:
-        return set(found.template_dict["Resources"])
-    difference = found.stack.resource_map.build_resource_diff(found.template_dict, found.parameters)
+        return set(change_set.template_dict["Resources"])
+    held = change_set.stack.resource_map
+    difference = held.build_resource_diff(change_set.template_dict, change_set.parameters)
     return {logical for action in ("Add", "Modify") for logical in difference[action]}

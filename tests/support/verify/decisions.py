@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from coattest_verify.auction.context import AUCTION, BUYER, IMAGE, SEAL_KEY
+from coattest_enclave.protocol.binding import AUCTION, BUYER, IMAGE, SEAL_KEY
 from coattest_verify.keypolicy.generate import ContextRules, generate_policy
 from coattest_verify.quorum.decision import Decision
 

@@ -103,4 +103,4 @@ def audited(*documents: Any, expected: Expected = EXPECTED) -> AuditReport:
 def codes(*documents: Any, expected: Expected = EXPECTED) -> list[str]:
     """The codes of all findings, of what is undecided too."""
     report = audited(*documents, expected=expected)
-    return [finding.code for finding, _ in (*report.problems, *report.undecided)]
+    return [finding.code for finding, _ in (*report.found_false, *report.undecided)]

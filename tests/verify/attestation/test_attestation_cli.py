@@ -171,6 +171,7 @@ def test_a_file_that_is_no_document_is_refused(tmp_path: Path) -> None:
         code, verdict = verify_json(path, *AT, *UNSAFE)
         assert code == 1
         assert verdict["code"] in {"envelope", "too-large", "malformed-cbor", "not-a-document"}
+        assert [finding["code"] for finding in verdict["findings"]] == verdict["codes"]
     assert verify(tmp_path / "absent.bin", *UNSAFE).returncode == 2
 
 
@@ -221,6 +222,7 @@ def test_an_index_gives_times_and_digests(tmp_path: Path) -> None:
     )
     code, batch = verify_json(*arguments)
     assert (code, batch["documents"][0]["ok"], batch["documents"][0]["codes"]) == (1, False, ["index"])
+    assert "SHA-256 differs" in batch["documents"][0]["findings"][0]["detail"]
     (tmp_path / "INDEX.tsv").write_text("filename\nabsent.bin\n")
     assert verify(*arguments).returncode == 2
 

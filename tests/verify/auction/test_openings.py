@@ -22,7 +22,7 @@ def found(tmp_path: Path, *documents: dict[str, Any]) -> list[str]:
     journal.record(SEALED.encode(), b"the payload")
     logs = collected(*documents)
     rules = (*DECRYPT_RULES, context_is_whole, WasSealed(journal))
-    return [finding.code for finding, _ in judge_events(logs.events, EXPECTED, rules=rules).problems]
+    return [finding.code for finding, _ in judge_events(logs.events, EXPECTED, rules=rules).found_false]
 
 
 def opened(manifest_digest: str = SEALED.digest.hex(), **changes: Any) -> dict[str, Any]:

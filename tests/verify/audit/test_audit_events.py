@@ -36,7 +36,7 @@ def test_attested_decrypts_are_grouped_by_auction_buyer_and_enclave() -> None:
     """A retry by the same enclave is a second decrypt of its group; an equal record is the same event."""
     later = record(id="2", eventTime="2026-11-23T10:05:00Z")
     report = audited(record(id="1"), later, later)
-    assert not report.problems
+    assert not report.found_false
     (group,) = report.groups
     assert (group.values, group.module_id, group.count) == ((AUCTION, "buyer-1"), ENCLAVE, 2)
     assert group.last - group.first == timedelta(minutes=5)

@@ -89,7 +89,10 @@ def test_register_names_run_to_31() -> None:
 
 BAD: dict[str, tuple[Any, str]] = {
     "nothing": (b"", "the file is empty"),
-    "a word": ("PCR0", "none of the forms that are read (read are the JSON of nitro-cli build-enclave"),
+    "a word": (
+        "PCR0",
+        "none of the forms that are read (measurements are the JSON of nitro-cli build-enclave",
+    ),
     "prose": ("the registers are secret", "none of the forms that are read"),
     "an image": (b".eif\0\4\xff\xff", "an image, not measurements (eif measure IMAGE > FILE)"),
     "binary": (b"\x84\x44\xff", "not UTF-8 at byte 0"),
@@ -113,9 +116,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "a number as value": ({"PCR0": 0}, "measurements PCR0: not text but int"),
     "another hash": ({"HashAlgorithm": "Sha256", "PCR0": "aa" * 48}, "HashAlgorithm: not SHA-384"),
     "a hash that is no text": ({"HashAlgorithm": 384, "PCR0": "aa" * 48}, "HashAlgorithm: not SHA-384"),
-    "a name twice": ('{"PCR0": "A", "PCR0": "B"}', "'PCR0' is there twice"),
-    "a register twice": ({"PCR0": "aa" * 48, "pcr0": "bb" * 48}, "PCR0 is there twice"),
-    "a line twice": (LINES + LINES, "PCR0 is there twice"),
+    "a name twice": ('{"PCR0": "A", "PCR0": "B"}', "'PCR0' appears twice"),
+    "a register twice": ({"PCR0": "aa" * 48, "pcr0": "bb" * 48}, "PCR0 appears twice"),
+    "a line twice": (LINES + LINES, "PCR0 appears twice"),
     "two places": ({"Measurements": NITRO, "pcrs": REGISTERS}, "in several places: Measurements, pcrs"),
     "beside them": ({"Measurements": NITRO, "PCR0": "aa" * 48}, "in several places: Measurements, PCR0"),
     "no object": ({"Measurements": ["aa"]}, "a list of something else than objects"),
@@ -269,7 +272,7 @@ def test_the_command_reads_stdin_sets_and_clocks(tmp_path: Path) -> None:
     wrong = verify(*common, "--set", "v1", stdin=sent)
     assert (wrong.returncode, "PCR0" in wrong.stdout) == (1, True)
     text = verify(*common, "--set", "v2", stdin="Bad gateway\n")
-    assert (text.returncode, "no document in hex, base64 or JSON" in text.stdout) == (1, True)
+    assert (text.returncode, "not a document in hex, base64 or JSON" in text.stdout) == (1, True)
     assert "would do nothing without --expect" in verify("-", "--set", "v2", stdin=sent).stderr
 
 

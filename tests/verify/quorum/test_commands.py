@@ -203,7 +203,7 @@ def test_errors_are_one_line_and_a_code(signed: Desk, tmp_path: Path) -> None:
         (("quorum", "--attestations", "nowhere"), "nowhere: no such folder"),
         (("quorum", "--root", "sha256:XY"), "64 lower-case hex digits"),
         (("sign-pcrs", "--key", "nokey", "--member", "buyer-1"), "nokey: no such file"),
-        (("members", "init", "--member", "buyer-1=key-1.pub"), "already there"),
+        (("members", "init", "--member", "buyer-1=key-1.pub"), "already exists"),
     ):
         done = signed.run(*argv)
         assert done.returncode == 2, done

@@ -45,7 +45,7 @@ def test_quotes_without_end_are_read_once(text: bytes) -> None:
 
 
 def test_a_repeated_name_behind_many_others_is_found_in_one_pass() -> None:
-    """Statements of megabytes whose last name is there twice are refused at once, not after hours."""
+    """Statements of megabytes whose last name appears twice are refused at once, not after hours."""
     names = b",".join(b'"%x":0' % index for index in range(350_000))
     with pytest.raises(Rejected, match="duplicate key 'last'"):
         parse(b"{" + names + b',"last":0,"last":0}')

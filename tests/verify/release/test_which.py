@@ -269,9 +269,9 @@ def test_anything_else_is_a_usage_error(quorum: Members, content: bytes) -> None
 
 def test_options_that_say_nothing_are_refused(quorum: Members) -> None:
     """--at is about a document, --set about measurements."""
-    with pytest.raises(UsageError, match="--at goes with"):
+    with pytest.raises(UsageError, match="--at is for"):
         which(quorum, measurements(quorum), "--at", "document")
-    with pytest.raises(UsageError, match="--set goes with"):
+    with pytest.raises(UsageError, match="--set is for"):
         which(quorum, image(quorum.folder, b"x"), "--set", "good")
 
 

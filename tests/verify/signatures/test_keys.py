@@ -55,7 +55,7 @@ def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "key"
     generate_key(path)
     before = path.read_bytes()
-    with pytest.raises(UsageError, match="already there"):
+    with pytest.raises(UsageError, match="already exists"):
         generate_key(path)
     assert path.read_bytes() == before
 

@@ -197,7 +197,7 @@ def _read(
         field = f"cabundle[{index}]" if authority else "certificate"
         if der in bundle[:index]:
             findings.append(
-                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate that is there twice")
+                BAD_CERTIFICATE.finding(field, "each certificate once", "a certificate that appears twice")
             )
         try:
             if index == 0 and pinned:

@@ -310,10 +310,6 @@ class Demands:
             allow_debug,
         )
 
-    def byte_findings(self, document: bytes) -> list[Finding]:
-        """The findings that need only the bytes, even if they are not a readable document."""
-        return [finding for expected in self.documents for finding in expected.findings(document)]
-
     def findings(self, document: Document, now_ms: int) -> list[Finding]:
         """Every expectation that a document does not meet at ``now_ms`` (UTC, milliseconds)."""
         findings = [] if self.allow_debug else _debug_findings(document)

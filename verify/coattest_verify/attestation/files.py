@@ -111,7 +111,7 @@ def _from_text(text: str) -> bytes:
             decoded = base64.b64decode(body + "=" * (-len(body) % 4))
     if decoded[:1] and decoded[0] in _FIRST_BYTES:
         return decoded
-    raise _not_a_document(f"text that is no document in hex, base64 or JSON: {shown(text, 40)}")
+    raise _not_a_document(f"text that is not a document in hex, base64 or JSON: {shown(text, 40)}")
 
 
 def _from_json(text: str) -> bytes:
@@ -151,7 +151,7 @@ def _not_a_document(what: str) -> Rejected:
     return Rejected(
         what,
         where="attestation document",
-        hint="read are the bytes, hex, base64, and JSON with one of them",
+        hint="a document is binary, hex, base64, or JSON with one of these",
         code="not-a-document",
     )
 

@@ -30,9 +30,9 @@ SETS_MAX: Final = 256
 """Sets of one file. A host runs at most four enclaves, a project publishes tens of releases."""
 
 FORMS: Final = (
-    "read are the JSON of nitro-cli build-enclave, describe-eif and describe-enclaves, of eif measure and "
-    "eif describe --json; objects of PCR0, PCR1, .., alone or under pcrs or PCR, in JSON or TOML; and lines "
-    "'HEX PCR0'"
+    "measurements are the JSON of nitro-cli build-enclave, describe-eif and describe-enclaves, of eif "
+    "measure and eif describe --json; objects of PCR0, PCR1, .., alone or under pcrs or PCR, in JSON or "
+    "TOML; and lines 'HEX PCR0'"
 )
 """What a message says when a file has none of the forms."""
 
@@ -187,7 +187,7 @@ def _of_lines(found: Sequence[re.Match[str]], where: str) -> MeasurementSet:
     for match in found:
         name = match["after"] or match["before"]
         if name in pairs:
-            raise bad_measurements(f"{name} is there twice", where=where)
+            raise bad_measurements(f"{name} appears twice", where=where)
         pairs[name] = match["value"] or match["value2"]
     return _registers(pairs, "", where, bare=False)
 
@@ -229,13 +229,14 @@ def _wrapped(
         raise bad_measurements(f"registers in several places: {both}", where=where)
     inner = value[wrappers[0]]
     if isinstance(inner, list) or (
-        not any(_is_name(key) for key in inner) and not set(inner) & set(_ALGORITHMS)
+        not any(_LIKE_REGISTER.fullmatch(key) or _INDEX.fullmatch(key) for key in inner)
+        and not set(inner) & set(_ALGORITHMS)
     ):
         yield from _sets(inner, name, where, depth + 1)
         return
     signed = value.get("IsSigned") is True
     notes = []
-    if signed and _zeros(inner.get("PCR8")):
+    if signed and inner.get("PCR8") == "0" * _DIGITS:
         inner = {key: text for key, text in inner.items() if key != "PCR8"}
         notes.append(
             "PCR8 is zeros though the file says that the image is signed: the signer is not compared; "
@@ -249,14 +250,10 @@ def _wrapped(
             "this enclave runs in debug mode: its documents have zeros in PCR0, PCR1 and PCR2, so none has "
             "these measurements"
         )
-    for key, what in (("CheckCRC", "its CRC-32 is wrong"), ("SignatureCheck", "its signature does not hold")):
+    for key, what in (("CheckCRC", "its CRC-32 is wrong"), ("SignatureCheck", "its signature is not valid")):
         if value.get(key) is False:
             notes.append(f"describe-eif says of this image that {what}")
     yield MeasurementSet(found.name, found.pcrs, tuple(notes))
-
-
-def _is_name(key: str) -> bool:
-    return bool(_LIKE_REGISTER.fullmatch(key) or _INDEX.fullmatch(key))
 
 
 def _named(value: Mapping[str, Any]) -> str:
@@ -276,7 +273,7 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
             continue
         index = _index(key, where, bare=bare)
         if index in pcrs:
-            raise bad_measurements(f"PCR{index} is there twice", where=where)
+            raise bad_measurements(f"PCR{index} appears twice", where=where)
         pcrs[index] = _value(text, f"{where} PCR{index}")
         if isinstance(text, str) and re.search("[A-F]", text):
             upper.append(f"PCR{index}")
@@ -287,10 +284,6 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
     _refuse_zeros(pcrs, where)
     note = f"{', '.join(upper)} in upper case: the same value here; a key policy wants it in lower case"
     return MeasurementSet(name, MappingProxyType(pcrs), (note,) if upper else ())
-
-
-def _zeros(text: object) -> bool:
-    return isinstance(text, str) and bool(re.fullmatch("0{96}", text))
 
 
 def _refuse_zeros(pcrs: Mapping[int, bytes], where: str) -> None:

@@ -40,10 +40,6 @@ class Verdict:
             raise NotVerified(self.findings)
         return self._document
 
-    def require(self) -> Document:
-        """The same as ``document``, as a verb."""
-        return self.document
-
     def to_json(self) -> dict[str, Any]:
         """The verdict as plain data; ``document`` is there only when it passed."""
         data: dict[str, Any] = {

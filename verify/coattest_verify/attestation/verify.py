@@ -130,7 +130,7 @@ def verify_under(
     if not isinstance(root, Root):
         raise bad_expectation("a Root is needed", where="root")
     document = _bytes(document)
-    findings = demands.byte_findings(document)
+    findings = [found for each in demands.documents for found in each.findings(document)]
     try:
         envelope = open_envelope(document)
         payload = read_payload(envelope.payload)

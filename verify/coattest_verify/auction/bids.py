@@ -156,7 +156,7 @@ def _read_row(
         named = repr(lot) if _is_amount(amount) and _looks_like_a_lot(lot) else "the first field"
         findings.add(where, f"{named} is not a lot of the manifest")
     elif amounts[index] is not None:
-        findings.add(where, f"lot {lot!r} is there twice")
+        findings.add(where, f"lot {lot!r} appears twice")
     elif not amount:
         amounts[index] = 0
     elif not _is_amount(amount):

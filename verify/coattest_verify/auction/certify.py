@@ -158,4 +158,6 @@ def _moment(seconds: int) -> datetime:
     try:
         return datetime.fromtimestamp(seconds, timezone.utc)
     except (ValueError, OverflowError, OSError):
-        raise Rejected("the auction's times are no dates, so no certificate covers them", code=CODE) from None
+        raise Rejected(
+            "the auction's times are not valid dates, so no certificate covers them", code=CODE
+        ) from None

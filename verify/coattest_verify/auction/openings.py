@@ -12,11 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from coattest.findings import Finding
-from coattest_verify.auction.context import AUCTION, CONTEXT_KEYS, IMAGE
+from coattest_enclave.protocol.binding import AUCTION, BUYER, IMAGE, SEAL_KEY
 from coattest_verify.auction.journal import SealJournal
 from coattest_verify.audit.events import Event
 from coattest_verify.audit.judge import Expected, Known, finding_of
 
+AUCTION_CONTEXT = (AUCTION, BUYER, IMAGE, SEAL_KEY)
+"""The encryption context of a bid: manifest, buyer, image and seal key (docs/protocol.md, "Bid")."""
 _DIGEST = re.compile(r"[0-9a-f]{96}")
 
 
@@ -24,7 +26,7 @@ def context_is_whole(event: Event, _expected: Expected, _known: Known) -> Iterab
     """An auction's context has all of its keys, and ``image`` is the attested image."""
     if AUCTION not in event.context:
         return
-    missing = sorted(set(CONTEXT_KEYS) - set(event.context))
+    missing = sorted(set(AUCTION_CONTEXT) - set(event.context))
     if missing:
         yield finding_of("unexpected-context", event, f"the auction's context lacks {', '.join(missing)}")
         return
@@ -32,7 +34,7 @@ def context_is_whole(event: Event, _expected: Expected, _known: Known) -> Iterab
         return  # unattested: a finding of its own
     attested = event.registers.get(0, b"").hex()
     if event.context[IMAGE] != attested:
-        detail = "the context names another image than the attested one"
+        detail = "the context names a different image than the attested one"
         yield finding_of("unexpected-context", event, detail, attested, event.context[IMAGE])
 
 

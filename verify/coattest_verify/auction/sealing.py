@@ -78,7 +78,7 @@ def plan_seal(
         findings.append(Finding("own-bid-missing", "bid files", detail, digest.hex(), bids[name].hex()))
     if (made_for := journal.manifest_of(messages.bid_digest(own_bid))) != manifest.digest:
         detail = (
-            f"it was made for another manifest, {made_for.hex()}"
+            f"it was made for a different manifest, {made_for.hex()}"
             if made_for
             else "this machine has no record of making it; 'auction bid' makes one that it knows"
         )

@@ -90,5 +90,5 @@ def _authentic(name: str, evidence: Evidence, members: MembersFile) -> Withdrawa
     fields.done()
     withdrawal = Withdrawal(member.name, certificate, time)
     if withdrawal.file_name != name:
-        raise Rejected("it withdraws another certificate than its name says", code="bad-name")
+        raise Rejected("it withdraws a different certificate than its name says", code="bad-name")
     return withdrawal

@@ -221,8 +221,9 @@ def shared_ids(raw: Mapping[str, Any]) -> frozenset[str]:
 
 def _names(raw: Mapping[str, Any], key: KeyName) -> Names:
     """Which key the record names, in its resources, parameters or answer."""
-    parameters = json_object(raw.get("requestParameters"))
-    asked: Any = raw.get("requestParameters") if parameters is None else _without_content(parameters)
+    asked: Any = raw.get("requestParameters")
+    if (parameters := json_object(asked)) is not None:
+        asked = [value for name, value in parameters.items() if name.lower() not in _CONTENT]
     resources, answer, details = _named_in(raw)
     if _has_key([resources, asked, answer, details], key):
         return Names.THIS
@@ -242,10 +243,6 @@ def _named_in(raw: Mapping[str, Any]) -> list[Any]:
 def _has_key(value: Any, key: KeyName) -> bool:
     """Whether a text in a JSON value has the key's id."""
     return any(found[0].lower() == key.id for text in _strings(value) for found in _SOME_KEY.finditer(text))
-
-
-def _without_content(parameters: Mapping[str, Any]) -> list[Any]:
-    return [value for name, value in parameters.items() if name.lower() not in _CONTENT]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -57,7 +57,7 @@ class DecryptGroup:
     last: datetime
 
 
-Problem = tuple[Finding, Event | None]
+EventFinding = tuple[Finding, Event | None]
 """A finding, and its event where it is about one."""
 
 
@@ -65,13 +65,13 @@ Problem = tuple[Finding, Event | None]
 class AuditReport:
     """The audit's outcome.
 
-    ``problems`` are found false; ``undecided`` are what nobody can tell from these logs. ``operations``
+    ``found_false`` is what is wrong; ``undecided`` is what nobody can tell from these logs. ``operations``
     counts every event of the key by its operation. ``copies`` are second records of a call.
     """
 
     groups: tuple[DecryptGroup, ...]
-    problems: tuple[Problem, ...]
-    undecided: tuple[Problem, ...]
+    found_false: tuple[EventFinding, ...]
+    undecided: tuple[EventFinding, ...]
     denied: tuple[Event, ...]
     notable: tuple[Event, ...]
     operations: Mapping[str, int]
@@ -87,7 +87,7 @@ class AuditReport:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
-        return tuple(finding for finding, _ in self.problems)
+        return tuple(finding for finding, _ in self.found_false)
 
     @property
     def reruns(self) -> tuple[tuple[str, ...], ...]:
@@ -223,8 +223,8 @@ class _Judge:
             aliases=frozenset(alias for event in own for alias in event.aliases),
         )
         self.good: dict[tuple[tuple[str, ...], str], list[datetime]] = {}
-        self.problems: list[Problem] = []
-        self.undecided: list[Problem] = []
+        self.found_false: list[EventFinding] = []
+        self.undecided: list[EventFinding] = []
         self.denied: list[Event] = []
         self.notable: list[Event] = []
         self.operations: Counter[str] = Counter()
@@ -235,7 +235,7 @@ class _Judge:
 
     def add(self, finding: Finding, event: Event | None) -> None:
         """A finding, where it belongs."""
-        (self.undecided if finding.code in UNDECIDED else self.problems).append((finding, event))
+        (self.undecided if finding.code in UNDECIDED else self.found_false).append((finding, event))
 
     def run(self) -> None:
         """Judge every event once."""
@@ -319,7 +319,7 @@ class _Judge:
         )
         return AuditReport(
             groups=groups,
-            problems=tuple(self.problems),
+            found_false=tuple(self.found_false),
             undecided=tuple(self.undecided),
             denied=tuple(self.denied),
             notable=tuple(self.notable),

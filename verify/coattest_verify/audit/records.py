@@ -230,7 +230,7 @@ class _Reader:
             before = self.position
             name = self._plain()
             if not isinstance(name, str):
-                raise ValueError("a name that is no text")
+                raise ValueError("a name that is not text")
             self._over(":")
             if name in _LISTS and self._at("[") and depth < _MAX_NESTING:
                 listed, paged = True, paged or name in _PAGED
@@ -327,7 +327,7 @@ class _Reader:
 
 
 def _decoded(piece: str) -> tuple[Any, int, str | None]:
-    """The value with which a text begins, where it ends, and which name in it is there twice."""
+    """The value with which a text begins, where it ends, and which name in it appears twice."""
     try:
         return *_DECODER.raw_decode(piece), None
     except RepeatedName as error:

@@ -36,8 +36,8 @@ class AuditVerdict:
 
 def conclude(report: AuditReport, coverage: Coverage, *, none_expected: bool) -> AuditVerdict:
     """The verdict. Without an event of the key nothing was looked at, unless none are expected."""
-    if report.problems:
-        count = len(report.problems)
+    if report.found_false:
+        count = len(report.found_false)
         sentence = (
             f"{count} finding(s) in {report.events} event(s) of the key: not every use of it is as decided"
         )

@@ -21,7 +21,7 @@ from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out, step_progress, utc_now
 from coattest.strictjson import shown
-from coattest_verify.auction.context import AUCTION, BUYER
+from coattest_enclave.protocol.binding import AUCTION, BUYER
 from coattest_verify.auction.journal import SealJournal, default_journal
 from coattest_verify.auction.openings import WasSealed, context_is_whole
 from coattest_verify.audit import digests, sources
@@ -32,8 +32,8 @@ from coattest_verify.audit.judge import (
     DECRYPT_RULES,
     AuditReport,
     DecryptRule,
+    EventFinding,
     Expected,
-    Problem,
     judge_events,
 )
 from coattest_verify.audit.operations import DECRYPT
@@ -67,17 +67,22 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 @click.option(
     "--journal",
     type=EXISTING_FOLDER,
-    help="Your record of seals, to compare openings with (default: as for auction seal).",
+    help="Your seal journal, to compare openings with (default: as for auction seal).",
 )
 @click.option(
-    "--no-journal", is_flag=True, help="Compare with no record of seals: this is not the machine that seals."
+    "--no-journal", is_flag=True, help="Compare with no seal journal: this is not the machine that seals."
 )
-@click.option("--since", type=MOMENT, help="From this moment (UTC).")
-@click.option("--until", type=MOMENT, help="Up to this moment (UTC).")
+@click.option(
+    "--since",
+    type=MOMENT,
+    metavar="TIME",
+    help="Events from this time on: 2026-11-23, or 2026-11-23T12:00:00Z (UTC).",
+)
+@click.option("--until", type=MOMENT, metavar="TIME", help="Events up to this time.")
 @click.option(
     "--allow-none",
     is_flag=True,
-    help="No event of the key is expected: without one, exit 0 instead of 3.",
+    help="The key may be unused: exit 0 and not 3 when the logs have no event of it.",
 )
 @click.option(
     "--public-keys",
@@ -104,21 +109,14 @@ def audit_command(**given: Any) -> int:
         emit_json(_document(report, done.expected, done.coverage, verdict))
         return verdict.outcome
     _show(report, done.coverage)
-    if verdict.outcome is AuditOutcome.FOUND_FALSE:
-        raise FoundFalse(
+    if verdict.outcome is not AuditOutcome.AS_DECIDED:
+        undecided = verdict.outcome is AuditOutcome.UNDECIDED
+        raise (EnvironmentFailure if undecided else FoundFalse)(
             verdict.sentence,
             where=given["key_arn"],
             hint=verdict.next,
             code=verdict.code,
-            findings=report.findings,
-        )
-    if verdict.outcome is AuditOutcome.UNDECIDED:
-        raise EnvironmentFailure(
-            verdict.sentence,
-            where=given["key_arn"],
-            hint=verdict.next,
-            code=verdict.code,
-            findings=[finding for finding, _ in report.undecided],
+            findings=[finding for finding, _ in (report.undecided if undecided else report.found_false)],
         )
     out().print(verdict.sentence)
     err().print(f"next: {verdict.next}")
@@ -176,7 +174,7 @@ def _expected(given: Mapping[str, Any], now: datetime) -> Expected:
 
 
 def _rules(given: Mapping[str, Any]) -> tuple[DecryptRule, ...]:
-    """What a Decrypt is judged by: for an auction's also the record of seals. Raises UsageError."""
+    """What a Decrypt is judged by: for an auction's also the seal journal. Raises UsageError."""
     if given["no_journal"]:
         if given["journal"]:
             raise UsageError("--journal and --no-journal", where="--no-journal")
@@ -253,7 +251,7 @@ def _show(report: AuditReport, coverage: Coverage) -> None:
         first, last = _stamp(group.first), _stamp(group.last)
         rows.append((auction or "-", buyer or "-", group.module_id, str(group.count), first, last))
     out().show_rows(("auction", "buyer", "enclave", "decrypts", "first", "last"), rows)
-    for finding, event in (*report.problems, *report.undecided):
+    for finding, event in (*report.found_false, *report.undecided):
         text = f"{finding.code}: {finding.detail} ({_line(event) if event else finding.where})"
         err().print(text, style="red")
     for auction, buyer in report.reruns:
@@ -325,14 +323,14 @@ def _document(
         ],
         "probes": [_event(event) for event in _probes(report)],
         "reruns": [_names(values) for values in report.reruns],
-        "findings": _problems(report.problems),
-        "undecided": _problems(report.undecided),
+        "findings": _findings(report.found_false),
+        "undecided": _findings(report.undecided),
         "denied": [_event(event) for event in report.denied],
         "notable": [_event(event) for event in report.notable],
     }
 
 
-def _problems(found: tuple[Problem, ...]) -> list[dict[str, Any]]:
+def _findings(found: tuple[EventFinding, ...]) -> list[dict[str, Any]]:
     return [{**finding.to_json(), "event": _event(event) if event else None} for finding, event in found]
 
 

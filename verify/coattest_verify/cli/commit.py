@@ -17,7 +17,6 @@ from coattest_verify.cli.options import (
     signing_options,
 )
 from coattest_verify.cli.words import commit_rows
-from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.rebuild.answer import read_members, read_report
 from coattest_verify.rebuild.committing import commit_to
@@ -47,8 +46,7 @@ def commit_command(
     """
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
         pinned = Roots().pinned(root)
         own = read_report(rebuilt, OwnWork(), vouched)
     path, vote, salt_file = commit_to(

@@ -43,8 +43,8 @@ def inputs_command(*, source: Path, mirror: str | None, target: Path | None, as_
 
     The index must be signed by an archive key that is pinned in this tool. Wheels are fetched again through
     pip, from the index that pip is configured with. Exit code 0 when all is confirmed, 1 when something
-    contradicts an index, 3 when not everything could be asked. That all was confirmed is remembered on this
-    machine, and verify sign-pcrs says so.
+    contradicts an index, 3 when not everything could be asked. When all is confirmed, this machine
+    remembers it, and verify sign-pcrs says so.
     """
     own = OwnWork()
     own.prepare()

@@ -18,7 +18,14 @@ from coattest_verify.signatures.keys import SCHEMES, generate_key, read_passphra
 @click.option(
     "--out", "path", type=NEW_FILE, required=True, help="The private key; KEY.pub is written beside it."
 )
-@click.option("--type", "kind", type=click.Choice(list(SCHEMES)), default="ed25519", show_default=True)
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(list(SCHEMES)),
+    default="ed25519",
+    show_default=True,
+    help="Kind of key.",
+)
 @click.option("--passphrase-file", type=FILE, help="Encrypt with the first line of this file.")
 @click.option("--prompt", "ask", is_flag=True, help="Encrypt with a passphrase asked for on the terminal.")
 @json_option

@@ -53,7 +53,7 @@ def lint_change_command(
 
     It may add authentic files of one member, a claim, and what follows from them; nothing that others rely on
     is replaced or removed. Exit code 0: it may. 1: it may not. 3: nothing there was changed, HEAD does not
-    come after BASE, or BASE itself does not hold.
+    come after BASE, or BASE itself is not valid.
     """
     pinned, seen = Roots().known(root)
     with two_commits(repository, base, head, folder) as commits:
@@ -62,8 +62,8 @@ def lint_change_command(
             verdict = judge_change(commits, pinned, seen=seen, member=member, others=others)
         except Rejected as error:
             raise EnvironmentFailure(
-                f"{error.what}, so nobody's files can be told apart",
-                where=f"{commits.base.commit[:12]}: {error.where or folder}",
+                f"{error.what}, so the members' files cannot be told apart",
+                where=f"{commits.base.commit}: {error.where or folder}",
                 hint=error.hint,
                 code=error.code,
             ) from None

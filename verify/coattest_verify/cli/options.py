@@ -21,6 +21,7 @@ from coattest.shell import Decorator, judged_folder, option_group, signing_key, 
 from coattest_verify.quorum.authority import authority_from, tell_end
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.quorum.lapse import expiring
+from coattest_verify.quorum.members.file import MembersFile, own_key
 from coattest_verify.quorum.memory import parse_pinned_root
 from coattest_verify.quorum.signing import candidates, pending
 from coattest_verify.signatures.keys import (
@@ -76,18 +77,21 @@ class SigningKey:
     key: Path
     passphrase_file: Path | None
 
-    def signer(self, evidence: Evidence) -> Signer:
+    def signer(self, evidence: Evidence, members: MembersFile | None = None) -> Signer:
         """The signer of the key file, or of the URI (then the member has its key in quorum.toml).
 
         Asks for the passphrase or PIN on the terminal when nothing else names it. A members file that expires
-        soon is a line on stderr. Raises UsageError.
+        soon is a line on stderr. Raises UsageError, also for a key that is not the member's in ``members``.
         """
         tell_expiry(evidence)
         if is_remote(str(self.key)):
-            return load_remote_signer(
-                str(self.key), candidates(evidence, self.member), lambda _: self._passphrase().decode()
-            )
-        return load_signer(self.key, self._passphrase)
+            ask, known = lambda _: self._passphrase().decode(), candidates(evidence, self.member)
+            signer: Signer = load_remote_signer(str(self.key), known, ask)
+        else:
+            signer = load_signer(self.key, self._passphrase)
+        if members is not None:
+            own_key(self.member, members, signer)
+        return signer
 
     def _passphrase(self) -> bytes:
         chosen = self.passphrase_file or os.environ.get(PASSPHRASE_FILE)
@@ -121,7 +125,8 @@ def _signing(*, required: bool) -> Decorator:
             type=FILE,
             help=f"File whose first line opens the key (else {PASSPHRASE_FILE}, else a prompt).",
         ),
-        click.option("--member", required=required, help="Your name in quorum.toml."),
+        click.option("--member", required=required, metavar="NAME", help="Your name in quorum.toml."),
+        heading="Who signs",
     )
 
     def decorate(command: Any) -> Any:
@@ -184,28 +189,24 @@ quorum_options = option_group(attestations_option, root_option)
 """Which quorum: passed as ``attestations`` and ``root``."""
 
 release_option: Decorator = option_group(
-    click.option("--release", metavar="NAME", help="The release; default: the only one that is there."),
+    click.option("--release", metavar="NAME", help="The release (default: the only one there is)."),
     heading=DECISION,
 )
 """Which release: passed as ``release``."""
 
 profile_option: Decorator = option_group(
-    click.option("--profile", default="aws", show_default=True, help="Profile to decide on."),
+    click.option("--profile", metavar="NAME", default="aws", show_default=True, help="Profile to decide on."),
     heading=DECISION,
 )
-
-
-def _days(_context: click.Context, _parameter: click.Parameter, value: int | None) -> timedelta | None:
-    return timedelta(days=value) if value is not None else None
 
 
 fresh_option: Decorator = option_group(
     click.option(
         "--fresh",
         type=click.IntRange(1, 3650),
-        callback=_days,
+        callback=lambda _context, _parameter, days: None if days is None else timedelta(days=days),
         metavar="DAYS",
-        help="Decide only while enough members for a change cosigned the log in so many days.",
+        help="Decide only if enough members to change the quorum cosigned the log in the last DAYS days.",
     ),
     heading=DECISION,
 )

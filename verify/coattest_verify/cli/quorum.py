@@ -35,7 +35,7 @@ from coattest_verify.quorum.memory import Roots, Unwritten
     "--also",
     multiple=True,
     type=EXISTING_FILE,
-    help="A statement or vote that came another way, such as a dissent that the host may hide; repeatable.",
+    help="A statement or vote from outside the folder, such as a dissent that its host may hide; repeatable.",
 )
 @click.option(
     "--stateless",
@@ -58,37 +58,36 @@ def quorum_command(
 ) -> int:
     """Decide, and say who agrees, who dissents, which files were refused and why.
 
-    Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: undecided, something lacks.
+    Exit code 0: decided. 1: something is false, a dissent or a revocation. 3: something is
+    missing.
     """
     if seen is not None and not stateless:
-        raise UsageError("--seen goes with --stateless")
+        raise UsageError("--seen needs --stateless")
     if bundle is not None:
         refuse_ignored(("attestations", "also", "stateless", "seen"), "with --bundle")
         outcome = _from_bundle(bundle, root, at, asked)
     elif at is not None:
-        raise UsageError("--at goes with --bundle")
+        raise UsageError("--at needs --bundle")
+    elif stateless and root is None:
+        raise UsageError("--stateless needs --root sha256:HEX", code="no-root")
     else:
         outcome = decide(
             attestations,
-            root=_needed(root) if stateless else root,
+            root=root,
             now=utc_now(),
             roots=Unwritten(seen) if stateless else None,
             also=also,
             **asked,
         )
         if stateless and seen is None:
-            err().print("rollback not detected: what was seen before is not known here", style="yellow")
+            err().print(
+                "rollback not detected: without a memory, older files look like new ones", style="yellow"
+            )
     if as_json:
         emit_json(outcome.to_json())
     else:
         show_outcome(outcome)
     return outcome.exit_code
-
-
-def _needed(root: bytes | None) -> bytes:
-    if root is None:
-        raise UsageError("--stateless needs --root sha256:HEX", code="no-root")
-    return root
 
 
 def _from_bundle(path: Path, root: bytes | None, at: str | None, asked: Mapping[str, Any]) -> Outcome:

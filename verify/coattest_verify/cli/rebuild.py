@@ -38,8 +38,8 @@ MAX_EXPLAINED = 10
 """Differences shown to a person; ``--json`` has them all."""
 
 OTHER_SOURCE = (
-    "another source than the claim's was built, so nothing is said about the claim: check out the release's"
-    " commit, and rebuild"
+    "the source that was built is not the claim's, so this says nothing about the claim: check out the"
+    " release's commit, and rebuild"
 )
 OTHER_BYTES = (
     "the claim's source builds to other bytes here. A dissent stays, so look at the differences first, and"

@@ -24,6 +24,7 @@ from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 from coattest_verify.keypolicy.live import images, requires_instance
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
 from coattest_verify.quorum.authority import evidence_from
+from coattest_verify.rebuild.answer import read_members
 
 
 @click.command("report")
@@ -77,7 +78,7 @@ def report_command(
         )
     made = BuyerReport(signing.member, kms_key, bids, role, digests, requires_instance(live))
     with evidence_from(decision) as evidence:
-        signer = signing.signer(evidence)
+        signer = signing.signer(evidence, read_members(evidence, attestations))
     confirm_signing(
         [
             ("signs", f"{signing.member} reports to the service on its own stack"),

@@ -21,7 +21,6 @@ from coattest_verify.cli.options import (
 )
 from coattest_verify.cli.words import published_rows, statement_rows
 from coattest_verify.quorum.members.chain import claimed_root
-from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.statements.salt import opening
 from coattest_verify.rebuild.answer import answer, read_ask, read_report, remeasure, sign_answer
 from coattest_verify.rebuild.hosts import host_name
@@ -65,14 +64,13 @@ def sign_pcrs_command(
     if dissent and could_not_build:
         raise UsageError("--dissent and --could-not-build exclude each other")
     if reason and not (dissent or could_not_build):
-        raise UsageError("--reason goes with --dissent or --could-not-build")
+        raise UsageError("--reason needs --dissent or --could-not-build")
     if could_not_build:
         refuse_ignored(("rebuilt", "vouched"), "with --could-not-build")
     own = OwnWork()
     with read_once(attestations) as evidence:
         ask = read_ask(evidence, attestations, release)
-        signer = signing.signer(evidence)
-        own_key(signing.member, ask.members, signer)
+        signer = signing.signer(evidence, ask.members)
         built = secret = None
         if not could_not_build:
             built = read_report(rebuilt, own, vouched)

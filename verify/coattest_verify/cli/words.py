@@ -47,8 +47,8 @@ def publish_rows(claim: Claimed, vote: Vote) -> Rows:
 
 def published_rows(published: Published) -> Rows:
     """Who published the claim that a statement is about."""
-    if published.problem is not None:
-        return [("WARNING", published.problem.detail)]
+    if published.finding is not None:
+        return [("WARNING", published.finding.detail)]
     return [
         ("claim", f"published by {published.by}: commit {published.commit or 'unknown'}, {published.tag}")
     ]
@@ -173,12 +173,6 @@ def members_rows(members: MembersFile) -> Rows:
     ]
 
 
-def changed_rows(before: MembersFile, after: MembersFile) -> Rows:
-    """What a version of the members file changes, row by row."""
-    old, new = members_rows(before), members_rows(after)
-    return [*_only("removes", old, new), *_only("adds", new, old)]
-
-
 def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]) -> Rows:
     return [(word, f"{name}: {value}") for name, value in rows if (name, value) not in others]
 
@@ -186,16 +180,18 @@ def _only(word: str, rows: Sequence[tuple[str, str]], others: Sequence[tuple[str
 def countersign_rows(waiting: Pending, member: str) -> Rows:
     """What a signature on the pending version says, and what else was signed for it."""
     members = waiting.members
+    old, new = members_rows(waiting.current), members_rows(members)
     rows = [
         ("signs", f"{member} agrees to version {members.version} of the members file"),
-        *members_rows(members),
-        *changed_rows(waiting.current, members),
+        *new,
+        *_only("removes", old, new),
+        *_only("adds", new, old),
         ("signed by", ", ".join(waiting.signed) or "nobody yet"),
     ]
     rows += [
         (
             "WARNING",
-            f"{', '.join(rival.signed)} signed another version {members.version}: sha256:{rival.sha256}",
+            f"{', '.join(rival.signed)} signed a different version {members.version}: sha256:{rival.sha256}",
         )
         for rival in waiting.rivals
     ]

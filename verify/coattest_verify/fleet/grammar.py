@@ -35,7 +35,7 @@ def texts_of(fields: Fields, name: str, pattern: re.Pattern[str], high: int) -> 
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise Rejected(f"{fields.at(name)}: {ascii(value)[:80]} does not have the form {pattern.pattern}")
     if len(set(values)) != len(values):
-        raise Rejected(f"{fields.at(name)}: one is there twice")
+        raise Rejected(f"{fields.at(name)}: one appears twice")
     return tuple(values)
 
 

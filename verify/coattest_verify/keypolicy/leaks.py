@@ -60,9 +60,9 @@ def _loosest(policy: Policy, registers: Mapping[int, str], named: bool) -> Polic
         open_resource = policy.variables and any("${" in text for text in item.resources)
         settled = [each for each in item.conditions if _settled(each, registers, policy.variables)]
         if item.allow:
-            kept = (each for each in settled if named or ascii_lower(each.key) not in _OF_THE_CALLER)
+            rest = (each for each in settled if named or ascii_lower(each.key) not in _OF_THE_CALLER)
             everything = {"resources": ("*",), "not_resource": False} if open_resource else {}
-            statements.append(replace(item, conditions=tuple(kept), **everything))  # type: ignore[arg-type]
+            statements.append(replace(item, conditions=tuple(rest), **everything))  # type: ignore[arg-type]
         elif len(settled) == len(item.conditions) and not open_resource:
             statements.append(item)
     return replace(policy, statements=tuple(statements))

@@ -70,9 +70,9 @@ class BuyerReport:
                 f"are not 1 to {DECISIONS_MAX} different digests in order",
             ),
         )
-        for ok, name, problem in checks:
+        for ok, name, what in checks:
             if not ok:
-                raise _bad_report(f"{name} {problem}")
+                raise _bad_report(f"{name} {what}")
 
     @property
     def account(self) -> str:

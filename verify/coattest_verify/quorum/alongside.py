@@ -1,4 +1,4 @@
-"""Files that came another way than the folder: a dissent by mail, which a host may have hidden."""
+"""Files from outside the folder: a dissent by mail, which a host may have hidden."""
 
 from __future__ import annotations
 

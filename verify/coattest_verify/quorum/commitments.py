@@ -36,7 +36,7 @@ Committed = Mapping[str, frozenset[str]]
 """Members, and the commitments (hex) of each that count."""
 
 
-def early_commitments(
+def timely_commitments(
     entries: Sequence[LogEntry],
     votes: Iterable[Vote],
     claim: Claimed | Statement,
@@ -46,7 +46,7 @@ def early_commitments(
     """Each member's commitments to the claim's source that the agreed ``entries`` show in time."""
     votes = list(votes)
     signed = {vote.sha256: vote.signed_sha256 for vote in votes}
-    early: set[str] = set()
+    timely: set[str] = set()
     made: dict[tuple[str | None, str, str], set[str]] = {}
     for entry in entries:
         if entry.reveals(claim, profile):
@@ -57,11 +57,11 @@ def early_commitments(
             before = made.setdefault(place, set())
             before.add(signed.get(entry.sha256, entry.sha256))
             if len(before) <= MOST_COMMITMENTS:
-                early.add(entry.sha256)
+                timely.add(entry.sha256)
     source = (COMMIT, root.hex(), claim.tree_sha256, claim.lock_sha256)
     found: dict[str, frozenset[str]] = {}
     for vote in votes:
-        if (vote.kind, vote.root, vote.tree_sha256, vote.lock_sha256) == source and vote.sha256 in early:
+        if (vote.kind, vote.root, vote.tree_sha256, vote.lock_sha256) == source and vote.sha256 in timely:
             found[vote.member] = found.get(vote.member, frozenset()) | {vote.note}
     return found
 
@@ -84,7 +84,7 @@ def uncommitted(
     return (too_few("too-few-commitments", len(opened), members.commitments, text),)
 
 
-def too_early(
+def commitments_missing(
     evidence: Evidence, chain: MembersChain, claim: Claimed | Statement, root: bytes
 ) -> Finding | None:
     """Why nobody is to show a claim or a result of the source yet, or None.
@@ -97,7 +97,7 @@ def too_early(
         return None
     votes, _ = votes_that_stand(evidence, chain)
     found = {
-        profile: len(early_commitments(entries, votes, claim, profile, root)) for profile in claim.profiles
+        profile: len(timely_commitments(entries, votes, claim, profile, root)) for profile in claim.profiles
     }
     most = max(found.values(), default=0)
     if most >= wanted:

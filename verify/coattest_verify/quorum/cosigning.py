@@ -396,7 +396,7 @@ def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) 
     return (
         entry.kind in LEAVES
         and entry.outcome != DISSENT
-        and any(each.about(dict(entry.facts)) and index < each.since for each in archived)
+        and any(each.covers(dict(entry.facts)) and index < each.since for each in archived)
     )
 
 

@@ -19,9 +19,9 @@ from coattest.findings import Finding
 from coattest.strictjson import canonical
 from coattest_build.ownwork import sha256_hex
 from coattest_verify.quorum.alongside import with_files
-from coattest_verify.quorum.commitments import Committed, early_commitments, uncommitted
+from coattest_verify.quorum.commitments import Committed, timely_commitments, uncommitted
 from coattest_verify.quorum.diversity import undiversified
-from coattest_verify.quorum.lapse import end_of, ending, fresh_until
+from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, Log, LogVerdict, examine
 from coattest_verify.quorum.log.publication import publication
@@ -39,7 +39,7 @@ from coattest_verify.quorum.objections import (
 )
 from coattest_verify.quorum.releases import release_files, release_place
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
-from coattest_verify.quorum.statements.question import DecisionQuestion
+from coattest_verify.quorum.statements.question import DecisionQuestion, enough_until
 from coattest_verify.quorum.statements.signed import read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
 from coattest_verify.quorum.statements.votes import (
@@ -48,8 +48,8 @@ from coattest_verify.quorum.statements.votes import (
     REVOKE,
     Vote,
     leaf,
-    standing,
     votes_on,
+    without_undone,
 )
 from coattest_verify.quorum.tally import Answer, Tally, count
 
@@ -310,7 +310,7 @@ def decide_from(
         void=[sha256_hex(files.read(item.where)) for item in (*refused, *bad_votes) if item.code == OLD_KEY],
     )
     taken_back = overruled(votes, chain.state, members)
-    valid, undone = standing(votes, taken_back)
+    valid, undone = without_undone(votes, taken_back)
     objections = seen_objections(signed, votes, question, root)
     outcome = _conclude(
         tally,
@@ -320,13 +320,13 @@ def decide_from(
         own=own,
         set_aside=set_aside,
         removed=gone(seen, objections, votes, question, taken_back),
-        committed=early_commitments(chain.state.entries, votes, claim, profile, root)
+        committed=timely_commitments(chain.state.entries, votes, claim, profile, root)
         if members.commitments
         else {},
         revoked=votes_on(valid, REVOKE, claim, root),
         undone=votes_on(undone, REVOKE, claim, root),
         reviewed=votes_on(votes, REVIEW, claim, root),
-        unpublished=published.problem,
+        unpublished=published.finding,
     )
     if fresh is not None:
         outcome = _while_fresh(outcome, chain, fresh, now)
@@ -336,7 +336,9 @@ def decide_from(
 def _while_fresh(outcome: Outcome, chain: MembersChain, fresh: timedelta, now: datetime) -> Outcome:
     """The outcome, undecided unless the agreed log was cosigned lately, and no longer than it was."""
     notes = chain.log.cosignatures if isinstance(chain.log, Log) else {}
-    until = fresh_until(notes, len(chain.state.entries), chain.current, fresh, now)
+    size = len(chain.state.entries)
+    times = {name: note.time for name, note in notes.items() if note.checkpoint.size >= size}
+    until = enough_until(times, chain.current, fresh, now)
     if until is None:
         text = f"too few members cosigned the log in the last {fresh.days} days: this may be an old copy"
         reason = Finding("log-not-fresh", CHECKPOINT_FILE, text)
@@ -419,7 +421,7 @@ def _conclude(
         ]
     else:
         # The log that was seen before says what is in force: without it nothing is known to be.
-        reasons += [each for each in objections if each is log.problem and log.lost]
+        reasons += [each for each in objections if each is log.finding and log.lost]
         warnings += [each for each in objections if each not in reasons]
     if own is not None and own not in agree:
         text = "has no agreeing statement of its own: others' votes do not bind it"
@@ -467,7 +469,7 @@ def _conclude(
         members=members,
         profile=profile,
         answers=tally.agree,
-        log=SeenLog(log.size, log.root) if log.size and not log.problem else None,
+        log=SeenLog(log.size, log.root) if log.size and not log.finding else None,
     )
 
 

@@ -12,9 +12,7 @@ from datetime import datetime, timedelta
 
 from coattest.findings import Finding
 from coattest_verify.quorum.diversity import undiversified
-from coattest_verify.quorum.log.checkpoint import Cosignature
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, utc
-from coattest_verify.quorum.statements.question import enough_until
 from coattest_verify.quorum.tally import Answer
 
 WARN_BEFORE = timedelta(days=14)
@@ -74,17 +72,6 @@ def _holds_after(
         return False
     answered = names | {name for name, until in excused.items() if until > moment}
     return members.dissent != "block" or answered >= set(members.names)
-
-
-def fresh_until(
-    notes: Mapping[str, Cosignature], size: int, members: MembersFile, fresh: timedelta, now: datetime
-) -> datetime | None:
-    """Until when ``change`` members' cosignatures on at least ``size`` entries are younger than ``fresh``.
-
-    None when they are not now. One more cosignature never shortens it.
-    """
-    times = {name: note.time for name, note in notes.items() if note.checkpoint.size >= size}
-    return enough_until(times, members, fresh, now)
 
 
 def expiring(members: MembersFile, now: datetime) -> tuple[Finding, ...]:

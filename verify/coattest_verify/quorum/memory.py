@@ -89,7 +89,7 @@ def named_roots(path: Path) -> dict[str, PinnedRoot]:
         fields.done()
         texts = {name: values.text(name, _NAMED) for name in values.values}
         if bad := next((name for name in texts if not NAME.fullmatch(name)), None):
-            raise Rejected(f"roots: {bad[:80]!r} is no name: lower-case letters, digits and hyphens")
+            raise Rejected(f"roots: {bad[:80]!r} is not a name: lower-case letters, digits and hyphens")
     except FileNotFoundError:
         return {}
     except Rejected as error:
@@ -180,26 +180,26 @@ class Unwritten(Roots):
 
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
     if earlier is None:
-        return replace(accepted, objections=_kept(frozenset(), accepted.objections))
+        return replace(accepted, objections=_merged(frozenset(), accepted.objections))
     if accepted.agreed and not earlier.agreed:
         version = accepted  # the log has it, whatever was seen before
     else:
         version = max(accepted, earlier, key=lambda seen: (seen.version, seen.agreed))
     logs = [seen.log for seen in (accepted, earlier) if seen.log is not None]
     log = max(logs, key=lambda log: (log.version, log.size)) if logs else None
-    kept = _kept(earlier.objections, accepted.objections)
-    return Seen(version.version, version.sha256, log, version.agreed, kept)
+    merged = _merged(earlier.objections, accepted.objections)
+    return Seen(version.version, version.sha256, log, version.agreed, merged)
 
 
-def _kept(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -> frozenset[SeenObjection]:
+def _merged(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -> frozenset[SeenObjection]:
     """What is remembered of both: the earlier ones first, and no member's many in the place of another's."""
-    kept = list(earlier)
-    count = Counter(each.member for each in kept)
+    merged = list(earlier)
+    count = Counter(each.member for each in merged)
     for each in sorted(more - earlier, key=astuple):
-        if count[each.member] < MAX_OF_ONE and len(kept) < MAX_OBJECTIONS:
+        if count[each.member] < MAX_OF_ONE and len(merged) < MAX_OBJECTIONS:
             count[each.member] += 1
-            kept.append(each)
-    return frozenset(kept)
+            merged.append(each)
+    return frozenset(merged)
 
 
 def _encode(roots: dict[bytes, Seen]) -> bytes:
@@ -265,11 +265,11 @@ def _objections(entry: Fields) -> frozenset[SeenObjection]:
         digests = [part.text(name, SHA256) for name in ("key", "sha256", "tree_sha256", "lock_sha256")]
         kind, member = part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME)
         # Without a release it is about a source: a revocation, or a dissent from before releases were named.
-        about = (
+        named = (
             (part.text("release", RELEASE), part.text("architecture", ARCHITECTURE))
             if part.has("release")
             else ()
         )
-        found.add(SeenObjection(kind, member, *digests, *about))
+        found.add(SeenObjection(kind, member, *digests, *named))
         part.done()
     return frozenset(found)

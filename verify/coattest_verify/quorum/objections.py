@@ -47,12 +47,12 @@ def lifted(
     """What withdrawals and excuses in the agreed log lift, of the dissents in ``signed`` and of silence."""
     claim, members, logged = question.claim, question.members, state.logged
     source = (root.hex(), claim.tree_sha256, claim.lock_sha256)
-    about = [
+    undoing = [
         vote
         for vote in votes
         if vote.kind in {WITHDRAW, EXCUSE} and (vote.root, vote.tree_sha256, vote.lock_sha256) == source
     ]
-    agreed = [vote for vote in about if (vote.kind, vote.sha256) in logged]
+    agreed = [vote for vote in undoing if (vote.kind, vote.sha256) in logged]
     objecting = [
         item
         for item in signed
@@ -81,7 +81,7 @@ def lifted(
             Finding("pending", name, f"its {what} has no entry in the agreed log yet")
             for name, what in sorted(
                 {
-                    *((vote.member, vote.kind) for vote in about if vote not in agreed),
+                    *((vote.member, vote.kind) for vote in undoing if vote not in agreed),
                     # Without a log nothing is pending: a dissent counts from its file.
                     *((item.statement.member, DISSENT) for item in objecting if state.entries),
                 }
@@ -228,7 +228,7 @@ def gone(
     for each in seen.objections if seen else ():
         party = question.members.member(each.member)
         if (
-            each.about(claim.release, claim.architecture, claim.tree_sha256, claim.lock_sha256)
+            each.concerns(claim.release, claim.architecture, claim.tree_sha256, claim.lock_sha256)
             and each.sha256 not in digests
             and each.sha256 not in taken_back
             and (each.member, each.sha256, each.key) not in undone

@@ -67,7 +67,7 @@ class ReleaseFiles:
             )
         )
         self.misplaced = tuple(
-            Finding("wrong-place", name, f"belongs into {RELEASES}/<release>/ and does not count here")
+            Finding("wrong-place", name, f"belongs in {RELEASES}/<release>/ and does not count here")
             for name in top
             if RELEASE_FILE.fullmatch(name)
         )

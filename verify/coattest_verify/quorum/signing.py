@@ -149,7 +149,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
     if rivals:
         first = rivals[0]
         raise FoundFalse(
-            f"{', '.join(first.signed)} signed another version {proposal.version}, sha256:{first.sha256}",
+            f"{', '.join(first.signed)} signed a different version {proposal.version}, sha256:{first.sha256}",
             where=str(attestations / PROPOSAL_FILE),
             hint="complete that one with verify members countersign, or agree with its signers to remove"
             " their signatures first",
@@ -199,8 +199,8 @@ def countersign(
     Returns the new state. ``evidence`` has the bytes that were shown to the member (``ReadOnce``): nothing is
     read again. ``instead_of`` is the SHA-256 (hex) of a version that the member signed before and gives up,
     ``seen`` what this machine remembers of the quorum. Raises UsageError when the key is not the member's,
-    AlreadySigned when the member signed another version of this number, FoundFalse for a version that begins
-    the log again and does not hold (``restarting``).
+    FoundFalse when the member signed another version of this number (``already-signed``), or for a version
+    that begins the log again and is not valid (``restarting``).
     """
     envelopes = read_signatures(evidence)
     waiting = _pending(evidence, envelopes)
@@ -227,7 +227,7 @@ def countersign(
     signed = dsse.sign_envelope(signer, MEMBERS_TYPE, members.raw)
     place = layout_name(members, member)
     layout = sign_layout(members, member, signer, _optional(evidence, place, MAX_LAYOUT))
-    _keep(attestations, evidence, name, members)
+    _set_aside(attestations, evidence, name, members)
     write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
     if layout is not None:
         write_atomic(attestations / place, layout)
@@ -245,7 +245,7 @@ def _with(envelopes: Signatures, member: str, signed: DsseEnvelope) -> Signature
     return {**envelopes, signed.payload: more}
 
 
-def _keep(attestations: Path, evidence: Evidence, name: str, members: MembersFile) -> None:
+def _set_aside(attestations: Path, evidence: Evidence, name: str, members: MembersFile) -> None:
     """Keep the member's signature on another version under a name of its own: the log may be about it."""
     earlier = _optional(evidence, name, 2 * MAX_MEMBERS_FILE)
     if earlier is None or _optional(evidence, CHECKPOINT_FILE, MAX_CHECKPOINT) is None:

@@ -119,7 +119,7 @@ def _not_asked(item: SignedStatement, question: DecisionQuestion) -> Finding | N
         (
             "wrong-source",
             not agrees or (statement.tree_sha256, statement.lock_sha256) == source,
-            "about another source tree or lock than the claim's",
+            "about a different source tree or lock than the claim's",
         ),
         (
             "wrong-profile",
@@ -202,9 +202,9 @@ def _objection(items: list[SignedStatement], question: DecisionQuestion) -> str:
     first = min(items, key=lambda item: item.file).statement
     parts = [first.reason] if first.reason else []
     if first.tree_sha256 != claim.tree_sha256:
-        parts.append(f"source tree {first.tree_sha256[:16]}.. instead of {claim.tree_sha256[:16]}..")
+        parts.append(f"source tree {first.tree_sha256} instead of {claim.tree_sha256}")
     if first.lock_sha256 != claim.lock_sha256:
-        parts.append(f"lock {first.lock_sha256[:16]}.. instead of {claim.lock_sha256[:16]}..")
+        parts.append(f"lock {first.lock_sha256} instead of {claim.lock_sha256}")
     result = first.profiles.get(question.profile)
     if result is not None and result != question.claimed:
         parts.append(_differs(result, question))

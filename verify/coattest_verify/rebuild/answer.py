@@ -267,7 +267,7 @@ def _checked(ask: Ask, report: RebuildReport, *, dissent: bool, reason: str | No
     differences = report.differences(ask.claim)
     if built_elsewhere(report, ask.claim) and not (dissent and reason):
         raise EnvironmentFailure(
-            "another source than the claim's was built: " + _summary(differences),
+            "the source that was built is not the claim's: " + _summary(differences),
             hint="check out the release's commit and rebuild; if the claim names the wrong source, --dissent"
             " with --reason says so",
             code="wrong-source",
@@ -294,9 +294,9 @@ def _checked(ask: Ask, report: RebuildReport, *, dissent: bool, reason: str | No
 
 def refuse_unpublished(ask: Ask) -> None:
     """Raise EnvironmentFailure unless a member published the claim, and its name is its own."""
-    problem = ask.published.problem
-    if problem is not None:
-        raise EnvironmentFailure(problem.detail, where=problem.where, code=problem.code)
+    finding = ask.published.finding
+    if finding is not None:
+        raise EnvironmentFailure(finding.detail, where=finding.where, code=finding.code)
 
 
 def _refuse_other_commit(published: Published, report: RebuildReport) -> None:
@@ -314,13 +314,13 @@ def _later_than_own_dissents(ask: Ask, member: str, now: datetime) -> datetime:
 
     What stands later in the log is not always later: whoever appends both at once chooses their order.
     """
-    about = (member, ask.claim.release, ask.claim.architecture)
+    subject = (member, ask.claim.release, ask.claim.architecture)
     made = [
         other.time + timedelta(seconds=1)
         for item in read_statements(ask.files, ask.members)[0]
         for other in (item.statement,)
         if other.outcome == DISSENT
-        and (other.member, other.release, other.architecture) == about
+        and (other.member, other.release, other.architecture) == subject
         and other.time <= now + CLOCK_SKEW
     ]
     return max([now, *made])
@@ -380,9 +380,9 @@ def sign_answer(
 def _own_name(files: ReleaseFiles, member: str, members: MembersFile, content: bytes) -> str:
     """The statement's file: never in the place of a dissent, nor of what a log may be about."""
     name = f"rebuild.{member}.intoto.json"
-    kept = {item.file for item in read_statements(files, members)[0] if item.statement.outcome == DISSENT}
+    dissents = {item.file for item in read_statements(files, members)[0] if item.statement.outcome == DISSENT}
     logged = CHECKPOINT_FILE.rpartition("/")[2] in files.names(LOG.rstrip("/"))
-    if (logged and name in files.names()) or name in kept:
+    if (logged and name in files.names()) or name in dissents:
         return name.replace(".intoto.", f".{sha256_hex(content)[:16]}.intoto.")
     return name
 

@@ -12,7 +12,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 
 
 def inspect_source(source: Path) -> Snapshot:
-    """The snapshot of a checkout; its copy in ``folder`` is removed. Raises UsageError (``bad-source``)."""
+    """The snapshot of a checkout, whose copy is removed again. Raises UsageError (``bad-source``)."""
     with tempfile.TemporaryDirectory() as scratch:
         return sources.take(source, Path(scratch) / "source")
 

@@ -37,7 +37,7 @@ def commit_to(
     path = attestations / release_place(vote.release, vote_name(vote))
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there",
+            "already exists",
             where=str(path),
             hint="one commitment per source; to keep the old one, put a word before its .dsse.json",
             code="exists",

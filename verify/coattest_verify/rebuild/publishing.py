@@ -51,7 +51,9 @@ def sign_publication(
             raise
         earlier = data
     if earlier != data:
-        raise UsageError("another claim is there", where=place, hint=NEVER_REPLACED, code="exists")
+        raise UsageError(
+            "a different claim is already there", where=place, hint=NEVER_REPLACED, code="exists"
+        )
     refuse_dirty(own.report)
     differences = own.report.differences(claim)
     if differences:
@@ -84,11 +86,11 @@ def sign_publication(
         if (each.kind, each.member, each.root, each.release, each.claim)
         == (PUBLISH, member, root.hex(), claim.release, claim.sha256)
     }
-    if not published.problem and wanted in {(published.commit, published.tag), *mine}:
+    if not published.finding and wanted in {(published.commit, published.tag), *mine}:
         return None
-    problem = publication(claim, [*votes, vote], state, root).problem
-    if problem is not None:
-        raise FoundFalse(problem.detail, where=place, hint=NEVER_REPLACED, code="name-taken")
+    finding = publication(claim, [*votes, vote], state, root).finding
+    if finding is not None:
+        raise FoundFalse(finding.detail, where=place, hint=NEVER_REPLACED, code="name-taken")
     approve(claim, vote)
     slot = {"kind": "claim", "member": member, "root": root.hex(), "release": claim.release}
     journal.record(slot, claim.sha256, remedy=NEVER_REPLACED)

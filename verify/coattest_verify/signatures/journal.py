@@ -27,17 +27,6 @@ MAX_GIVEN_UP = 256
 """How often the content of one slot can be given up for another."""
 
 
-class AlreadySigned(FoundFalse):
-    """Something else was signed in this slot before."""
-
-    default_code = "already-signed"
-
-    def __init__(self, what: str, *, where: str, hint: str, signed: str) -> None:
-        super().__init__(what, where=where, hint=hint)
-        self.signed = signed
-        """SHA-256 (hex) of what was signed."""
-
-
 class SignatureJournal:
     """One file per slot in ``signed`` in this user's state; safe against crashes and two processes."""
 
@@ -56,8 +45,8 @@ class SignatureJournal:
         """Make ``digest`` (SHA-256, hex) the only content of a slot; durable when this returns.
 
         ``adopted`` is the digest of what was published in this slot under the member's own key, if anything
-        was. ``instead_of`` gives up exactly that digest. Raises AlreadySigned for a slot with something else,
-        which says the ``remedy``; EnvironmentFailure for a record that cannot be read.
+        was. ``instead_of`` gives up exactly that digest. Raises FoundFalse (``already-signed``), which says
+        the ``remedy``, for a slot with something else; EnvironmentFailure for a record that cannot be read.
         """
         content = canonical(slot)
         name = f"{hashlib.sha256(content).hexdigest()}.json"
@@ -71,11 +60,12 @@ class SignatureJournal:
                 return
             if signed is not None:
                 if signed != instead_of or len(given_up) >= MAX_GIVEN_UP:
-                    raise AlreadySigned(
-                        f"sha256:{signed} was signed before in this place ({_words(slot)})",
+                    place = ", ".join(f"{name} {value}" for name, value in slot.items())
+                    raise FoundFalse(
+                        f"sha256:{signed} was signed before in this place ({place})",
                         where=str(self._records.directory / name),
                         hint=remedy,
-                        signed=signed,
+                        code="already-signed",
                     )
                 given_up = (*given_up, signed)
             self._write(name, slot, digest, given_up)
@@ -109,7 +99,3 @@ class SignatureJournal:
                 "restore the file from a backup",
             ) from None
         return signed, given_up
-
-
-def _words(slot: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in slot.items())

@@ -228,7 +228,7 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
         raise UsageError(f"unknown key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there", where=str(path), hint="a key file is never overwritten", code="exists"
+            "already exists", where=str(path), hint="a key file is never overwritten", code="exists"
         )
     key: Any
     if kind == "ed25519":

@@ -162,8 +162,8 @@ def _round(
         folder = Path(name).resolve() / "attestations"
         folder.mkdir(mode=0o700)
         fetched = _fetched(commit, others)
-        kept = {at: content for at, (earlier, content) in own.items() if fetched.get(at) == earlier}
-        for at, content in {**fetched, **kept}.items():
+        unchanged = {at: content for at, (earlier, content) in own.items() if fetched.get(at) == earlier}
+        for at, content in {**fetched, **unchanged}.items():
             # The folder is this round's: nobody misses it after a crash, so nothing waits for the disk.
             (folder / at).parent.mkdir(parents=True, exist_ok=True)
             (folder / at).write_bytes(content)

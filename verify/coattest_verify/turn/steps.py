@@ -17,7 +17,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejec
 from coattest.files import Evidence, Folder, ReadOnce, read_whole
 from coattest.findings import Finding
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
-from coattest_verify.quorum.commitments import too_early
+from coattest_verify.quorum.commitments import commitments_missing
 from coattest_verify.quorum.cosigning import (
     WHENEVER,
     CosignPlan,
@@ -119,7 +119,8 @@ class MemberTurn:
             try:
                 sound_log(chain)
             except CoattestError as error:
-                if not _begins_again(evidence):
+                waiting = pending(evidence)
+                if not waiting.lacks or waiting.members.restart is None:
                     raise
                 self.waits["log"] = error  # until the version that begins it again is in force
                 self.refused = error if members.commitments else None
@@ -262,15 +263,17 @@ class MemberTurn:
         Before that, neither a claim nor a result is shown to those who have not committed. Nor is it while
         the log waits: no commitment gets into it meanwhile, and what is shown cannot be taken back.
         """
-        early = too_early(ReleaseFiles(there.evidence, claim.release), there.chain, claim, self.root)
-        if early is None and there.refused is not None:
-            early = Finding("log-waits", CHECKPOINT_FILE, f"the log waits: {there.refused.what}")
-        if early is not None:
+        missing = commitments_missing(
+            ReleaseFiles(there.evidence, claim.release), there.chain, claim, self.root
+        )
+        if missing is None and there.refused is not None:
+            missing = Finding("log-waits", CHECKPOINT_FILE, f"the log waits: {there.refused.what}")
+        if missing is not None:
             raise EnvironmentFailure(
-                early.detail,
+                missing.detail,
                 where=f"release {claim.release}",
-                hint="nothing is shown before: take another turn when the others had theirs",
-                code=early.code,
+                hint="nothing is shown until then: take another turn when the others have taken theirs",
+                code=missing.code,
             )
 
     def log_refused(self, evidence: Evidence, now: datetime) -> CoattestError | None:
@@ -363,12 +366,6 @@ def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> No
     with contextlib.suppress(Rejected):
         if evidence.read(PROPOSAL_FILE, MAX_MEMBERS_FILE) == members.raw:
             (attestations / PROPOSAL_FILE).unlink()
-
-
-def _begins_again(evidence: Evidence) -> bool:
-    """Whether a version of the members file that begins the log again waits for signatures."""
-    waiting = pending(evidence)
-    return bool(waiting.lacks) and waiting.members.restart is not None
 
 
 def results_in(folders: Sequence[Path]) -> tuple[Path, ...]:

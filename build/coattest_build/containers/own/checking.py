@@ -6,7 +6,7 @@ Nothing is taken from the deployed file: the application ramdisk is a function o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -17,7 +17,6 @@ from coattest_build.containers.checking import (
     MAX_REPORTED,
     ContainerCheck,
     DeployedRamdisk,
-    check_measured,
     check_surroundings,
     other_bytes,
     ramdisk_differences,
@@ -44,13 +43,6 @@ def check_own_file(tree: OwnTree, file: BinaryIO, layout: Layout, parts: BootPar
     theirs = unpack_application(file, layout, application)
     found = tuple(islice(_differences(tree, layout, theirs), MAX_REPORTED))
     return around.with_more(found or (other_bytes(),))
-
-
-def check_own_registers(
-    tree: OwnTree, expected: Mapping[str, str], parts: BootParts | None
-) -> ContainerCheck:
-    """Compare PCR0, PCR1 and PCR2, as far as they are expected. Raises ContainerError."""
-    return check_measured(tree.blocks(), expected, parts, KERNEL)
 
 
 def _differences(tree: OwnTree, layout: Layout, theirs: Unpacking) -> Iterator[Finding]:

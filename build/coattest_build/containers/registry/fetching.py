@@ -99,9 +99,9 @@ class RegistryFiles:
 
     def _document(self, sha256: str) -> bytes:
         """A manifest or index; what an index leads to is one, too."""
-        kept = self._documents[sha256]
-        if kept is not None:
-            return kept
+        document = self._documents[sha256]
+        if document is not None:
+            return document
 
         def read(response: IO[bytes]) -> bytes:
             return read_response(response, MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)
@@ -151,7 +151,10 @@ class RegistryFiles:
         address = f"{scheme}://{host}/v2/{name}/{kind}/sha256:{sha256}"
 
         def ask() -> _T:
-            with open_address(address, self._headers(), most=most, origin=self._origin) as response:
+            headers = {"Accept": ACCEPT}
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
+            with open_address(address, headers, most=most, origin=self._origin) as response:
                 return read(response)
 
         try:
@@ -172,10 +175,6 @@ class RegistryFiles:
                 hint=self._otherwise(),
                 code="unreachable",
             ) from None
-
-    def _headers(self) -> dict[str, str]:
-        authorization = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        return {"Accept": ACCEPT, **authorization}
 
     def _new_token(self, scheme: str, challenge: str) -> str:
         """A token for anybody, from where the registry says. Raises CoattestError, OSError, HTTPException."""

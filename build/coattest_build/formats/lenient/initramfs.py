@@ -439,7 +439,7 @@ class _Unpacker:
             if node.entry >= 0 and self._ramdisk_of[node.entry] != self._ramdisk:
                 self._overwrite(name, node.entry, "a file before")
             else:
-                self._note("cpio-duplicate", f"{_shown(name)} is there twice; the last one counts")
+                self._note("cpio-duplicate", f"{_shown(name)} appears twice; the last one counts")
             node.body = vfs.EMPTY
         if body.length:
             node.body = body
@@ -537,14 +537,14 @@ class _Unpacker:
                 self._where(name), f"mode {mode:o} has no type; the {node.kind} that was there is gone"
             )
         else:
-            self._note("cpio-duplicate", f"{_shown(name)} is there twice; the last one counts")
+            self._note("cpio-duplicate", f"{_shown(name)} appears twice; the last one counts")
 
     def _try(self, name: bytes, make: Callable[[], Node | None], *, existing: bool = False) -> Node | None:
         """Do one of the kernel's calls; what it refuses is dropped."""
         try:
             return make()
         except vfs.CallError as error:
-            if not (existing and str(error) == "it is there already"):
+            if not (existing and str(error) == "it already exists"):
                 self._drop(self._where(name), str(error))
             return None
 

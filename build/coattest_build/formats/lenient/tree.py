@@ -115,7 +115,7 @@ class RootTree:
         directory, name, slash = self._parent(at, path, links)
         node = self._step(directory, name, follow or slash, links)
         if node is None:
-            raise CallError("it is not there")
+            raise CallError("it does not exist")
         if slash and not stat.S_ISDIR(node.mode):
             raise CallError("it is not a directory")
         return node
@@ -162,7 +162,7 @@ class RootTree:
             raise CallError("its name is empty")
         directory, name, slash = self._parent(self.root, path, [0])
         if name in (b"", b".", b".."):
-            raise CallError("it is there already")
+            raise CallError("it already exists")
         return directory, name, slash
 
     # ------------------------------------------------------------------ what initramfs.c calls

@@ -6,22 +6,25 @@ hand goes unnoticed. Source: Amazon EC2 Auto Scaling User Guide, "Instance lifec
 
 from __future__ import annotations
 
+import functools
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from moto.autoscaling.models import FakeAutoScalingGroup, InstanceState, autoscaling_backends
+from moto.autoscaling.models import Activity, FakeAutoScalingGroup, autoscaling_backends
+from moto.autoscaling.responses import AutoScalingResponse
+from moto.cloudformation.exceptions import ValidationError
+from moto.core.responses import ActionResult
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
-from coattest_local.aws.accounts import PARTITION, caller_of, find_credential
+from coattest_local.aws.accounts import PARTITION, Credential, caller_of
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.machine import Launched, PretendedInstance
+from coattest_local.aws.groups.machine import PretendedInstance
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.stacks.creation import overdue
 
@@ -93,70 +96,49 @@ class Groups:
         profiles = iam_backends[account][PARTITION].instance_profiles.values()
         (role,) = next(each for each in profiles if each.arn == arn).roles
         kind = INSTANCE_TYPES[data["InstanceType"]]
-        launched = Launched(
-            state.instance_id,
-            group.name,
-            role.arn,
-            group.user_data.decode() if group.user_data else "",
-            str(data.get("EnclaveOptions", {}).get("Enabled")).lower() == "true",
-            kind["VCpuInfo"]["DefaultVCpus"],
-            kind["MemoryInfo"]["SizeInMiB"],
-        )
+        name = str(state.instance_id)
         machine = PretendedInstance(
-            launched,
-            self._folder / state.instance_id,
-            RoleObjects(self._s3, self._lock, account, region, launched),
-            self._faults,
-            lambda: self._power_off(account, region, launched.id),
+            id=name,
+            stack=group.name,
+            role_arn=role.arn,
+            user_data=group.user_data.decode() if group.user_data else "",
+            enclaves=str(data.get("EnclaveOptions", {}).get("Enabled")).lower() == "true",
+            cpus=kind["VCpuInfo"]["DefaultVCpus"],
+            memory=kind["MemoryInfo"]["SizeInMiB"],
+            folder=self._folder / name,
+            ask_s3=functools.partial(self._ask_s3, (account, region), (name, role.arn)),
+            faults=self._faults,
+            power_off=functools.partial(self._terminate, account, region, name),
         )
-        thread = threading.Thread(target=machine.run, name=launched.id, daemon=True)
-        self._machines[launched.id] = (machine, thread)
+        thread = threading.Thread(target=machine.run, name=name, daemon=True)
+        self._machines[name] = (machine, thread)
         state.lifecycle_state = "InService"
         thread.start()
 
-    def _power_off(self, account: str, region: str, instance: str) -> None:
-        with self._lock:
-            self._terminate(account, region, instance)
-
     def _terminate(self, account: str, region: str, instance: str) -> None:
         """Its launch template says that powering off terminates it; the group makes another."""
-        ec2_backends[account][region].terminate_instances([instance])
-        autoscaling_backends[account][region].notify_terminate_instances([instance])
-
-
-class RoleObjects:
-    """S3 as the instance's role sees it, with the credentials that its profile gives."""
-
-    def __init__(
-        self, s3: Handler, lock: threading.RLock, account: str, region: str, launched: Launched
-    ) -> None:
-        self._s3, self._lock, self._account, self._region = s3, lock, account, region
-        self._launched = launched
-
-    def get(self, bucket: str, key: str) -> bytes:
-        """An object. Raises OSError."""
-        return self._ask("GET", bucket, key, b"")
-
-    def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Put an object. Raises OSError."""
-        self._ask("PUT", bucket, key, content)
-
-    def _ask(self, method: str, bucket: str, key: str, body: bytes) -> bytes:
         with self._lock:
-            session = sts_backends[self._account][PARTITION].assume_role(
-                self._region, self._launched.id, self._launched.role_arn, "", 3600, ""
-            )
-            credential = find_credential(session.access_key_id)
-            if credential is None:
-                raise OSError("no credentials of the instance's role")
+            ec2_backends[account][region].terminate_instances([instance])
+            autoscaling_backends[account][region].notify_terminate_instances([instance])
+
+    def _ask_s3(
+        self, where: tuple[str, str], who: tuple[str, str], method: str, place: str, body: bytes = b""
+    ) -> bytes:
+        """S3's answer for ``/BUCKET/KEY``, with the credentials that the instance's profile gives. Raises
+        OSError.
+        """
+        account, region = where
+        with self._lock:
+            session = sts_backends[account][PARTITION].assume_role(region, *who, "", 3600, "")
+            caller = caller_of(Credential(session.access_key_id, "", None, None, account, None, session))
             headers = {"host": "localhost", "content-length": str(len(body))}
-            asked = HttpRequest(method, f"/{bucket}/{key}", "", headers, body, "127.0.0.1")
+            asked = HttpRequest(method, place, "", headers, body, "127.0.0.1")
             try:
-                answer = self._s3(asked, caller_of(credential), self._region)
+                answer = self._s3(asked, caller, region)
             except ServiceError as error:
-                raise OSError(f"s3://{bucket}/{key}: {error}") from None
+                raise OSError(f"s3:/{place}: {error}") from None
         if answer.status != 200:
-            raise OSError(f"s3://{bucket}/{key}: {answer.status}")
+            raise OSError(f"s3:/{place}: {answer.status}")
         return answer.body
 
 
@@ -171,44 +153,28 @@ def extend_groups(faults: Faults) -> None:
     """Teach moto's Auto Scaling what it lacks: instances that are pending first, activities, a capacity that
     changes in place, and launches that EC2 refuses.
     """
-    launch = _LAUNCH
-
-    def pending(self: Any, *arguments: Any, **named: Any) -> None:
-        _STATE(self, *arguments, **{"lifecycle_state": "Pending", **named})
-
-    def every(self: Any) -> list[Any]:
-        return list(self.instance_states)
 
     def replace(self: Any, count: int, tags: dict[str, str]) -> None:
-        refused = faults.no_capacity(self.name)
-        if refused is not None:
+        if (refused := faults.no_capacity(self.name)) is not None:
             _add_activity(self, "Launching a new EC2 instance", "Failed", refused)
             return
-        before = {state.instance_id for state in self.instance_states}
-        launch(self, count, tags)
+        before = list(self.instance_states)
+        _LAUNCH(self, count, tags)
         for state in self.instance_states:
-            if state.instance_id not in before:
+            if state not in before:
+                state.lifecycle_state = "Pending"
                 _add_activity(self, f"Launching a new EC2 instance: {state.instance_id}", "Successful", "")
 
     moto_group: Any = FakeAutoScalingGroup
-    moto_state: Any = InstanceState
-    moto_state.__init__ = pending
-    moto_group.active_instances = every
+    moto_group.active_instances = lambda group: list(group.instance_states)
     moto_group.replace_autoscaling_group_instances = replace
     moto_group.update_from_cloudformation_json = staticmethod(_update)
 
 
-_STATE = InstanceState.__init__
 _LAUNCH = FakeAutoScalingGroup.replace_autoscaling_group_instances
 
 
-def _update(
-    original_resource: Any,
-    new_resource_name: str,
-    cloudformation_json: Any,
-    account_id: str,
-    region_name: str,
-) -> Any:
+def _update(original_resource: Any, cloudformation_json: Any, **_: Any) -> Any:
     """An update of a group: its sizes only, which needs no new instances (CloudFormation,
     AWS::AutoScaling::AutoScalingGroup, "Update requires: No interruption").
     """
@@ -221,22 +187,26 @@ def _update(
 
 def _add_activity(group: Any, description: str, status: str, message: str) -> None:
     """Note what the group did; the same refusal again is one activity, as AWS backs off between its tries."""
-    kept = activities(group)
-    if not kept or (kept[0]["Description"], kept[0]["StatusMessage"]) != (description, message):
-        kept.insert(
-            0,
-            {
-                "ActivityId": str(uuid.uuid4()),
-                "Description": description,
-                "StatusCode": status,
-                "StatusMessage": message,
-            },
-        )
+    kept = _activities(group)
+    if not kept or (kept[0].description, kept[0].status_message) != (description, message):
+        activity: Any = Activity(description, "capacity", group, status_code=status)
+        activity.status_message = message
+        kept.insert(0, activity)
 
 
-def activities(group: Any) -> list[dict[str, str]]:
+def _activities(group: Any) -> list[Any]:
     """The group's activities, newest first."""
-    if not hasattr(group, "coattest_activities"):
-        group.coattest_activities = []
-    found: list[dict[str, str]] = group.coattest_activities
+    found: list[Any] = group.__dict__.setdefault("coattest_activities", [])
     return found
+
+
+class AutoScaling(AutoScalingResponse):  # type: ignore[misc]
+    """moto's Auto Scaling, which tells no activities."""
+
+    def describe_scaling_activities(self) -> Any:
+        """Those of a group. Raises moto's ValidationError."""
+        name = self._get_param("AutoScalingGroupName")
+        group = self.autoscaling_backend.autoscaling_groups.get(name)
+        if group is None:
+            raise ValidationError(message=f"AutoScalingGroup name not found - {name}")
+        return ActionResult({"Activities": _activities(group)})

@@ -17,21 +17,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from coattest.errors import CoattestError
 from coattest_build.formats.measure import measure
 from coattest_local import records
 from coattest_local.aws.faults import Faults
-from coattest_parent.deployment.live import NONCE_SIZE
-from coattest_parent.deployment.stack.configuration import (
-    FIRST_BOOT,
-    PLACE,
-    configuration_key,
-    instance_files,
-)
-from coattest_parent.link.channels import parse_address
-from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.deployment.live import NONCE_SIZE, ask
+from coattest_parent.deployment.stack.configuration import PLACE, boot_script, configuration_key
 
 STARTS = 3
 """Starts of the enclave until its unit gives up (coattest-enclave.service, StartLimitBurst)."""
@@ -40,25 +32,19 @@ ALIVE_SECONDS = 0.2
 """Seconds between two looks at the enclave's process."""
 
 
-class Objects(Protocol):
-    """S3 with the rights of the instance's role; both raise OSError."""
-
-    def get(self, bucket: str, key: str) -> bytes:
-        """An object."""
-        ...
-
-    def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Put an object."""
-        ...
+AskS3 = Callable[..., bytes]
+"""S3 with the rights of the instance's role: method, ``/BUCKET/KEY``, a body; raises OSError."""
 
 
 class BootFailed(Exception):
     """What a step of the boot says when it fails."""
 
 
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """What the group's launch template says of an instance; ``cpus`` and ``memory`` (MiB) are its type's."""
+@dataclass(slots=True, kw_only=True)
+class PretendedInstance:
+    """One instance, from its boot to its end: what its group's launch template says of it, ``cpus`` and
+    ``memory`` (MiB) of its type, and who is called when it turns itself off.
+    """
 
     id: str
     stack: str
@@ -67,15 +53,8 @@ class Launched:
     enclaves: bool
     cpus: int
     memory: int
-
-
-@dataclass(slots=True)
-class PretendedInstance:
-    """One instance, from its boot to its end; ``power_off`` is called when it turns itself off."""
-
-    launched: Launched
     folder: Path
-    objects: Objects
+    ask_s3: AskS3
     faults: Faults
     power_off: Callable[[], None]
     gone: threading.Event = field(default_factory=threading.Event)
@@ -97,7 +76,7 @@ class PretendedInstance:
 
     def _boot(self) -> Mapping[str, str]:
         """What first-boot.sh and install.sh do; returns the values of release.env."""
-        self.place = parse_user_data(self.launched.user_data)
+        self.place = parse_user_data(self.user_data)
         digest = self.place["CONFIGURATION"]
         files = _unpacked(self._fetched(configuration_key(digest), digest))
         programs = files["programs.sha256"].strip()
@@ -106,21 +85,20 @@ class PretendedInstance:
         release = dict(line.split("=", 1) for line in files["release.env"].splitlines())
         release = {name.removeprefix("COATTEST_"): value for name, value in release.items()}
         cpus, memory = int(release["CPUS"]), int(release["MEMORY"])
-        if not self.launched.enclaves:
+        if not self.enclaves:
             raise BootFailed("coattest-allocator.service: /dev/nitro_enclaves: no such device")
-        if cpus + 2 > self.launched.cpus or memory >= self.launched.memory:
+        if cpus + 2 > self.cpus or memory >= self.memory:
             raise BootFailed("coattest-allocator.service: not enough CPUs or memory for the enclave")
-        image = self.objects.get(self.place["ARTIFACTS"], release["IMAGE"])
-        if hashlib.sha384(image).hexdigest() != release["IMAGE_SHA384"]:
-            raise BootFailed("coattest-image.service: the image in the bucket is not the decided one")
+        image = self._fetched(release["IMAGE"], release["IMAGE_SHA384"], "it is not the decided one")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "image.eif").write_bytes(image)
         return release
 
-    def _fetched(self, key: str, sha256: str) -> bytes:
-        content = self.objects.get(self.place["ARTIFACTS"], key)
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise BootFailed(f"{key}: FAILED: computed checksum did NOT match")
+    def _fetched(self, key: str, digest: str, otherwise: str = "computed checksum did NOT match") -> bytes:
+        content = self.ask_s3("GET", f"/{self.place['ARTIFACTS']}/{key}")
+        kind = hashlib.sha384 if len(digest) == 96 else hashlib.sha256
+        if kind(content).hexdigest() != digest:
+            raise BootFailed(f"{key}: {otherwise}")
         return content
 
     def _serve(self, release: Mapping[str, str]) -> None:
@@ -130,35 +108,26 @@ class PretendedInstance:
         measured = {"PCR0": found.pcr0, "PCR1": found.pcr1, "PCR2": found.pcr2}
         if any(release[name] != value for name, value in measured.items()):
             raise BootFailed("coattest-enclave.service: nitro-cli measured another PCR than the release has")
-        runner = self.faults.launcher(self.launched.stack, self.folder / "enclave")
-        runner.run(image, role_arn=self.launched.role_arn, instance_id=self.launched.id)
-        while not self.gone.is_set():
-            record = records.running_record(self.folder / "enclave")
-            if record is None:
-                return
-            self._put_document(record)
+        runner = self.faults.launcher(self.stack, self.folder / "enclave")
+        runner.run(image, role_arn=self.role_arn, instance_id=self.id)
+        while (enclave := runner.describe()) and not self.gone.is_set():
+            # coattest-live.service starts again; whether the enclave is gone is looked at elsewhere.
+            with contextlib.suppress(CoattestError, OSError):
+                self._put("document.cbor", ask(enclave, secrets.token_bytes(NONCE_SIZE)))
             for _ in range(max(1, int(self.faults.document_seconds / ALIVE_SECONDS))):
-                if self.gone.wait(ALIVE_SECONDS) or records.running_record(self.folder / "enclave") is None:
+                if self.gone.wait(ALIVE_SECONDS) or not runner.describe():
                     break
 
-    def _put_document(self, record: Mapping[str, Any]) -> None:
-        try:
-            with EnclaveClient(parse_address(str(record["address"]))) as client:
-                document = client.alive(secrets.token_bytes(NONCE_SIZE))
-            self._put("document.cbor", document)
-        except (CoattestError, OSError):
-            return  # coattest-live.service starts again; whether the enclave is gone is looked at elsewhere
-
     def _put(self, name: str, content: bytes) -> None:
-        key = f"live/{self.place['STACK']}/{self.launched.id}/{name}"
-        self.objects.put(self.place["RESULTS"], key, content)
+        key = f"live/{self.place['STACK']}/{self.id}/{name}"
+        self.ask_s3("PUT", f"/{self.place['RESULTS']}/{key}", content)
 
     def _give_up(self, said: str) -> None:
         """The log to the bucket, some time to look at it, and power off."""
         self._end_enclave()
-        if self.place:
-            with contextlib.suppress(OSError):  # as on an instance: it could not be shipped
-                self._put("failed.log", f"{said}\n".encode())
+        # As on an instance: it could not be shipped, or it never learned where to.
+        with contextlib.suppress(OSError, KeyError):
+            self._put("failed.log", f"{said}\n".encode())
         if not self.gone.wait(self.faults.dead_seconds):
             self.power_off()
 
@@ -169,13 +138,12 @@ class PretendedInstance:
 
 def parse_user_data(text: str) -> dict[str, str]:
     """The values in the first lines of user data. Raises BootFailed for any other script."""
-    head, separator, _ = text.partition(instance_files()[FIRST_BOOT])
-    lines = head.splitlines()
-    found = dict(re.findall(r"^COATTEST_([A-Z]+)=([A-Za-z0-9._:/-]+)$", head, re.MULTILINE))
-    if not separator or lines[:1] != ["#!/bin/bash"] or len(lines) != len(found) + 1:
+    found = dict(re.findall(r"^COATTEST_([A-Z]+)=([A-Za-z0-9._:/-]+)$", text, re.MULTILINE))
+    expected = boot_script(found.get("CONFIGURATION", ""))
+    for name, value in PLACE.items():
+        expected = expected.replace(value, found.get(name, ""), 1)
+    if text != expected:
         raise BootFailed("cloud-init: the pretended instance runs no other script than coattest's")
-    if set(found) != {*PLACE, "CONFIGURATION"}:
-        raise BootFailed("cloud-init: unbound variable")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What moto's CloudFormation lacks: bucket policies, updates of key policies, a stack's state after a change.
+"""What moto's models lack: bucket policies, updates of key policies, a default VPC's way out.
 
 moto is changed in place, once a process (``extend_moto``).
 """
@@ -6,9 +6,8 @@ moto is changed in place, once a process (``extend_moto``).
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
-from moto.cloudformation.models import ChangeSet, Stack, cloudformation_backends
 from moto.core.common_models import CloudFormationModel
 from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
@@ -19,20 +18,13 @@ from coattest_local.aws.accounts import PARTITION
 
 
 class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
-    """AWS::S3::BucketPolicy, which moto's CloudFormation does not know."""
+    """AWS::S3::BucketPolicy, which moto's CloudFormation does not know; its name in a stack is the bucket's.
+
+    moto finds the class by itself.
+    """
 
     def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
-
-    @property
-    def physical_resource_id(self) -> str:
-        """Its name in the stack: the bucket's."""
-        return self.bucket
-
-    @staticmethod
-    def cloudformation_name_type() -> str:
-        """No property names it."""
-        return ""
+        self.physical_resource_id = bucket
 
     @staticmethod
     def cloudformation_type() -> str:
@@ -50,93 +42,51 @@ class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
         return cls(properties["Bucket"])
 
     @classmethod
-    def update_from_cloudformation_json(
-        cls,
-        original_resource: Any,
-        new_resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
+    def update_from_cloudformation_json(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, original_resource: Any, **given: Any
     ) -> BucketPolicy:
         """Put the new policy."""
-        return cls.create_from_cloudformation_json(
-            new_resource_name, cloudformation_json, account_id, region_name
-        )
+        return cls.create_from_cloudformation_json(original_resource.physical_resource_id, **given)
 
-    @classmethod
-    def delete_from_cloudformation_json(
-        cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str
-    ) -> None:
+    def delete(self, account_id: str, _: str) -> None:
         """Take the policy away."""
-        s3_backends[account_id][PARTITION].delete_bucket_policy(resource_name)
+        s3_backends[account_id][PARTITION].delete_bucket_policy(self.physical_resource_id)
+
+
+def _in_kms_words(resource: Any) -> Any:
+    """AWS::KMS::Key with its policy as text and its tags as KMS names them; moto's own takes neither."""
+    properties = resource["Properties"]
+    tags = [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])]
+    policy = json.dumps(properties["KeyPolicy"])
+    return {**resource, "Properties": {**properties, "KeyPolicy": policy, "Tags": tags}}
+
+
+def _create_key(resource_name: str, cloudformation_json: Any, *place: str, **_: Any) -> Any:
+    return _CREATE(resource_name, _in_kms_words(cloudformation_json), *place)
+
+
+_CREATE = Key.create_from_cloudformation_json
 
 
 def _update_key(
-    original_resource: Any,
-    new_resource_name: str,
-    cloudformation_json: Any,
-    account_id: str,
-    region_name: str,
+    original_resource: Any, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
 ) -> Any:
     """An update of AWS::KMS::Key: its policy and its tags, in place."""
-    properties = cloudformation_json["Properties"]
+    properties = _in_kms_words(cloudformation_json)["Properties"]
     backend = kms_backends[account_id][region_name]
-    backend.put_key_policy(original_resource.id, json.dumps(properties["KeyPolicy"]))
+    backend.put_key_policy(original_resource.id, properties["KeyPolicy"])
     # Its tag_resource takes KMS's list in one release of moto and a map in another.
-    tags = [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])]
-    backend.tagger.tag_resource(original_resource.id, tags)
+    backend.tagger.tag_resource(original_resource.id, properties["Tags"])
     return original_resource
 
 
-def _create_key(
-    resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
-) -> Any:
-    """AWS::KMS::Key with its policy as text and its tags in KMS's words; moto's own takes neither."""
-    properties = cloudformation_json["Properties"]
-    key = kms_backends[account_id][region_name].create_key(
-        json.dumps(properties["KeyPolicy"]),
-        "ENCRYPT_DECRYPT",
-        "SYMMETRIC_DEFAULT",
-        properties.get("Description"),
-        [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.get("Tags", [])],
-    )
-    key.key_rotation_status = bool(properties.get("EnableKeyRotation"))
-    return key
-
-
-def _permitted(self: FakeBucket, action: str, resource: str) -> Any:
-    return PermissionResult.PERMITTED
-
-
-def _parameter_list(self: Stack) -> list[dict[str, str]]:
-    """A stack's parameters as they were given: moto shows a list as Python would."""
-    every = self.resource_map.resolved_parameters.items()
-    return [
-        {"ParameterKey": key, "ParameterValue": ",".join(value) if isinstance(value, list) else str(value)}
-        for key, value in every
-    ]
-
-
-def _parse_change_set(self: ChangeSet) -> None:
-    """moto's reading of a template, after which every resource has properties: moto makes none without."""
-    _PARSE(self)
-    for resource in self.template_dict["Resources"].values():
-        resource.setdefault("Properties", {})
-
-
-_PARSE = ChangeSet._parse_template
-
-
 def extend_moto() -> None:
-    """Teach moto's CloudFormation what it lacks; once a process. It finds BucketPolicy by itself."""
+    """Teach moto's models what they lack; once a process."""
     # moto's reading of a bucket policy knows no conditions; the gate has decided before moto is asked.
-    FakeBucket.get_permission = _permitted
-    changes: Any = ChangeSet
-    changes._parse_template = _parse_change_set
-    shown: Any = Stack
-    shown.parameter_list = property(_parameter_list)
-    Key.create_from_cloudformation_json = staticmethod(_create_key)
-    Key.update_from_cloudformation_json = staticmethod(_update_key)
+    bucket, key = cast(Any, FakeBucket), cast(Any, Key)
+    bucket.get_permission = lambda *_: PermissionResult.PERMITTED
+    key.create_from_cloudformation_json = staticmethod(_create_key)
+    key.update_from_cloudformation_json = staticmethod(_update_key)
 
 
 def lead_out(account: str, region: str) -> None:
@@ -151,41 +101,3 @@ def lead_out(account: str, region: str) -> None:
     backend.attach_internet_gateway(gateway.id, vpc.id)
     (table,) = [each for each in backend.route_tables.values() if each.vpc_id == vpc.id]
     backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
-
-
-def stack_named(name: str, account: str, region: str) -> Any | None:
-    """moto's stack of that name or id; None when there is none."""
-    stacks: Any = cloudformation_backends[account][region].stacks.values()
-    return next((stack for stack in stacks if name in (stack.name, stack.stack_id)), None)
-
-
-def change_set_named(name: str, stack: str, account: str, region: str) -> Any | None:
-    """moto's change set of that id, or of that name and stack (a name or an id); None when there is none."""
-    sets: Any = cloudformation_backends[account][region].change_sets.values()
-    return next(
-        (
-            each
-            for each in sets
-            if each.change_set_id == name
-            or (each.change_set_name == name and stack in (each.stack.name, each.stack.stack_id))
-        ),
-        None,
-    )
-
-
-def drop_unmade(stack: Any, account: str, region: str) -> None:
-    """Forget a stack that was never made, whose place a new change set takes: moto would make another."""
-    backend: Any = cloudformation_backends[account][region]
-    backend.stacks.pop(stack.stack_id, None)
-    for key in [key for key, each in backend.change_sets.items() if each.stack is stack]:
-        del backend.change_sets[key]
-
-
-def settle(change_set: Any) -> None:
-    """Give a stack its executed change set's parameters, tags and outputs; moto keeps the old ones."""
-    stack: Any = change_set.stack
-    stack.parameters = change_set.parameters
-    stack.tags = {**stack.tags, **(change_set.tags or {})}
-    stack.template_dict = change_set.template_dict
-    stack.status_reason = None
-    stack.output_map = stack._create_output_map()

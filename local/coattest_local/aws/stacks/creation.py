@@ -9,20 +9,16 @@ texts of reasons are those of CloudFormation's own events, as users report them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.models import Event, cloudformation_backends
 from moto.cloudformation.parsing import OutputMap
 
-from coattest_local.aws.http import HttpResponse, ServiceError, cloudformation_answer
-
 STACK = "AWS::CloudFormation::Stack"
-DEFAULT_TIMEOUT = "PT5M"
-
-_TIMEOUT = re.compile(r"PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?")
 
 
 @dataclass(slots=True)
@@ -30,7 +26,6 @@ class Waiting:
     """A resource of a stack that is being made: how many signals it needs, and until when."""
 
     logical: str
-    kind: str
     count: int
     until: datetime
     heard: set[str] = field(default_factory=set)
@@ -44,48 +39,38 @@ def hold(stack: Any, now: datetime) -> None:
             continue
         given = policy.get("Count", 1)
         count = int(stack.parameters[given["Ref"]] if isinstance(given, dict) else given)
-        length = _TIMEOUT.fullmatch(policy.get("Timeout", DEFAULT_TIMEOUT))
-        if length is None:
-            raise ServiceError("ValidationError", f"Timeout of {logical} is not of the form PT20M")
-        hours, minutes, seconds = (int(part or 0) for part in length.groups())
-        until = now + timedelta(hours=hours, minutes=minutes, seconds=seconds)
+        minutes = re.fullmatch(r"PT(\d+)M", policy.get("Timeout", "PT5M"))
+        if minutes is None:
+            raise ValidationError(message=f"Timeout of {logical} is not of the form PT20M")
         stack.events = [item for item in stack.events if item.resource_status != "CREATE_COMPLETE"]
         stack.status = "CREATE_IN_PROGRESS"
-        stack.coattest_waiting = Waiting(logical, resource["Type"], count, until)
-        add_event(stack, logical, resource["Type"], "CREATE_IN_PROGRESS", "Resource creation Initiated")
+        stack.coattest_waiting = Waiting(logical, count, now + timedelta(minutes=int(minutes[1])))
+        add_event(stack, logical, "CREATE_IN_PROGRESS", "Resource creation Initiated")
         _complete(stack)
 
 
-def signal(stack: Any | None, form: Mapping[str, str]) -> HttpResponse:
-    """SignalResource. Raises ServiceError where nothing waits for it."""
+def signal(stack: Any, logical: str, identifier: str, status: str) -> None:
+    """SignalResource. Raises ValidationError where nothing waits for it."""
     waiting: Waiting | None = getattr(stack, "coattest_waiting", None)
-    if stack is None:
-        raise ServiceError("ValidationError", f"Stack '{form.get('StackName')}' does not exist")
-    if waiting is None or form.get("LogicalResourceId") != waiting.logical:
-        raise ServiceError(
-            "ValidationError",
-            f"Stack {stack.name} is in {stack.status} state, or no resource of it waits for signals",
+    if waiting is None or logical != waiting.logical:
+        raise ValidationError(
+            message=f"Stack {stack.name} is in {stack.status} state, or no resource of it waits for signals"
         )
-    status, identifier = form.get("Status", ""), form.get("UniqueId", "")
     if status not in ("SUCCESS", "FAILURE") or not 1 <= len(identifier) <= 64:
-        raise ServiceError("ValidationError", "Status is SUCCESS or FAILURE, UniqueId has 1 to 64 characters")
-    said = f"Received {status} signal with UniqueId {identifier}"
-    add_event(stack, waiting.logical, waiting.kind, "CREATE_IN_PROGRESS", said)
-    if status == "FAILURE":
-        _failed(
-            stack,
-            f"Received 1 FAILURE signal(s) out of {waiting.count}. "
-            "Unable to satisfy 100% MinSuccessfulInstancesPercent requirement",
-        )
-    else:
+        raise ValidationError(message="Status is SUCCESS or FAILURE, UniqueId has 1 to 64 characters")
+    add_event(stack, logical, "CREATE_IN_PROGRESS", f"Received {status} signal with UniqueId {identifier}")
+    if status == "SUCCESS":
         waiting.heard.add(identifier)
         _complete(stack)
-    return cloudformation_answer("SignalResource", "")
+        return
+    lacks = "Unable to satisfy 100% MinSuccessfulInstancesPercent requirement"
+    _failed(stack, f"Received 1 FAILURE signal(s) out of {waiting.count}. {lacks}")
 
 
 def overdue(now: datetime) -> None:
     """Fail every creation whose time is over."""
-    for stack in list(_every_stack()):
+    every = [backend for regions in list(cloudformation_backends.values()) for backend in regions.values()]
+    for stack in [stack for backend in every for stack in backend.stacks.values()]:
         end_overdue(stack, now)
 
 
@@ -97,27 +82,18 @@ def end_overdue(stack: Any, now: datetime) -> None:
         _failed(stack, f"Failed to receive {lacking} resource signal(s) within the specified duration")
 
 
-def _every_stack() -> Iterator[Any]:
-    for regions in list(cloudformation_backends.values()):
-        for backend in list(regions.values()):
-            yield from list(backend.stacks.values())
-
-
 def _complete(stack: Any) -> None:
     waiting: Waiting = stack.coattest_waiting
     if len(waiting.heard) >= waiting.count:
         stack.coattest_waiting = None
-        add_event(stack, waiting.logical, waiting.kind, "CREATE_COMPLETE", None)
+        add_event(stack, waiting.logical, "CREATE_COMPLETE", None)
         set_status(stack, "CREATE_COMPLETE", None)
 
 
 def _failed(stack: Any, reason: str) -> None:
-    waiting: Waiting = stack.coattest_waiting
-    stack.coattest_waiting = None
-    add_event(stack, waiting.logical, waiting.kind, "CREATE_FAILED", reason)
-    set_status(
-        stack, "ROLLBACK_IN_PROGRESS", f"{which('create', waiting.logical)}Rollback requested by user."
-    )
+    logical, stack.coattest_waiting = stack.coattest_waiting.logical, None
+    add_event(stack, logical, "CREATE_FAILED", reason)
+    set_status(stack, "ROLLBACK_IN_PROGRESS", f"{which('create', logical)}Rollback requested by user.")
     roll_back_creation(stack, ())
 
 
@@ -125,10 +101,9 @@ def roll_back_creation(stack: Any, kept: Iterable[str]) -> None:
     """Remove what a creation made, but for what is ``kept``; the stack itself stays, and can only be
     deleted.
     """
-    resources = stack.resource_map._resource_json_map
     for name in kept:
-        add_event(stack, name, resources[name]["Type"], "DELETE_SKIPPED", None)
-    remove(stack, set(resources) - set(kept))
+        add_event(stack, name, "DELETE_SKIPPED", None)
+    remove(stack, set(stack.resource_map._resource_json_map) - set(kept))
     # What is looked up in the map would be made again by moto: it has to be empty.
     stack.resource_map._resource_json_map = {}
     set_status(stack, "ROLLBACK_COMPLETE", None)
@@ -136,19 +111,12 @@ def roll_back_creation(stack: Any, kept: Iterable[str]) -> None:
 
 
 def remove(stack: Any, names: set[str]) -> None:
-    """Delete these resources, the last one made first, until none depends on another."""
+    """Delete these resources, also those that a deletion of the stack would retain."""
     held = stack.resource_map
-    left = {name for name in names if held._parsed_resources.get(name) is not None}
-    for _ in range(len(left) + 1):
-        for name in [each for each in reversed(held._parsed_resources) if each in left]:
-            try:
-                held._delete_resource(held._parsed_resources[name], held._resource_json_map[name])
-            except Exception:  # noqa: S112 - moto's, of many types: something else goes first
-                continue
-            held._parsed_resources.pop(name)
-            left.discard(name)
-    if left:
-        raise RuntimeError(f"the simulator could not delete {sorted(left)}")
+    every = held._resource_json_map
+    held._resource_json_map = {name: {**every[name], "DeletionPolicy": "Delete"} for name in names}
+    held.delete()
+    held._resource_json_map = every
 
 
 def which(verb: str, logical: str) -> str:
@@ -159,10 +127,13 @@ def which(verb: str, logical: str) -> str:
 def set_status(stack: Any, status: str, reason: str | None) -> None:
     """The stack's status, with its event."""
     stack.status, stack.status_reason = status, reason
-    add_event(stack, stack.name, STACK, status, reason)
+    add_event(stack, None, status, reason)
 
 
-def add_event(stack: Any, logical: str, kind: str, status: str, reason: str | None) -> None:
-    """One more event of the stack."""
-    physical = stack.stack_id if kind == STACK else ""
-    stack.events.append(Event(stack.stack_id, stack.name, logical, physical, kind, status, reason, None))
+def add_event(stack: Any, logical: str | None, status: str, reason: str | None) -> None:
+    """One more event of a resource of the stack, or of the stack itself."""
+    resources = stack.template_dict.get("Resources", {})
+    kind = resources.get(logical, {}).get("Type", STACK)
+    physical = "" if logical else stack.stack_id
+    named = logical or stack.name
+    stack.events.append(Event(stack.stack_id, stack.name, named, physical, kind, status, reason, None))

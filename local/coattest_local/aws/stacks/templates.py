@@ -6,14 +6,12 @@ Sources: CloudFormation User Guide, "Template anatomy", "Resources", "Ref"; API 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
-from xml.sax.saxutils import escape
 
 import yaml
+from moto.cloudformation.exceptions import ValidationError
 from moto.cloudformation.utils import yaml_tag_constructor
-
-from coattest_local.aws.http import HttpResponse, ServiceError, cloudformation_answer
 
 REQUIRED = {
     "AWS::AutoScaling::AutoScalingGroup": ("MaxSize", "MinSize"),
@@ -40,24 +38,13 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """YAML with CloudFormation's short forms, and no other tags."""
 
 
-def _short_form(loader: Any, name: str, node: Any) -> Any:
-    return yaml_tag_constructor(loader, f"!{name}", node)
+_Loader.add_multi_constructor("!", lambda loader, name, node: yaml_tag_constructor(loader, f"!{name}", node))
 
 
-_Loader.add_multi_constructor("!", _short_form)
-
-
-def check_template(form: Mapping[str, str]) -> Mapping[str, Any]:
-    """The template of a request, checked. Raises ServiceError (ValidationError).
-
-    ``form`` are the request's parameters; a request without a template has an empty one.
-    """
-    if "TemplateURL" in form:
-        raise ServiceError("ValidationError", "TemplateURL is not emulated: send the template itself")
-    if "TemplateBody" not in form:
-        return {}
+def check_template(text: str) -> dict[str, Any]:
+    """A template's text, read and checked. Raises moto's ValidationError."""
     try:
-        template = yaml.load(form["TemplateBody"], Loader=_Loader)  # noqa: S506 - a SafeLoader
+        template: dict[str, Any] = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise _malformed(f"YAML not well-formed. ({' '.join(str(error).split())})") from None
     resources = template.get("Resources") if isinstance(template, dict) else None
@@ -65,61 +52,41 @@ def check_template(form: Mapping[str, str]) -> Mapping[str, Any]:
         raise _malformed("At least one Resources member must be defined.")
     for name, resource in resources.items():
         _check_resource(name, resource)
-    checked: dict[str, Any] = template
-    known = {*resources, *_parameters(template)}
+    known = {*resources, *parameters_of(template)}
     lost = sorted({name for name in _references(resources) if name not in known})
     if lost:
         raise _malformed(
             f"Unresolved resource dependencies [{', '.join(lost)}] in the Resources block of the template"
         )
-    return checked
+    return template
 
 
-def check_values(template: Mapping[str, Any], form: Mapping[str, str]) -> None:
-    """Raise ServiceError (ValidationError) where a parameter of the template gets no value."""
-    given = {value for key, value in form.items() if key.endswith(".ParameterKey")}
-    lacking = [
-        name
-        for name, parameter in _parameters(template).items()
-        if name not in given and "Default" not in parameter
-    ]
+def check_values(template: Mapping[str, Any], given: Set[str]) -> None:
+    """Raise ValidationError where a parameter of the template gets no value."""
+    every = parameters_of(template).items()
+    lacking = [name for name, parameter in every if name not in given and "Default" not in parameter]
     if lacking:
-        raise ServiceError("ValidationError", f"Parameters: [{', '.join(lacking)}] must have values")
+        raise ValidationError(message=f"Parameters: [{', '.join(lacking)}] must have values")
 
 
-def answer_validation(template: Mapping[str, Any]) -> HttpResponse:
-    """The answer of ValidateTemplate for a template that was checked."""
-    members = "".join(
-        f"<member><ParameterKey>{escape(name)}</ParameterKey>"
-        f"<DefaultValue>{escape(str(parameter.get('Default', '')))}</DefaultValue>"
-        f"<NoEcho>{str(bool(parameter.get('NoEcho'))).lower()}</NoEcho></member>"
-        for name, parameter in _parameters(template).items()
-    )
-    about = escape(str(template.get("Description", "")))
-    inner = f"<Parameters>{members}</Parameters><Description>{about}</Description>"
-    return cloudformation_answer("ValidateTemplate", inner)
-
-
-def _check_resource(name: str, resource: Any) -> None:
-    if not isinstance(resource, dict) or not isinstance(resource.get("Type"), str):
-        raise _malformed(f"[/Resources/{name}] every Resources object must contain a Type member.")
-    kind = resource["Type"]
-    if kind not in REQUIRED:
-        raise ServiceError("ValidationError", f"{kind} is not emulated (resource {name})")
-    properties = resource.get("Properties", {})
-    if not isinstance(properties, dict):
-        raise _malformed(f"[/Resources/{name}/Properties] 'null' values are not allowed in templates")
-    lacking = [each for each in REQUIRED[kind] if each not in properties]
-    if lacking:
-        raise ServiceError("ValidationError", f"Property {lacking[0]} cannot be empty (resource {name})")
-
-
-def _parameters(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def parameters_of(template: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The template's parameters by name."""
     found = template.get("Parameters") or {}
     if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
         raise _malformed("every Parameters object must contain a Type member.")
     return found
+
+
+def _check_resource(name: str, resource: Any) -> None:
+    if not isinstance(resource, dict) or not isinstance(resource.get("Type"), str):
+        raise _malformed(f"[/Resources/{name}] every Resources object must contain a Type member.")
+    kind, properties = resource["Type"], resource.get("Properties", {})
+    if kind not in REQUIRED:
+        raise ValidationError(message=f"{kind} is not emulated (resource {name})")
+    if not isinstance(properties, dict):
+        raise _malformed(f"[/Resources/{name}/Properties] 'null' values are not allowed in templates")
+    for lacking in (each for each in REQUIRED[kind] if each not in properties):
+        raise ValidationError(message=f"Property {lacking} cannot be empty (resource {name})")
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -140,5 +107,5 @@ def _references(value: Any) -> Iterator[str]:
                 yield named
 
 
-def _malformed(what: str) -> ServiceError:
-    return ServiceError("ValidationError", f"Template format error: {what}")
+def _malformed(what: str) -> Any:
+    return ValidationError(message=f"Template format error: {what}")

@@ -79,7 +79,7 @@ def read_lots(path: Path) -> list[messages.Lot]:
     "--closes",
     callback=moment,
     required=True,
-    help="When bids close: 20m, 6h or 3d from now, ISO 8601 with zone, or Unix s.",
+    help="When bids close: 20m, 6h or 3d from now, ISO 8601 with zone, or Unix seconds.",
 )
 @click.option("--publish-by", callback=moment, required=True, help="Publication deadline, in the same form.")
 @click.option("--out", type=NEW_FILE, required=True, help="Where to write the manifest.")

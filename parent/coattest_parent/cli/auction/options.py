@@ -38,7 +38,7 @@ buyer_option: Decorator = click.option("--buyer", "name", required=True, help="Y
 journal_option: Decorator = click.option(
     "--journal",
     type=OWN_FOLDER,
-    help="Folder of the record of seals (default: seals/ under COATTEST_STATE or the XDG data directory).",
+    help="Folder of the seal journal (default: seals/ under COATTEST_STATE or the XDG data directory).",
 )
 
 

@@ -168,13 +168,13 @@ def proxy_command(
     status: str | None,
     endpoint_url: str | None,
 ) -> None:
-    """Run the proxy to KMS, or of an enclave with a network, as a service, until SIGTERM.
+    """Run an enclave's proxy, to KMS or to what its image allows, until SIGTERM.
 
     'auction open' and 'auction serve' use it with --proxy none. It connects to KMS in these regions, to these
     names, and nothing else; ports of --forward lead to the enclave. Events go to stderr as JSON lines.
     """
     if not (regions or images or connect or forward):
-        raise UsageError("nothing to carry", hint="give --region, --eif, --connect or --forward")
+        raise UsageError("nothing to forward", hint="give --region, --eif, --connect or --forward")
     with Stop(last=True) as stop:
         target = Endpoint(endpoint_url or None).target
         allow = kms_allow_list(frozenset(regions), LOCAL_KMS if target else AWS_KMS, target)
@@ -203,7 +203,7 @@ def proxy_command(
             _started(telemetry)
             while not stop.wait(1.0):
                 if not serving():
-                    raise Stopped("the proxy ended by itself", hint="start it again")
+                    raise Stopped("the proxy stopped unexpectedly", hint="start it again")
             _stopped(telemetry)
 
 

@@ -16,20 +16,22 @@ from coattest_verify.auction.buyers import load_buyer
 from coattest_verify.auction.certify import check_buyer_certificate
 from coattest_verify.auction.withdrawal import Withdrawal, sign_withdrawal
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
-from coattest_verify.quorum.members.file import own_key, utc
+from coattest_verify.quorum.members.file import utc
 from coattest_verify.rebuild.answer import read_members
 
 
 @click.command("withdraw")
 @signing_options
-@click.option("--record", "record_path", type=FILE, required=True, help="The record whose certificate ends.")
+@click.option(
+    "--record", "record_path", type=FILE, required=True, help="The record with the certificate to withdraw."
+)
 @attestations_option
 @expect_option
 @json_option
 def withdraw_command(
     *, signing: SigningKey, record_path: Path, attestations: Path, expect: str | None, as_json: bool
 ) -> None:
-    """Withdraw your certificate in a record, before its end.
+    """Withdraw your certificate before it ends.
 
     Nobody who has the attestations bids or seals with it any more. What is sealed stays sealed. --expect is
     the SHA-256 of the certificate's content.
@@ -44,8 +46,7 @@ def withdraw_command(
         )
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
     try:
         certified = check_buyer_certificate(buyer, members)
     except Rejected as error:

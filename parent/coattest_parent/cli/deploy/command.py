@@ -106,11 +106,11 @@ def plan_command(**given: Any) -> None:
         instance_id=given["instance_id"],
     )
     if given["as_json"]:
-        emit_json(made.to_json())
+        emit_json(made)
         return
-    for name, value in made.to_json().items():
+    for name, value in made.items():
         out().print(f"{name:12}  {value}")
-    step = f"check {made.running}, already running" if made.running else "start the enclave, check it"
+    step = f"check {made['running']}, already running" if made["running"] else "start the enclave, check it"
     out().print(f"apply would {step}")
 
 
@@ -200,7 +200,7 @@ def status_command(**given: Any) -> int:
 def destroy_command(**given: Any) -> None:
     """End this deployment's enclave; for AWS, delete what apply made.
 
-    Exits 0 when the enclave had ended already, and not when there is no such deployment.
+    Exit code 0 also when the enclave had ended already; not when there is no such deployment.
     """
     require_options(given, local=("state",), aws=("plan_folder",))
     if given["target"] == "aws":

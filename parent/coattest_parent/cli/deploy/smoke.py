@@ -56,8 +56,12 @@ LISTEN_SECONDS = 60.0
 )
 @click.option("--image", type=FILE, help="Start this image with nitro-cli, and end it afterwards.")
 @click.option("--address", help="Ask this running enclave instead: vsock:CID:5005.")
-@click.option("--cpu-count", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--memory", type=click.IntRange(64), default=1024, show_default=True, help="MiB.")
+@click.option(
+    "--cpu-count", type=click.IntRange(1), default=2, show_default=True, help="vCPUs of the enclave."
+)
+@click.option(
+    "--memory", type=click.IntRange(64), default=1024, show_default=True, help="MiB of the enclave."
+)
 @click.option(
     "--listen-seconds",
     type=click.FloatRange(0),
@@ -67,7 +71,13 @@ LISTEN_SECONDS = 60.0
 )
 @click.option("--role-arn", help="ARN of the instance's role: check PCR3 too.")
 @click.option("--instance-id", help="Id of this instance: check PCR4 too.")
-@click.option("--profile", type=click.Choice(["aws", "local"]), default="aws", show_default=True)
+@click.option(
+    "--profile",
+    type=click.Choice(["aws", "local"]),
+    default="aws",
+    show_default=True,
+    help="The image's profile, and with it the root of trust.",
+)
 @click.option("--report", type=NEW_FILE, help="Write a signed report, also of what failed; needs --key.")
 @signing_key(click.option("--key", type=FILE, help="The key that signs the report: any of verify keygen."))
 @expect_option

@@ -17,7 +17,7 @@ from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER
 from coattest.shell import err, option_group, out, utc_now
 from coattest_parent.cli.options import FILE, FOLDER, aws_from, aws_options
-from coattest_parent.deployment.stack import checks, planning, programs, rollout
+from coattest_parent.deployment.stack import checks, configuration, planning, programs, rollout
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws
 from coattest_verify.quorum.authority import Authority
@@ -75,7 +75,7 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     aws, chosen = _aws(authority.decision.profile, given), {name: given[name] for name in CHOSEN}
     if chosen["ami"] == checks.LATEST:
         chosen["ami"] = checks.latest_ami(aws, given["region"], authority.decision.architecture)
-    settings = Settings(**chosen, programs=programs.archive_digest(archive) if archive else None)
+    settings = Settings(**chosen, programs=configuration.archive_digest(archive) if archive else None)
     reports = {str(path): read_whole(path) for path in given["reports"]}
     plan = planning.make_stack_plan(authority, image, settings, reports)
     _require_programs(plan)
@@ -85,7 +85,8 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
         write_atomic(folder / name, content)
-    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA} - set(files)
+    reported = {f"{planning.REPORTS}/{path.name}" for path in (folder / planning.REPORTS).glob("*")}
+    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA, *reported} - set(files)
     for stale in (*left, *([] if archive else [programs.NAME])):
         (folder / stale).unlink(missing_ok=True)
     if given["as_json"]:
@@ -113,7 +114,7 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
         changed = (*changed, programs.NAME)
     if changed:
         raise FoundFalse(
-            f"the decision now gives another plan: {', '.join(changed)} differ",
+            f"the decision now gives a different plan: {', '.join(changed)} differ",
             where=str(folder),
             hint="plan again and read it",
             code="plan-differs",
@@ -257,6 +258,6 @@ def _programs(wheel: Path | None, wheelhouse: Path | None, architecture: str) ->
 
 def _digest(path: Path) -> str | None:
     try:
-        return programs.archive_digest(read_whole(path, programs.PROGRAMS_MAX))
+        return configuration.archive_digest(read_whole(path, programs.PROGRAMS_MAX))
     except FileNotFoundError:
         return None

@@ -36,7 +36,8 @@ MEMORY_TIMES = 4
 QUOTA = ("ec2", "L-1216C47A")
 """Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances, in vCPUs."""
 
-STANDARD = tuple("acdhimrtz")
+STANDARD, NOT_STANDARD = tuple("acdhimrtz"), ("dl", "hpc", "inf", "mac", "trn")
+"""What names of types begin with; those of the second have quotas of their own."""
 
 _OUT = ("NatGatewayId", "TransitGatewayId", "NetworkInterfaceId", "InstanceId", "CoreNetworkArn")
 """A route's targets by which a private instance gets out; where they lead is not AWS's to say. A peering
@@ -116,88 +117,66 @@ def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:
     yield from _of_type(plan, place)
     yield from _of_image(plan, place)
     yield from _of_network(plan, place)
+    bound = "its key's policy requires PCR4, so one instance's enclave, and parents come and go"
     for report in plan.reports:
         if report.one_instance:
-            yield _not(
-                "one-instance",
-                report.member,
-                "its key's policy requires PCR4, so one instance's enclave, and parents come and go",
-                None,
-                "Nitro Enclaves User Guide, Where to get an enclave's measurements",
-            )
+            yield _not("one-instance", report.member, bound, _MEASUREMENTS)
     settings = plan.settings
     if plan.decision.profile != "local" and settings.partition not in PARTITIONS:
-        yield _not(
-            "untrusted-partition",
-            settings.region,
-            "the enclave reaches KMS of these partitions only",
-            (", ".join(PARTITIONS), settings.partition),
-            "AWS General Reference, KMS endpoints and quotas",
-        )
+        reached, needed = "the enclave reaches KMS of these partitions only", ", ".join(PARTITIONS)
+        yield _not("untrusted-partition", settings.region, reached, _KMS, needed, settings.partition)
 
 
 def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     settings, kind = plan.settings, plan.settings.instance_type
     if not place.types:
-        yield _not("no-enclaves", kind, "there is no such type in the region", None, _TYPES)
+        yield _not("no-enclaves", kind, "there is no such type in the region", _TYPES)
         return
     found = place.types[0]
     if found.get("NitroEnclavesSupport") != "supported":
-        yield _not("no-enclaves", kind, "this type has no enclaves", None, _TYPES)
+        yield _not("no-enclaves", kind, "this type has no enclaves", _TYPES)
     wanted = _ARCHITECTURES[plan.decision.architecture]
     have = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
     if wanted not in have:
-        yield _not("instance-architecture", kind, "the image is for", (wanted, ", ".join(have)), _TYPES)
+        there = ", ".join(have)
+        yield _not("instance-architecture", kind, "the image is for", _TYPES, wanted, there)
     cpus, memory = found["VCpuInfo"]["DefaultVCpus"], found["MemoryInfo"]["SizeInMiB"]
     # The parent keeps the core of CPU 0: two vCPUs where a core has two.
     own = found["VCpuInfo"].get("DefaultThreadsPerCore", 2)
+    needs = -(-MEMORY_TIMES * plan.artifact.size // (1 << 20))
     if settings.cpus + own > cpus:
         room = f"{cpus - own} of {cpus}"
-        yield _not(
-            "too-few-cpus", kind, "vCPUs left for the enclave", (str(settings.cpus), room), _REQUIREMENTS
-        )
+        yield _not("too-few-cpus", kind, "vCPUs left for the enclave", _SIZES, settings.cpus, room)
     if settings.memory + PARENT_MIB > memory:
         room = f"{memory - PARENT_MIB} of {memory}"
-        yield _not(
-            "too-little-memory", kind, "MiB left for the enclave", (str(settings.memory), room), _REQUIREMENTS
-        )
-    needs = -(-MEMORY_TIMES * plan.artifact.size // (1 << 20))
+        yield _not("too-little-memory", kind, "MiB left for the enclave", _SIZES, settings.memory, room)
     if settings.memory < needs:
-        yield _not(
-            "too-little-memory",
-            "--memory",
-            f"MiB, {MEMORY_TIMES} times the image",
-            (str(needs), str(settings.memory)),
-            "aws-nitro-enclaves-cli, run-enclave (E26)",
-        )
+        times = f"MiB, {MEMORY_TIMES} times the image"
+        yield _not("too-little-memory", "--memory", times, _NITRO_CLI, needs, settings.memory)
     zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
     for zone in sorted(zones - place.zones):
-        yield _not("too-few-zones", zone, f"{kind} is not offered there", None, _OFFERINGS)
-    twice = 2 * settings.capacity * cpus
-    if place.quota is not None and kind.startswith(STANDARD) and twice > place.quota:
-        yield _not(
-            "over-quota",
-            f"{QUOTA[0]} {QUOTA[1]}",
-            "vCPUs for an upgrade, in which the parents of both releases run",
-            (str(twice), f"{place.quota:.0f}"),
-            "EC2 User Guide, Amazon EC2 service quotas",
-        )
+        yield _not("too-few-zones", zone, f"{kind} is not offered there", _OFFERINGS)
+    twice, quota = 2 * settings.capacity * cpus, " ".join(QUOTA)
+    standard = kind.startswith(STANDARD) and not kind.startswith(NOT_STANDARD)
+    if place.quota is not None and standard and twice > place.quota:
+        upgrade = "vCPUs for an upgrade, in which the parents of both releases run"
+        yield _not("over-quota", quota, upgrade, _QUOTAS, twice, f"{place.quota:.0f}")
 
 
 def _of_image(plan: StackPlan, place: Site) -> Iterator[Finding]:
-    ami, rule = plan.settings.ami, "API Reference, EC2 DescribeImages"
+    ami = plan.settings.ami
     if not place.images:
-        yield _not("wrong-ami", ami, "there is no such image in the region", None, rule)
+        yield _not("wrong-ami", ami, "there is no such image in the region", _IMAGES)
         return
-    found = place.images[0]
-    for name, wanted in (
-        ("Architecture", _ARCHITECTURES[plan.decision.architecture]),
-        ("RootDeviceType", "ebs"),
-        ("RootDeviceName", "/dev/xvda"),
-        ("State", "available"),
-    ):
-        if found.get(name) != wanted:
-            yield _not("wrong-ami", ami, f"its {name}", (wanted, str(found.get(name))), rule)
+    wanted = {
+        "Architecture": _ARCHITECTURES[plan.decision.architecture],
+        "RootDeviceType": "ebs",
+        "RootDeviceName": "/dev/xvda",
+        "State": "available",
+    }
+    for name, value in wanted.items():
+        if (found := place.images[0].get(name)) != value:
+            yield _not("wrong-ami", ami, f"its {name}", _IMAGES, value, found)
 
 
 def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
@@ -205,16 +184,11 @@ def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
     there = {each.get("SubnetId") for each in place.subnets if each.get("VpcId") == settings.vpc}
     for name in sorted(set(settings.subnets) - there):
         where = f"the subnet is not in {settings.vpc} in {settings.region}"
-        yield _not("wrong-region", name, where, None, "API Reference, EC2 DescribeSubnets")
+        yield _not("wrong-region", name, where, _SUBNETS)
     zones = {str(each.get("AvailabilityZone")) for each in place.subnets}
     if len(zones) < 2:
-        yield _not(
-            "too-few-zones",
-            ", ".join(settings.subnets),
-            "zones of the subnets",
-            ("2", str(len(zones))),
-            "Amazon EC2 Auto Scaling User Guide, Availability Zones",
-        )
+        subnets = ", ".join(settings.subnets)
+        yield _not("too-few-zones", subnets, "zones of the subnets", _ZONES, 2, len(zones))
     needed = {("s3", settings.region), ("logs", settings.region)}
     # A buyer's stack has key and bucket in one region.
     needed |= {(service, report.region) for report in plan.reports for service in ("kms", "s3")}
@@ -225,13 +199,8 @@ def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
         identifier = str(table.get("RouteTableId")) if table else ""
         reached = {_reached(each) for each in place.endpoints if _serves(each, identifier)}
         for service, region in sorted(needed - reached):
-            yield _not(
-                "no-way-out",
-                str(subnet.get("SubnetId")),
-                f"no route out, and no endpoint of {service} in {region}",
-                None,
-                "VPC User Guide, Route tables; AWS PrivateLink Guide, Gateway endpoints, Cross-Region",
-            )
+            lacks = f"no route out, and no endpoint of {service} in {region} that its own name leads to"
+            yield _not("no-way-out", str(subnet.get("SubnetId")), lacks, _WAYS)
 
 
 def _table_of(subnet: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -259,13 +228,16 @@ def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any] | None) -> bo
 
 
 def _serves(endpoint: Mapping[str, Any], table: str) -> bool:
-    """Whether an endpoint is there for instances whose subnet has this route table."""
+    """Whether an endpoint is there for instances whose subnet has this route table, and the service's own
+    name leads to it: what a gateway endpoint does by a route, an interface endpoint does by private DNS
+    (PrivateLink Guide, "DNS hostnames"), unless that is for inbound resolvers only ("Private DNS", S3).
+    """
     if str(endpoint.get("State", "")).lower() != "available":
         return False
     if endpoint.get("VpcEndpointType") == "Gateway":
         return table in endpoint.get("RouteTableIds", [])
-    # Without private DNS the service's own name does not lead to it (PrivateLink Guide, "Private DNS").
-    return bool(endpoint.get("PrivateDnsEnabled", True))
+    inbound_only = endpoint.get("DnsOptions", {}).get("PrivateDnsOnlyForInboundResolverEndpoint")
+    return bool(endpoint.get("PrivateDnsEnabled")) and not inbound_only
 
 
 def _reached(endpoint: Mapping[str, Any]) -> tuple[str, str]:
@@ -292,12 +264,21 @@ def _quota(aws: Aws, region: str) -> float | None:
 
 
 _TYPES = "Nitro Enclaves User Guide, Requirements: parent instance"
-_REQUIREMENTS = "Nitro Enclaves User Guide, Requirements; Considerations"
+_SIZES = "Nitro Enclaves User Guide, Requirements; Considerations"
+_MEASUREMENTS = "Nitro Enclaves User Guide, Where to get an enclave's measurements"
+_NITRO_CLI = "aws-nitro-enclaves-cli, run-enclave (E26)"
+_KMS = "AWS General Reference, KMS endpoints and quotas"
+_QUOTAS = "EC2 User Guide, Amazon EC2 service quotas"
+_ZONES = "Amazon EC2 Auto Scaling User Guide, Availability Zones"
 _OFFERINGS = "API Reference, EC2 DescribeInstanceTypeOfferings"
+_IMAGES = "API Reference, EC2 DescribeImages"
+_SUBNETS = "API Reference, EC2 DescribeSubnets"
+_WAYS = "VPC User Guide, Route tables; AWS PrivateLink Guide, Gateway endpoints, Private DNS, Cross-Region"
 
 
-def _not(code: str, where: str, detail: str, values: tuple[str, str] | None, rule: str) -> Finding:
+def _not(code: str, where: str, detail: str, rule: str, *values: object) -> Finding:
     """A finding; ``values`` are what is needed, and what there is."""
-    if values is None:
+    if not values:
         return Finding(code, where, detail, rule=rule)
-    return Finding(code, where, f"{detail}: {values[0]} needed, {values[1]} there", *values, rule=rule)
+    needed, there = map(str, values)
+    return Finding(code, where, f"{detail}: {needed} needed, {there} there", needed, there, rule=rule)

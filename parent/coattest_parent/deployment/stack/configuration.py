@@ -70,7 +70,7 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
     return target.getvalue()
 
 
-def configuration_digest(archive: bytes) -> str:
+def archive_digest(archive: bytes) -> str:
     """SHA-256 of an archive in hex: its name in the bucket."""
     return hashlib.sha256(archive).hexdigest()
 

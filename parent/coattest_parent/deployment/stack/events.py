@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from coattest.findings import Finding
-
 STACK = "AWS::CloudFormation::Stack"
 
 STARTS = frozenset({"REVIEW_IN_PROGRESS", "CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS"})
@@ -23,32 +21,20 @@ REASON_MAX = 300
 """Characters of a reason that are shown; the rest stays in the stack's events."""
 
 
-def failed_resources(events: Iterable[Mapping[str, Any]]) -> tuple[Finding, ...]:
-    """What failed in the last operation, the cause first; ``events`` are newest first, as CloudFormation
-    lists them.
-
-    A finding's ``where`` is the resource's logical name with its type, ``found`` its status. What was
-    cancelled because something else failed is left out.
+def failed_resources(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What failed in the last operation and why, the cause first; ``events`` are newest first, as
+    CloudFormation lists them. What was cancelled because something else failed is left out.
     """
-    found: list[Finding] = []
+    found: list[str] = []
     for event in events:
-        status, kind = str(event.get("ResourceStatus")), str(event.get("ResourceType"))
-        reason = str(event.get("ResourceStatusReason") or "")
+        status, kind = str(event.get("ResourceStatus")), event.get("ResourceType")
+        reason = str(event.get("ResourceStatusReason") or "no reason given")
         # A nested stack would have another physical id; there are none in these templates.
-        if kind == STACK:
-            if status in STARTS:
-                break
-            continue
-        if status.endswith("_FAILED") and "cancelled" not in reason.lower():
-            where = f"{event.get('LogicalResourceId')} ({kind})"
-            detail = f"{status}: {reason[:REASON_MAX] or 'no reason given'}"
-            found.append(Finding("stack-failed", where, detail, found=status))
-    return tuple(reversed(found))
-
-
-def summary(failed: Iterable[Finding], otherwise: str) -> str:
-    """The first failures in one line, or ``otherwise`` when there are none."""
-    return "; ".join(f"{each.where} {each.detail}" for each in list(failed)[:SHOWN]) or otherwise
+        if kind == STACK and status in STARTS:
+            break
+        if kind != STACK and status.endswith("_FAILED") and "cancelled" not in reason.lower():
+            found.insert(0, f"{event.get('LogicalResourceId')} ({kind}) {status}: {reason[:REASON_MAX]}")
+    return found
 
 
 def event_line(event: Mapping[str, Any]) -> str:

@@ -17,8 +17,8 @@ from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
 from coattest_parent.deployment.live import judge_live, not_the_decided, require_in_force
 from coattest_parent.deployment.stack import events
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.deployment.stack.stacks import Stacks, StackState, stack_failed
-from coattest_parent.deployment.stack.templates import BOOT_MINUTES, CAPACITY, GROUP
+from coattest_parent.deployment.stack.stacks import Stacks, StackState
+from coattest_parent.deployment.stack.templates import BOOT_MINUTES, GROUP
 from coattest_parent.link.aws import Aws
 from coattest_verify.fleet.live import IN_SERVICE, LIVE_MAX_AGE_MS, STALE, LiveObjects, group_of
 from coattest_verify.quorum.decision import Decision
@@ -112,17 +112,15 @@ class Parents:
         Raises what was wrong then, or EnvironmentFailure (stack-failed).
         """
         signalled: set[str] = set()
-        state = self.stacks.find(self.name)
-        while state is not None and state.status == "CREATE_IN_PROGRESS":
+        while (state := self.stacks.find(self.name)) and state.status == "CREATE_IN_PROGRESS":
             told.tell()
             for parent in self.listed():
                 if parent.instance not in signalled and self._signalled(parent, since):
                     signalled.add(parent.instance)
             self.stacks.sleep(POLL_SECONDS)
-            state = self.stacks.find(self.name)
         state = self.stacks.settled(self.name)
         if state is None or state.status != "CREATE_COMPLETE":
-            failed = self.stacks.failure(self.name, state) if state else stack_failed("it is gone", self.name)
+            failed = self.stacks.failure(self.name, state)
             self.stacks.delete(self.name)
             raise told.with_cause(failed)
         return state
@@ -254,8 +252,3 @@ class Progress:
         return EnvironmentFailure(
             f"{error.what}; {self._cause}", where=error.where, hint=error.hint, code=error.code
         )
-
-
-def capacity_of(state: StackState) -> str:
-    """The capacity that a stack of parents has."""
-    return state.parameters.get(CAPACITY, "")

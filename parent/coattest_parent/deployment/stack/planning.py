@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class StackPlan:
     @property
     def parents_text(self) -> str:
         """The template of the parents."""
-        digest = configuration.configuration_digest(self.configuration)
+        digest = configuration.archive_digest(self.configuration)
         return templates.template_text(
             templates.parents_template(self.settings, digest, self.decision.release)
         )
@@ -95,12 +95,7 @@ class StackPlan:
             "release": decision.release,
             "profile": decision.profile,
             "pcrs": {f"PCR{index}": value for index, value in sorted(decision.pcrs.items())},
-            "image": {
-                "key": self.artifact.key,
-                "size": self.artifact.size,
-                "sha256": self.artifact.sha256,
-                "sha384": self.artifact.sha384,
-            },
+            "image": asdict(self.artifact),
             "role": self.settings.role_arn,
             "stacks": list(self.stacks),
             "buyers": [report.to_json() for report in self.reports],
@@ -127,7 +122,7 @@ def make_stack_plan(
 
 def require_room(plan: StackPlan) -> None:
     """Raise UsageError (too-large) for more buyers than IAM or CloudFormation has room for."""
-    boot = configuration.boot_script(configuration.configuration_digest(plan.configuration))
+    boot = configuration.boot_script(configuration.archive_digest(plan.configuration))
     rights = templates.inline_size(plan.settings, plan.reports)
     for size, most, what in (
         (len(plan.base_text), templates.TEMPLATE_MAX, "the base's template"),
@@ -162,7 +157,7 @@ def _checked(
             raise _unfit(name, "wrong-region", what)
         if digest not in report.decisions:
             raise FoundFalse(
-                f"{name}'s key does not admit decision {digest[:16]}",
+                f"{name}'s key does not admit decision {digest}",
                 where=name,
                 hint="the buyer updates its stack (verify policy make --format stack), then reports again",
                 code="policy-first",
@@ -184,7 +179,7 @@ def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes
         **{f"{REPORTS}/{Path(where).name}": content for where, content in reports.items()},
     }
     if plan.reports:
-        digest = configuration.configuration_digest(plan.configuration)
+        digest = configuration.archive_digest(plan.configuration)
         files[PARENTS] = plan.parents_text.encode()
         files[CONFIGURATION] = plan.configuration
         files[USER_DATA] = configuration.boot_script(digest).encode()

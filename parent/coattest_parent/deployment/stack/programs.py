@@ -99,11 +99,6 @@ def runs_there(file: str, architecture: str) -> bool:
     return not fits.isdisjoint(_parsed(file)[2])
 
 
-def archive_digest(archive: bytes) -> str:
-    """SHA-256 of the archive, in hex: its name in the bucket."""
-    return hashlib.sha256(archive).hexdigest()
-
-
 def _bad_wheelhouse(what: str, where: str, hint: str | None = None) -> UsageError:
     """The error for wheels that are not one set that can be installed."""
     return UsageError(what, where=where, hint=hint, code="bad-wheelhouse")

@@ -9,8 +9,9 @@ the earlier decision.
 from __future__ import annotations
 
 import base64
+import functools
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,8 +22,8 @@ from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Usage
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest_parent.deployment.live import require_in_force
-from coattest_parent.deployment.stack.configuration import configuration_digest, configuration_key
-from coattest_parent.deployment.stack.parents import Parent, Parents, Progress, capacity_of
+from coattest_parent.deployment.stack.configuration import archive_digest, configuration_key
+from coattest_parent.deployment.stack.parents import Parent, Parents
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
@@ -101,16 +102,24 @@ def apply_stacks(
     upload(plan, image, cloud, base.output("ArtifactBucket"), programs)
     parents = cloud.parents(plan, base)
     told = parents.progress()
-    _make(plan, parents, base, told, since)
+
+    def followed() -> StackState:
+        return parents.follow_creation(told, since=since)
+
+    state = stacks.find(parents.name)
+    if state is not None and state.status == "CREATE_IN_PROGRESS":  # begun by an apply that was killed
+        followed()
+    given = {**{name: base.output(name) for name in FROM_BASE}, CAPACITY: str(settings.capacity)}
+    stacks.put(parents.name, plan.parents_text, given, followed)
     verified = parents.await_verified(settings.capacity, told, since=since)
     others = tuple(name for name in stacks.named(settings.parents_stacks) if name != parents.name)
-    if retire:
-        _require_no_jobs(plan, cloud, others, base.output("ResultBucket"))
-    for name in others if retire else ():
+    if not retire:
+        return Applied(settings.role_arn, parents.name, verified, beside=others)
+    _require_no_jobs(plan, cloud, others, base.output("ResultBucket"))
+    for name in others:
         cloud.say(f"{name}: retired")
         stacks.delete(name)
-    beside, retired = ((), others) if retire else (others, ())
-    return Applied(settings.role_arn, parents.name, verified, beside, retired)
+    return Applied(settings.role_arn, parents.name, verified, retired=others)
 
 
 def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucket: str) -> None:
@@ -135,28 +144,6 @@ def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucke
         )
 
 
-def _make(plan: StackPlan, parents: Parents, base: StackState, told: Progress, since: datetime) -> None:
-    """Make the stack of parents, go on with one that is being made, or change its capacity."""
-    stacks = parents.stacks
-    parameters = {
-        **{name: base.output(name) for name in FROM_BASE},
-        CAPACITY: str(plan.settings.capacity),
-    }
-    state = stacks.find(parents.name)
-    if state is None or state.status != "CREATE_IN_PROGRESS":
-        state, began = stacks.begin(parents.name, plan.parents_text, parameters)
-        if not began:
-            return
-        if state is not None:
-            changed = stacks.settled(parents.name)
-            if changed is None or changed.status != "UPDATE_COMPLETE":
-                raise stacks.failure(parents.name, changed)
-            return
-    made = parents.follow_creation(told, since=since)
-    if capacity_of(made) != parameters[CAPACITY]:  # it was begun with another
-        stacks.put(parents.name, plan.parents_text, parameters)
-
-
 def require_account(settings: Settings, aws: Aws) -> None:
     """Raise FoundFalse (wrong-account) unless the credentials are of the deployment's account."""
     with aws_errors("who is asking"):
@@ -173,66 +160,42 @@ def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Pa
     other bytes.
     """
     artifact, settings = plan.artifact, plan.settings
-    put = _Put(cloud.aws.s3(settings.region), bucket, settings.account, cloud.say)
+    put = functools.partial(_put, cloud.aws.s3(settings.region), cloud.say)
+    # S3 refuses a bucket of that name that is another account's.
+    there = {"Bucket": bucket, "ExpectedBucketOwner": settings.account}
     with open_plain(image) as file:
-        put(artifact.key, file, sha256=artifact.sha256, metadata=artifact.metadata(plan.decision))
+        metadata = artifact.metadata(plan.decision)
+        put({**there, "Key": artifact.key}, file, sha256=artifact.sha256, Metadata=metadata)
     if settings.programs is not None:
         if programs is None or not programs.exists():
             raise UsageError(
                 "the plan names programs, and their archive is not here", hint="make the plan again"
             )
         with open_plain(programs) as file:
-            put(settings.programs_key, file, sha256=settings.programs)
+            put({**there, "Key": settings.programs_key}, file, sha256=settings.programs)
     archive = plan.configuration
-    digest = configuration_digest(archive)
-    put(configuration_key(digest), io.BytesIO(archive), sha256=digest)
+    digest = archive_digest(archive)
+    put({**there, "Key": configuration_key(digest)}, io.BytesIO(archive), sha256=digest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Put:
-    """Objects of a bucket, which must be ``owner``'s: S3 refuses a bucket of the same name elsewhere."""
-
-    client: S3Client
-    bucket: str
-    owner: str
-    say: Say
-
-    def __call__(
-        self, key: str, file: IO[bytes], *, sha256: str, metadata: Mapping[str, str] | None = None
-    ) -> None:
-        """Upload a file unless the same bytes are there already; S3 refuses bytes that do not match
-        ``sha256``.
-        """
-        checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
-        with aws_errors(f"s3://{self.bucket}/{key}"):
-            if self._checksum(key) == checksum:
-                self.say(f"{key} exists already")
-                return
-            size = file.seek(0, io.SEEK_END)
-            file.seek(0)
-            self.say(f"uploading {size} bytes to {key}")
-            self.client.put_object(
-                Bucket=self.bucket,
-                Key=key,
-                Body=file,
-                ContentLength=size,
-                ChecksumSHA256=checksum,
-                ExpectedBucketOwner=self.owner,
-                Metadata=dict(metadata or {}),
-            )
-
-    def _checksum(self, key: str) -> str | None:
-        from botocore.exceptions import ClientError  # noqa: PLC0415
-
-        try:
-            head = self.client.head_object(
-                Bucket=self.bucket, Key=key, ChecksumMode="ENABLED", ExpectedBucketOwner=self.owner
-            )
-        except ClientError as error:
-            if error.response.get("Error", {}).get("Code") not in ("404", "NoSuchKey", "NotFound"):
-                raise
-            return None
-        return head.get("ChecksumSHA256")
+def _put(client: S3Client, say: Say, place: Any, file: IO[bytes], *, sha256: str, **more: Any) -> None:
+    """Upload a file unless these bytes are there already; S3 refuses others than those of ``sha256``."""
+    where, key = f"s3://{place['Bucket']}/{place['Key']}", place["Key"]
+    checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
+    try:
+        with aws_errors(where):
+            head = client.head_object(**place, ChecksumMode="ENABLED")
+        if head.get("ChecksumSHA256") == checksum:
+            say(f"{key} exists already")
+            return
+    except AwsFailure as error:
+        if error.service_code not in ("404", "NoSuchKey", "NotFound"):
+            raise
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    say(f"uploading {size} bytes to {key}")
+    with aws_errors(where):
+        client.put_object(**place, Body=file, ContentLength=size, ChecksumSHA256=checksum, **more)
 
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
@@ -244,8 +207,7 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
     states = {name: stacks.find(name) for name in plan.stacks}
-    unfinished = (_unfinished(stacks, name, state) for name, state in states.items())
-    findings = [finding for finding in unfinished if finding is not None]
+    findings = [each for name, state in states.items() for each in _unfinished(stacks, name, state)]
     drift = {name: stacks.drift(name) for name in plan.stacks}
     findings += [
         Finding("stack-changed", name, f"{', '.join(items)} changed by hand")
@@ -303,21 +265,20 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
     return shown, findings
 
 
-def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Finding | None:
-    """A stack that is missing or half-finished, with what to do; None when it is fine."""
-    if state is None:
-        return Finding("stack-failed", name, "the stack is missing")
-    remedy = {
+def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Iterator[Finding]:
+    """A stack that is missing or half-finished, with what to do."""
+    remedies = {
         "wait": "another change is in progress",
         "remove": "incomplete: apply deletes and recreates it, destroy deletes it",
         "continue": "apply continues its roll-back",
         "stop": "destroy it, and apply again",
-    }.get(next_step(state.status))
-    if remedy is None:
-        return None
-    why = "" if state.status.endswith("_IN_PROGRESS") else f" ({stacks.reason(name)})"
-    detail = f"the stack is in {state.status}{why}: {remedy}"
-    return Finding("stack-failed", name, detail, found=state.status)
+    }
+    if state is None:
+        yield Finding("stack-failed", name, "the stack is missing")
+    elif remedy := remedies.get(next_step(state.status)):
+        why = "" if state.status.endswith("_IN_PROGRESS") else f" ({stacks.reason(state)})"
+        detail = f"the stack is in {state.status}{why}: {remedy}"
+        yield Finding("stack-failed", name, detail, found=state.status)
 
 
 _UNREADABLE = "not readable from this account"

@@ -9,7 +9,7 @@ from typing import Any
 
 from coattest.errors import UsageError
 
-FORMAT = "coattest-stack/v2"
+FORMAT = "coattest-stack/v1"
 
 SUBNETS_MAX = 6
 """Subnets of a group: no region has more zones than six."""

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, FoundFalse
@@ -35,6 +35,9 @@ POLL_SECONDS = 2.0
 LAG_POLLS = 5
 """Polls after which a stack's status shows what was asked of it."""
 
+CHANGED = ("MODIFIED", "DELETED")
+"""Drift of a resource that somebody made."""
+
 NO_CHANGE = ("didn't contain changes", "No updates are to be performed")
 """CloudFormation's two messages for a change set that would change nothing."""
 
@@ -50,6 +53,7 @@ IAM's ARNs).
 """
 
 Say = Callable[[str], None]
+Found = TypeVar("Found")
 
 
 def stack_failed(what: str, where: str, hint: str | None = None) -> EnvironmentFailure:
@@ -59,14 +63,13 @@ def stack_failed(what: str, where: str, hint: str | None = None) -> EnvironmentF
 
 @dataclass(frozen=True, slots=True)
 class StackState:
-    """A stack as it is now; ``template`` is canonical JSON, or the text as it was put if it is not JSON."""
+    """A stack as it is now; ``reason`` is what CloudFormation says of its status, if anything."""
 
     name: str
     status: str
-    outputs: Mapping[str, str] = field(hash=False)
-    parameters: Mapping[str, str] = field(hash=False)
-    template: str
-    tagged: str | None
+    outputs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    reason: str | None = None
 
     def output(self, name: str) -> str:
         """An output, of the form that it must have; raises EnvironmentFailure
@@ -119,29 +122,16 @@ class Stacks:
         try:
             with aws_errors(name):
                 answer = self.client.describe_stacks(StackName=name)["Stacks"]
-                status = answer[0]["StackStatus"] if answer else "DELETE_COMPLETE"
-                # A stack that was only reviewed has no template, nor has one that has just begun.
-                made = answer and status != "REVIEW_IN_PROGRESS"
-                body: Any = self.client.get_template(StackName=name).get("TemplateBody") if made else None
         except AwsFailure as error:
             if error.service_code == "ValidationError" and "does not exist" in str(error):
                 return None
             raise
         if not answer:
             return None
-        found = answer[0]
+        found: Any = answer[0]
+        outputs = {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
         tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
-        return StackState(
-            name,
-            status,
-            {str(item.get("OutputKey")): str(item.get("OutputValue")) for item in found.get("Outputs", [])},
-            {
-                str(item.get("ParameterKey")): str(item.get("ParameterValue"))
-                for item in found.get("Parameters", [])
-            },
-            _text(body),
-            tags.get(TEMPLATE_TAG),
-        )
+        return StackState(name, found["StackStatus"], outputs, tags, found.get("StackStatusReason"))
 
     def named(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
         """The names of the stacks that are there and match, sorted."""
@@ -155,28 +145,24 @@ class Stacks:
         state = self.find(name)
         if state is None or next_step(state.status) != "update":
             return ()
-        # An update that was rolled back may leave the tag of the template that was not reached.
-        known = state.tagged == template_digest(state.template) or state.status == "UPDATE_ROLLBACK_COMPLETE"
-        by_hand = [] if known else ["the template"]
         with aws_errors(name):
+            template = _text(self.client.get_template(StackName=name).get("TemplateBody"))
+            # An update that was rolled back may leave the tag of the template that was not reached.
+            known = state.tags.get(TEMPLATE_TAG) == template_digest(template)
+            known = known or state.status == "UPDATE_ROLLBACK_COMPLETE"
+            by_hand = [] if known else ["the template"]
             asked = self.client.detect_stack_drift(StackName=name)["StackDriftDetectionId"]
-            answer = self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)
-            for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
-                if answer["DetectionStatus"] != "DETECTION_IN_PROGRESS":
-                    break
-                self.sleep(POLL_SECONDS)
-                answer = self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)
+            answer = self._awaited(
+                lambda: self.client.describe_stack_drift_detection_status(StackDriftDetectionId=asked),
+                lambda found: found["DetectionStatus"] != "DETECTION_IN_PROGRESS",
+            )
             if answer["DetectionStatus"] != "DETECTION_COMPLETE":
-                raise stack_failed(
-                    f"drift detection: {answer.get('DetectionStatusReason', 'no answer')}", where=name
-                )
+                why = answer.get("DetectionStatusReason", "no answer")
+                raise stack_failed(f"drift detection: {why}", where=name)
             if answer.get("StackDriftStatus") == "DRIFTED":
                 drifts = self.client.describe_stack_resource_drifts(StackName=name)["StackResourceDrifts"]
-                by_hand += [
-                    item["LogicalResourceId"]
-                    for item in drifts
-                    if item["StackResourceDriftStatus"] in ("MODIFIED", "DELETED")
-                ]
+                changed = [each for each in drifts if each["StackResourceDriftStatus"] in CHANGED]
+                by_hand += [each["LogicalResourceId"] for each in changed]
         return tuple(by_hand)
 
     def require_untouched(self, name: str) -> None:
@@ -192,53 +178,43 @@ class Stacks:
                 findings=[Finding("stack-changed", f"{name} {each}", "changed by hand") for each in drifts],
             )
 
-    def put(self, name: str, template: str, parameters: Mapping[str, str]) -> StackState:
-        """Create the stack or change it to this template and these parameters, and return it once it is so.
+    def put(
+        self,
+        name: str,
+        template: str,
+        parameters: Mapping[str, str],
+        creation: Callable[[], StackState] | None = None,
+    ) -> StackState:
+        """Create the stack or change it to this template and these parameters, and return it once it is so. A
+        half-finished one is removed first; ``creation`` waits for one that was begun, where that is more than
+        waiting.
 
         Raises EnvironmentFailure (stack-failed) with what failed in it and why, and AwsFailure.
         """
-        state, began = self.begin(name, template, parameters)
-        if state is not None and not began:
+        state = self.ready(name)
+        step = next_step(state.status if state else None)
+        if state is not None and step == "stop":
+            raise self.failure(name, state, hint="destroy it, and apply again")
+        if state is not None and step == "remove":
+            self.say(f"{name}: half-finished ({state.status}), removing it first")
+            self.delete(name)
+            state = None
+        if not self._change(name, template, parameters, create=state is None) and state is not None:
+            self.say(f"{name}: up to date")
             return state
+        if state is None and creation is not None:
+            return creation()
         made = self.settled(name)
         if made is None or made.status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
             raise self.failure(name, made)
         return made
 
-    def _settled_after(self, name: str, before: StackState | None) -> StackState | None:
-        """The stack once an operation that was just asked for has ended: its status may lag behind."""
-        for _ in range(LAG_POLLS):
-            state = self.find(name)
-            if state is None or before is None or state.status != before.status:
-                break
-            self.sleep(POLL_SECONDS)
-        return self.settled(name)
-
-    def begin(
-        self, name: str, template: str, parameters: Mapping[str, str]
-    ) -> tuple[StackState | None, bool]:
-        """Begin to create or change the stack, and wait for no more; returns it as it was before, and whether
-        anything was begun. A half-finished one is removed first.
-        """
-        state = self.ready(name)
-        step = next_step(state.status if state else None)
-        if step == "stop" and state:
-            raise self.failure(name, state, hint="destroy it, and apply again")
-        if step == "remove" and state:
-            self.say(f"{name}: half-finished ({state.status}), removing it first")
-            self.delete(name)
-            state = None
-        same = state and state.template == template and state.parameters == dict(parameters)
-        began = not same and self._change(name, template, parameters, create=state is None)
-        if not began:
-            self.say(f"{name}: up to date")
-        return state, began
-
     def failure(self, name: str, state: StackState | None, hint: str | None = None) -> EnvironmentFailure:
         """The error for a stack that is not as it should be, with what failed in it first."""
-        status = state.status if state else "no state"
-        hint = hint or "fix the cause, then apply again"
-        return stack_failed(f"the stack is in {status}: {self.reason(name)}", where=name, hint=hint)
+        what = f"in {state.status}: {self.reason(state)}" if state else "gone"
+        return stack_failed(
+            f"the stack is {what}", where=name, hint=hint or "fix the cause, then apply again"
+        )
 
     def delete(self, name: str) -> None:
         """Delete the stack and wait; does nothing when there is none. A creation in progress is ended by it,
@@ -249,10 +225,11 @@ class Stacks:
             self.settled(name)
         with aws_errors(name):
             self.client.delete_stack(StackName=name)
-        left = self._settled_after(name, state)
+        self._await_another(name, state.status if state else None)
+        left = self.settled(name)
         if left is not None and left.status != "DELETE_COMPLETE":
             raise stack_failed(
-                f"not deleted: {left.status}: {self.reason(name)}",
+                f"not deleted: {left.status}: {self.reason(left)}",
                 where=name,
                 hint="fix the cause, then destroy again",
             )
@@ -272,18 +249,40 @@ class Stacks:
 
     def settled(self, name: str) -> StackState | None:
         """The stack once no operation on it is in progress, whoever began it."""
-        said = None
-        for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
-            state = self.find(name)
+        said: list[str] = []
+
+        def over(state: StackState | None) -> bool:
             if state is None or next_step(state.status) != "wait":
-                return state
-            if state.status != said:
-                said = state.status
-                self.say(f"{name}: {said}, waiting")
-            self.sleep(POLL_SECONDS)
-        raise stack_failed(
-            f"still {said} after {WAIT_SECONDS} s", where=name, hint="apply again once it has ended"
+                return True
+            if state.status not in said[-1:]:
+                said.append(state.status)
+                self.say(f"{name}: {state.status}, waiting")
+            return False
+
+        state = self._awaited(lambda: self.find(name), over)
+        if not over(state):
+            raise stack_failed(
+                f"still {said[-1]} after {WAIT_SECONDS} s", where=name, hint="apply again once it has ended"
+            )
+        return state
+
+    def _await_another(self, name: str, status: str | None) -> None:
+        """Wait until the stack's status is another: it lags behind what was asked for."""
+        self._awaited(
+            lambda: self.find(name), lambda state: state is None or state.status != status, LAG_POLLS
         )
+
+    def _awaited(
+        self, look: Callable[[], Found], over: Callable[[Found], bool], polls: int | None = None
+    ) -> Found:
+        """What a look finds once it is over, or at the last of the polls."""
+        found = look()
+        for _ in range(int(WAIT_SECONDS / POLL_SECONDS) if polls is None else polls):
+            if over(found):
+                break
+            self.sleep(POLL_SECONDS)
+            found = look()
+        return found
 
     def events(self, name: str) -> list[Mapping[str, Any]]:
         """What happened to the stack, newest first."""
@@ -291,15 +290,13 @@ class Stacks:
             listed = self.client.get_paginator("describe_stack_events").paginate(StackName=name)
             return [dict(event) for page in listed for event in page["StackEvents"]]
 
-    def reason(self, name: str) -> str:
+    def reason(self, state: StackState) -> str:
         """Why the stack is in its state, in one line: what failed in its last operation."""
-        with aws_errors(name):
-            found = self.client.describe_stacks(StackName=name)["Stacks"]
-        failed = events.failed_resources(self.events(name))
-        said = found[0].get("StackStatusReason") if found else None
-        return events.summary(failed, said or "its events show no failure")
+        failed = events.failed_resources(self.events(state.name))
+        return "; ".join(failed[: events.SHOWN]) or state.reason or "its events show no failure"
 
     def _change(self, name: str, template: str, parameters: Mapping[str, str], *, create: bool) -> bool:
+        """Execute a change set; whether it changed anything."""
         label = f"coattest-{template_digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
         with aws_errors(name), contextlib.ExitStack() as discard:
             self.client.create_change_set(
@@ -313,12 +310,10 @@ class Stacks:
                 Tags=[{"Key": TEMPLATE_TAG, "Value": template_digest(template)}],
             )
             discard.callback(self._discard, name, label, create=create)
-            found = self.client.describe_change_set(StackName=name, ChangeSetName=label)
-            for _ in range(int(WAIT_SECONDS / POLL_SECONDS)):
-                if found["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
-                    break
-                self.sleep(POLL_SECONDS)
-                found = self.client.describe_change_set(StackName=name, ChangeSetName=label)
+            found = self._awaited(
+                lambda: self.client.describe_change_set(StackName=name, ChangeSetName=label),
+                lambda found: found["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"),
+            )
             if found["Status"] != "CREATE_COMPLETE":
                 reason = found.get("StatusReason", found["Status"])
                 if any(words in reason for words in NO_CHANGE):
@@ -327,23 +322,14 @@ class Stacks:
             for change in found["Changes"]:
                 item = change.get("ResourceChange", {})
                 new = " (replaced)" if item.get("Replacement") == "True" else ""
-                self.say(
-                    f"{name}: {item.get('Action')} {item.get('LogicalResourceId')} "
-                    f"{item.get('ResourceType')}{new}"
-                )
+                what = f"{item.get('LogicalResourceId')} {item.get('ResourceType')}"
+                self.say(f"{name}: {item.get('Action')} {what}{new}")
+            # What a deleted stack retains goes when the creation fails: it was never used.
             self.client.execute_change_set(
-                StackName=name,
-                ChangeSetName=label,
-                # What a deleted stack retains goes when the creation fails: it was never used.
-                RetainExceptOnCreate=True,
-                ClientRequestToken=label,
+                StackName=name, ChangeSetName=label, RetainExceptOnCreate=True, ClientRequestToken=label
             )
             discard.pop_all()
-        for _ in range(LAG_POLLS):
-            state = self.find(name)
-            if state is None or state.status != "REVIEW_IN_PROGRESS":
-                break
-            self.sleep(POLL_SECONDS)
+        self._await_another(name, "REVIEW_IN_PROGRESS")
         return True
 
     def _discard(self, name: str, label: str, *, create: bool) -> None:
@@ -356,8 +342,4 @@ class Stacks:
 
 def _text(body: Any) -> str:
     """A template as one text. Somebody else's may be YAML: then it is returned as it is, and is not ours."""
-    try:
-        parsed = json.loads(body or "{}") if body is None or isinstance(body, str) else body
-    except (ValueError, RecursionError):
-        return str(body)
-    return json.dumps(parsed, sort_keys=True, separators=(",", ":"))
+    return body if isinstance(body, str) else json.dumps(body, sort_keys=True, separators=(",", ":"))

@@ -163,7 +163,7 @@ def test_notes_say_what_has_no_effect(tmp_path: Path) -> None:
     _, document = run(written(tmp_path, statement, allow(Condition=exactly(A))), *TUPLE)
     first, second = document["notes"]
     assert "statement Odd has no Resource" in first
-    assert "kms:RecipientAttestation is no condition key of KMS" in second
+    assert "kms:RecipientAttestation is not a condition key of KMS" in second
 
 
 def test_now_is_when_the_enclave_must_decrypt(tmp_path: Path) -> None:

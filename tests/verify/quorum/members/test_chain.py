@@ -130,7 +130,7 @@ def test_another_version_of_the_same_number_is_refused(pair: Members) -> None:
     for path in pair.attestations.glob("quorum.2.*"):
         path.unlink()
     pair.install(first.successor(round="other"), ["buyer-1", "buyer-2"])
-    assert "another version 2 was seen before" in sentences(pair.decide().reasons)[0]
+    assert "a different version 2 was seen before" in sentences(pair.decide().reasons)[0]
 
 
 def test_a_fork_is_refused(pair: Members) -> None:

@@ -84,7 +84,7 @@ def read_extensions(der: bytes) -> dict[bytes, Extension]:
             raise ValueError("an extension's critical flag is not DER")
         oid = der[name_content:name_end]
         if (der[outer], der[name], der[value]) != (_SEQUENCE, _OID, _OCTETS) or oid in found:
-            raise ValueError("a malformed extension, or one that is there twice")
+            raise ValueError("a malformed extension, or one that appears twice")
         found[oid] = Extension(bool(flag), der[value_content:value_end])
     return found
 

@@ -144,7 +144,7 @@ class Result:
         text(self.currency, CURRENCY, "currency")
         text(self.rule, RULE, "rule")
         if bool(self.lots.prices) is not (self.rule == SECOND_PRICE):
-            raise MessageError("prices do not go with the rule")
+            raise MessageError("prices do not match the rule")
 
     @property
     def digest(self) -> bytes:

@@ -13,11 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
-from rich.text import Text
-
 from coattest.errors import Rejected
 from coattest.files import Folder
-from coattest.shell import err
 from coattest_verify.attestation import (
     ChainCache,
     Malformed,
@@ -114,11 +111,6 @@ def archive_report(item: Item, verdict: Verdict) -> dict[str, Any]:
     """
     debug = verdict.document.debug if verdict.ok else None
     return {**document_report(item, verdict), **ARCHIVE_FIELDS, "debug": debug}
-
-
-def caveat() -> None:
-    """Say on stderr what an archive's verdicts do not mean."""
-    err().print(Text(CAVEAT))
 
 
 def _claimed_time(document: bytes) -> datetime:

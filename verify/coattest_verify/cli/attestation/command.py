@@ -6,7 +6,8 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from rich.text import Text
 
 from coattest.errors import Rejected, UsageError
 from coattest.files import MAX_TOTAL, Folder, read_bounded, read_whole
+from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, utc_now
@@ -59,9 +61,9 @@ from coattest_verify.attestation.measurements import (
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.attestation.archive import (
     ARCHIVE_FIELDS,
+    CAVEAT,
     GENUINE,
     archive_report,
-    caveat,
     index_of,
     is_archive,
     verify_archive,
@@ -76,6 +78,12 @@ from coattest_verify.cli.attestation.report import (
 
 AT_DOCUMENT, AT_INDEX = "document", "index"
 STDIN = Path("-")
+NOT_A_DOCUMENT = "not-a-document"
+FIELDS: Mapping[str, Callable[[bytes | None], Expectation]] = {
+    "nonce": ExpectNonce,
+    "user_data": ExpectUserData,
+    "public_key": ExpectPublicKey,
+}
 
 
 @click.command()
@@ -133,7 +141,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
     archive = is_archive(path, options)
     if archive:
         items, verdicts, skipped = verify_archive(path, root, strict=options["strict"])
-        caveat()
+        err().print(Text(CAVEAT))
     else:
         expectations = expectations_of(options)
         for name in ("max_age", "clock_skew"):
@@ -145,9 +153,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
                 )
         items, skipped = read_items(path, options["at"], utc_now())
         verdicts = judge_items(items, expectations, root, strict=options["strict"])
-    accepted = sum(
-        verdict.ok and item.complaint is None for item, verdict in zip(items, verdicts, strict=True)
-    )
+    accepted = sum(verdict.ok for verdict in verdicts)
     if as_json:
         one = archive_report if archive else document_report
         reports = [one(item, verdict) for item, verdict in zip(items, verdicts, strict=True)]
@@ -171,12 +177,10 @@ def expectations_of(options: dict[str, Any]) -> list[Expectation]:
     expectations: list[Expectation] = []
     if options["expect"] is not None:
         expectations.append(_measurements(options))
-    if options["nonce"] is not None:
-        expectations.append(ExpectNonce(_hex_or_null(options["nonce"], "--nonce")))
-    if options["user_data"] is not None:
-        expectations.append(ExpectUserData(_hex_or_null(options["user_data"], "--user-data")))
-    if options["public_key"] is not None:
-        expectations.append(ExpectPublicKey(_hex_or_null(options["public_key"], "--public-key")))
+    for name, kind in FIELDS.items():
+        if options[name] is not None:
+            where = f"--{name.replace('_', '-')}"
+            expectations.append(kind(None if options[name] == "null" else _hex(options[name], where)))
     if options["module_id"] is not None:
         expectations.append(ExpectModule(options["module_id"]))
     if options["max_age"] is not None or options["clock_skew"] is not None:
@@ -236,18 +240,18 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
     if at == AT_INDEX and not index:
         raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
     if not path.is_dir():
-        return [_item(path, at, now, None)], []
+        return [_read_item(path, read_bounded(path, FILE_MAX), at, now, None)], []
     files = _files_of(path)
     chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
     missing = sorted(set(index) - {file.name for file in files})
     if missing:
-        raise UsageError(f"{INDEX_NAME} names files that are not there", where=missing[0])
+        raise UsageError(f"{INDEX_NAME} names files that do not exist", where=missing[0])
     if not chosen:
         suffixes = ", ".join(DOCUMENT_SUFFIXES)
         raise UsageError("no documents", where=str(path), hint=f"their suffixes are {suffixes}")
     items, total = [], 0
     for file in chosen:
-        items.append(_item(file, at, now, index.get(file.name)))
+        items.append(_read_item(file, read_bounded(file, FILE_MAX), at, now, index.get(file.name)))
         total += len(items[-1].document)
         if total > MAX_TOTAL:
             raise UsageError(f"documents of more than {MAX_TOTAL} bytes", where=str(path), code="too-large")
@@ -258,16 +262,26 @@ def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], l
 def judge_items(
     items: Sequence[Item], expectations: list[Expectation], root: Root, *, strict: bool
 ) -> list[Verdict]:
-    """One verdict per item, each at its own time."""
+    """One verdict per item, each at its own time; what is wrong with its file is in it too."""
     cache = ChainCache()
     times = {item.at for item in items}
     if len(times) == 1:
         documents = [item.document for item in items]
-        return verify_many(documents, expectations, now=times.pop(), root=root, cache=cache, strict=strict)
-    return [
-        verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
-        for item in items
-    ]
+        found = verify_many(documents, expectations, now=times.pop(), root=root, cache=cache, strict=strict)
+    else:
+        found = [
+            verify_document(item.document, expectations, now=item.at, root=root, cache=cache, strict=strict)
+            for item in items
+        ]
+    return [_with_file(item.finding, verdict) for item, verdict in zip(items, found, strict=True)]
+
+
+def _with_file(finding: Finding | None, verdict: Verdict) -> Verdict:
+    """The verdict on a document and its file; where the file is no document there is nothing more to say."""
+    if finding is None:
+        return verdict
+    more = () if finding.code == NOT_A_DOCUMENT else verdict.findings
+    return replace(verdict, findings=(finding, *more))
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -277,23 +291,18 @@ def _files_of(path: Path) -> list[Path]:
     return [path / name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
 
 
-def _item(path: Path, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
-    data = read_bounded(path, FILE_MAX)  # longer than any document: the verifier says so
-    return _read_item(path, data, at, now, entry)
-
-
 def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
     try:
         document = decode_document(data)
     except Rejected as refused:
         when = now if at in (None, AT_DOCUMENT, AT_INDEX) else parse_time(at or "")
-        return Item(path, b"", when, f"{refused.what} ({refused.hint})", refused.code)
-    complaint = None
+        return Item(path, b"", when, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
+    finding = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
-        complaint = f"not the file that {INDEX_NAME} names: its SHA-256 differs"
+        finding = Finding("index", "", f"not the file that {INDEX_NAME} names: its SHA-256 differs")
     elif at == AT_INDEX and (entry is None or entry.at is None):
-        complaint = f"{INDEX_NAME} has no time for it"
-    return Item(path, document, _time(document, at, now, entry), complaint)
+        finding = Finding("index", "", f"{INDEX_NAME} has no time for it")
+    return Item(path, document, _time(document, at, now, entry), finding)
 
 
 def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> datetime:
@@ -315,10 +324,6 @@ def _index_of(path: Path) -> Mapping[str, IndexEntry]:
         return {}
     with Folder(path) as folder:
         return index_of(folder)
-
-
-def _hex_or_null(text: str, where: str) -> bytes | None:
-    return None if text == "null" else _hex(text, where)
 
 
 def _hex(text: str, where: str) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from coattest.console import Cell
+from coattest.findings import Finding
 from coattest.shell import err, out
 from coattest.text import printable
 from coattest_verify.attestation import Verdict
@@ -22,24 +23,19 @@ ACCEPTED = "accepted"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file: its document, when it is verified, and what is said against the file itself.
-
-    ``complaint_code`` is ``index`` for what an archive's index says, ``not-a-document`` for other text.
-    """
+    """One file: its document, when it is verified, and what is wrong with the file itself."""
 
     path: Path
     document: bytes
     at: datetime
-    complaint: str | None = None
-    complaint_code: str = "index"
+    finding: Finding | None = None
 
 
 def document_report(item: Item, verdict: Verdict) -> dict[str, Any]:
     """One document's JSON: the verdict, the file, and the codes of all findings."""
-    found = _codes(item, verdict)
+    found = list(dict.fromkeys(finding.code for finding in verdict.findings))
     return {
         **verdict.to_json(),
-        "ok": not found,
         "file": item.path.name,
         "sha256": hashlib.sha256(item.document).hexdigest() if item.document else None,
         "code": found[0] if found else None,
@@ -58,7 +54,7 @@ def show_documents(
     for item, verdict in zip(items, verdicts, strict=True):
         mode = made = "?"
         state = ("refused", "red")
-        if verdict.ok and item.complaint is None:
+        if verdict.ok:
             mode = "debug" if verdict.document.debug else "prod"
             made = verdict.document.timestamp.isoformat(timespec="seconds")
             state = (passed, "green")
@@ -66,8 +62,8 @@ def show_documents(
     console = out()
     console.show_lines([("verdict", "mode", "made at", "document"), *rows])
     for item, verdict in zip(items, verdicts, strict=True):
-        for reason in _reasons(item, verdict):
-            console.print(Text(printable(f"{item.path.name}: {reason}")))
+        for finding in verdict.findings:
+            console.print(Text(printable(f"{item.path.name}: {finding}")))
         for notice in verdict.notices:
             err().print(Text(printable(f"note: {item.path.name}: {notice}"), "yellow"))
     for name in skipped:
@@ -77,26 +73,17 @@ def show_documents(
 def show_document(item: Item, verdict: Verdict) -> None:
     """Print one document: its fields when it passed, every finding when it did not."""
     console = out()
-    if verdict.ok and item.complaint is None:
+    if verdict.ok:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
         console.show_facts(_lines(item, verdict))
     else:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
-        for reason in _reasons(item, verdict):
-            console.print(Text(f"  {printable(reason)}"))
+        for finding in verdict.findings:
+            console.print(Text(f"  {printable(str(finding))}"))
         for cause in likely_causes(verdict.findings, option="--root"):
             err().print(f"likely cause: {cause}")
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
-
-
-def _reasons(item: Item, verdict: Verdict) -> list[str]:
-    """What is wrong, a line each; where the text is no document, there is nothing more to say."""
-    if item.complaint is None:
-        return [str(finding) for finding in verdict.findings]
-    if item.complaint_code == "not-a-document":
-        return [f"{item.complaint} [{item.complaint_code}]"]
-    return [item.complaint, *map(str, verdict.findings)]
 
 
 def _lines(item: Item, verdict: Verdict) -> list[tuple[str, str]]:
@@ -113,10 +100,3 @@ def _lines(item: Item, verdict: Verdict) -> list[tuple[str, str]]:
         ("sha256", hashlib.sha256(item.document).hexdigest()),
         ("root sha256", verdict.root.sha256.hex()),
     ]
-
-
-def _codes(item: Item, verdict: Verdict) -> list[str]:
-    own = [item.complaint_code] if item.complaint else []
-    if item.complaint_code == "not-a-document":
-        return own
-    return [*own, *dict.fromkeys(finding.code for finding in verdict.findings)]

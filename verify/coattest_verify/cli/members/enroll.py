@@ -25,10 +25,14 @@ from coattest_verify.rebuild.answer import read_members
 @click.option("--member", "members", multiple=True, metavar="NAME=KEY.pub", help="Add a member or a key.")
 @click.option("--remove", multiple=True, metavar="NAME[=KEY.pub]", help="Remove a member, or one key of it.")
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree from then on.")
-@click.option("--dissent", type=click.Choice(["block", "report"]))
+@click.option(
+    "--dissent",
+    type=click.Choice(["block", "report"]),
+    help="Whether dissent and silence prevent a decision.",
+)
 @click.option("--round", "round_", help="Start a new round: earlier statements no longer count.")
 @click.option("--group", "groups", multiple=True, metavar="NAME=K:A,B,C", help="Replace all groups by these.")
-@click.option("--no-groups", is_flag=True, help="Have no groups.")
+@click.option("--no-groups", is_flag=True, help="Remove all groups.")
 @click.option(
     "--restart-log",
     is_flag=True,

@@ -81,7 +81,13 @@ def rule_options(*, initial: bool) -> Decorator:
     help="A member and a public key; repeat the name for a second key.",
 )
 @click.option("--threshold", type=click.IntRange(min=1), help="How many must agree; default: all.")
-@click.option("--dissent", type=click.Choice(["block", "report"]), default="block", show_default=True)
+@click.option(
+    "--dissent",
+    type=click.Choice(["block", "report"]),
+    default="block",
+    show_default=True,
+    help="Whether dissent and silence prevent a decision.",
+)
 @click.option(
     "--round", "round_", default="1", show_default=True, help="Statements of other rounds do not count."
 )
@@ -113,12 +119,12 @@ def init_members_command(
 ) -> None:
     """Write version 1 of quorum.toml. It counts once every member has run verify members countersign.
 
-    It prints the root, a digest: members give it to verifiers by another way than these files.
+    It prints the root, a digest: members give it to verifiers over another channel than these files.
     """
     path = attestations / MEMBERS_FILE
     if path.exists() or path.is_symlink():
         raise UsageError(
-            "is already there",
+            "already exists",
             where=str(path),
             hint="verify members enroll proposes a new version",
             code="exists",

@@ -30,19 +30,19 @@ def show_members_command(*, attestations: Path, root: bytes | None, as_json: boo
     with Folder(attestations) as folder:
         state = pending(folder)
         tell_expiry(folder)
-        problem = _problem(folder, root)
+        unfit = _chain_finding(folder, root)
     if as_json:
-        emit_json(_json(state, problem))
+        emit_json(_json(state, unfit))
     else:
         _show(state)
         for finding in state.lacks:
             err().print(f"not in force: {finding}", style="yellow")
-        if problem:
-            err().print(str(problem), style="red")
-    return 1 if problem or state.lacks else 0
+        if unfit:
+            err().print(str(unfit), style="red")
+    return 1 if unfit or state.lacks else 0
 
 
-def _problem(folder: Folder, root: bytes | None) -> Finding | None:
+def _chain_finding(folder: Folder, root: bytes | None) -> Finding | None:
     try:
         pinned, seen = Roots().known(root)
         follow(folder, pinned, seen=seen, now=utc_now())
@@ -70,7 +70,7 @@ def _show(state: Pending) -> None:
     )
 
 
-def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
+def _json(state: Pending, finding: Finding | None) -> dict[str, object]:
     members = state.members
     return {
         "file": state.file,
@@ -102,6 +102,6 @@ def _json(state: Pending, problem: Finding | None) -> dict[str, object]:
         ],
         "signed": list(state.signed),
         "lacks": [finding.to_json() for finding in state.lacks],
-        "in_force": problem is None and not state.lacks,
-        "problem": problem.to_json() if problem else None,
+        "in_force": finding is None and not state.lacks,
+        "finding": finding.to_json() if finding else None,
     }

@@ -46,12 +46,13 @@ def policy_explain_command(**given: Any) -> None:
         for name, role in _named(f"release {decision.release}", given["parent_roles"]).items()
     }
     enclaves["another image"] = {0: "11" * 48, 1: "22" * 48, 2: "33" * 48}
+    rules = context_rules(given)
     lines = explain_policy(
         made.parsed,
         principals=principals,
         enclaves=enclaves,
-        encryption_context=_example_context(given),
-        image_key=context_rules(given).image_key,
+        encryption_context={**dict.fromkeys(rules.any_value, "00" * 48), **rules.pairs},
+        image_key=rules.image_key,
         key_arn=f"arn:{given['partition']}:kms:eu-central-1:{made.account}:{EXAMPLE_KEY}",
     )
     if given["as_json"]:
@@ -88,8 +89,3 @@ def _named(kind: str, arns: Iterable[str]) -> dict[str, str]:
     """Each ARN by a name: its kind, with the ARN itself where there are several."""
     each = list(dict.fromkeys(arns))
     return {kind: each[0]} if len(each) == 1 else {f"{kind} {arn}": arn for arn in each}
-
-
-def _example_context(given: Mapping[str, Any]) -> dict[str, str]:
-    rules = context_rules(given)
-    return {**dict.fromkeys(rules.any_value, "00" * 48), **rules.pairs}

@@ -10,8 +10,9 @@ from typing import Any
 from coattest.errors import UsageError
 from coattest.shell import err, utc_now
 from coattest_build.formats.measure import pcr3, pcr4
-from coattest_verify.auction import context as auction
+from coattest_enclave.protocol import binding as auction
 from coattest_verify.auction.buyers import load_own_key
+from coattest_verify.auction.openings import AUCTION_CONTEXT
 from coattest_verify.cli.options import decisions_from
 from coattest_verify.keypolicy.generate import ContextRules, PolicyOptions, generate_policy, policy_text
 from coattest_verify.keypolicy.iam import Policy, parse_policy
@@ -85,7 +86,7 @@ def context_rules(given: Mapping[str, Any]) -> ContextRules:
     """
     wanted = pairs(given["context"], "--context")
     if given["seal_key"] is None:
-        if set(wanted) & set(auction.CONTEXT_KEYS):
+        if set(wanted) & set(AUCTION_CONTEXT):
             raise UsageError(
                 "an auction's context has more keys than that, so nothing could be decrypted",
                 where="--context",

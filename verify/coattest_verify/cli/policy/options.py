@@ -17,9 +17,10 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
 
 managing_options = option_group(
-    click.option("--administrator", "administrators", help="Manages the key; cannot decrypt.", **_ARNS),
-    click.option("--encrypter", "encrypters", help="Encrypts what the enclave is to read.", **_ARNS),
+    click.option("--administrator", "administrators", help="May manage the key, and not decrypt.", **_ARNS),
+    click.option("--encrypter", "encrypters", help="May encrypt what the enclave is to read.", **_ARNS),
     click.option("--break-glass", metavar="ARN", help="One more administrator, for emergencies."),
+    heading="Who may do what",
 )
 """Who is meant to do what: passed as ``administrators``, ``encrypters``, ``break_glass``."""
 
@@ -32,7 +33,9 @@ making_options = option_group(
     ),
     click.option("--account", required=True, help="The account that owns the key, 12 digits."),
     click.option("--partition", default="aws", show_default=True, help="The account's partition."),
-    click.option("--parent-role", "parent_roles", help="The service's instance role.", **_ARNS),
+    click.option(
+        "--parent-role", "parent_roles", help="The service's instance role, which may decrypt.", **_ARNS
+    ),
     managing_options,
     click.option(
         "--seal-key",
@@ -43,7 +46,7 @@ making_options = option_group(
         "--context",
         multiple=True,
         metavar="KEY=VALUE",
-        help="Encryption context to require of another program than the auction.",
+        help="For any other program: encryption context to require.",
     ),
     click.option(
         "--pcr3",
@@ -63,7 +66,8 @@ making_options = option_group(
     click.option(
         "--until",
         type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]),
-        help="Decrypting ends by itself then (UTC).",
+        metavar="TIME",
+        help="After this time (2026-11-23T12:00:00Z) nobody can decrypt under the policy.",
     ),
     click.option(
         "--delegate-to-account",
@@ -73,12 +77,14 @@ making_options = option_group(
     click.option(
         "--simulator", is_flag=True, help="Take a local profile's decision, for a KMS on loopback only."
     ),
+    heading="The policy",
 )
 """Which policy to make; ``making.make_policy`` reads them."""
 
 aws_options = option_group(
     click.option("--endpoint-url", help="Where KMS, STS and IAM are, if not at AWS: the simulator."),
     click.option("--region", help="The key's region; from its ARN or the environment by default."),
+    heading="AWS",
 )
 """Where the key is: passed as ``endpoint_url``, ``region``."""
 

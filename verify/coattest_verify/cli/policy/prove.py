@@ -104,7 +104,8 @@ def _report(
 ) -> int:
     from coattest_verify.keypolicy.prove import ASSUMPTIONS  # noqa: PLC0415
 
-    code = _exit_code(results)
+    statuses = {item.status.value for item in results}
+    code = 1 if "refuted" in statuses else 3 if "unknown" in statuses else 0
     source = "options" if _given_roles(given) else "policy" if roles and any(astuple(roles)) else "nobody"
     allowed = {
         "administrators": list(roles.administrators) if roles else [],
@@ -168,11 +169,6 @@ def _decided(
         )
     decisions = decisions_from(given, now=now, own=given["member"])
     return tuple((item.pcrs[0], item.pcrs[1], item.pcrs[2]) for item in decisions), decisions
-
-
-def _exit_code(results: Sequence[GoalResult]) -> int:
-    statuses = {item.status.value for item in results}
-    return 1 if "refuted" in statuses else 3 if "unknown" in statuses else 0
 
 
 def _told(found: Counterexample) -> str:

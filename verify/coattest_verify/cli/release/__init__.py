@@ -19,7 +19,13 @@ VERBS = {
     "withdraw": "coattest_verify.cli.release.objection:withdraw_dissent_command",
 }
 
+HEADINGS = {
+    "A release": ("publish", "review", "which"),
+    "Object, and take it back": ("revoke", "unrevoke", "withdraw", "excuse"),
+    "Hand on the evidence": ("bundle", "archive", "links"),
+}
 
-@click.group("release", cls=LazyGroup, lazy=VERBS)
+
+@click.group("release", cls=LazyGroup, lazy=VERBS, headings=HEADINGS)
 def release_command() -> None:
     """A release and its history: publish, review, revoke, and hand on the evidence."""

@@ -22,7 +22,6 @@ from coattest_verify.cli.options import (
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle, read_bundle
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import put_vote, release_files
 from coattest_verify.quorum.statements.votes import ARCHIVE, make_vote
@@ -45,8 +44,8 @@ def archive_command(
 ) -> None:
     """Sign that a decided release is kept in a proof bundle, so that its files may leave the folder.
 
-    verify log append logs the bundle's digest. When enough members for a change named the same bundle,
-    verify lint-change lets the release's claim, agreements, links, reviews and commitments be removed. A
+    verify log append logs the bundle's digest. When as many members as change the quorum named the same
+    bundle, verify lint-change lets the release's claim, agreements, links, reviews and commitments go. A
     release that is not decided cannot be archived. --expect is the SHA-256 of the bundle.
     """
     now = utc_now()
@@ -71,8 +70,7 @@ def archive_command(
         )
     digest = hashlib.sha256(data).hexdigest()
     with read_once(attestations) as evidence:
-        signer = signing.signer(evidence)
-        own_key(signing.member, decided.members, signer)
+        signer = signing.signer(evidence, decided.members)
         claim = release_files(evidence, release).claim()
     vote = make_vote(ARCHIVE, signing.member, root=root, claim=claim, note=digest, now=now)
     if not target.exists():

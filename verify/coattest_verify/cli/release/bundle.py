@@ -47,7 +47,7 @@ def bundle_command(
     options = {"attestations": attestations, "root": root, "profile": profile, "releases": releases}
     decided = decisions_from(options, now=now)
     if lock is not None and decided[1:]:
-        raise UsageError("--lock goes with one release")
+        raise UsageError("--lock is for one release")
     with Folder(attestations) as folder:
         data = make_bundle(
             folder,

@@ -59,9 +59,9 @@ def read_measured(
     image = data.startswith(_IMAGE_MAGIC)
     document, why = (None, "") if image else _document(data)
     if set_name is not None and (image or document is not None):
-        raise UsageError("--set goes with a measurements file", where=str(path))
+        raise UsageError("--set is for a measurements file", where=str(path))
     if at is not None and document is None:
-        raise UsageError("--at goes with an attestation document", where=str(path))
+        raise UsageError("--at is for an attestation document", where=str(path))
     if image:
         return (_of_image(path),)
     if document is not None:
@@ -87,7 +87,7 @@ def _of_document(document: bytes, at: str | None, root: Root, now: datetime) -> 
         notes = ("judged at the time that it claims: it was genuine once, and says nothing about today",)
     elif at is not None:
         now = parse_time(at)
-    found = verify_document(document, [UnsafeAnyMeasurement()], now=now, root=root).require()
+    found = verify_document(document, [UnsafeAnyMeasurement()], now=now, root=root).document
     pcrs = {index: found.pcrs[index].hex() for index in _REGISTERS}
     return Measured(DOCUMENT, found.module_id, pcrs, notes=notes)
 

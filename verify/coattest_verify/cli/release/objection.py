@@ -17,7 +17,7 @@ from coattest_verify.cli.options import (
     signing_options,
 )
 from coattest_verify.cli.words import claim_rows
-from coattest_verify.quorum.members.file import own_key, utc
+from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots, parse_quorum_root
 from coattest_verify.quorum.releases import put_vote
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
@@ -53,9 +53,8 @@ def withdraw_dissent_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         ask = read_ask(evidence, attestations, release)
-        signer = signing.signer(evidence)
-        key = own_key(signing.member, ask.members, signer)
-        mine = [item for item in _dissents(ask, signing.member) if item.keys == {key}]
+        signer = signing.signer(evidence, ask.members)
+        mine = [item for item in _dissents(ask, signing.member) if item.keys == {signer.public}]
     chosen = [item for item in mine if expect in {None, item.signed_sha256}] or mine
     if not mine:
         raise UsageError(
@@ -121,8 +120,7 @@ def excuse_command(
     digest = parse_quorum_root(dissent).hex() if dissent is not None else None
     with read_once(attestations) as evidence:
         ask = read_ask(evidence, attestations, release)
-        signer = signing.signer(evidence)
-        own_key(signing.member, ask.members, signer)
+        signer = signing.signer(evidence, ask.members)
         if ask.members.member(excused) is None:
             raise UsageError(
                 f"{excused!r} is not a member",

@@ -21,7 +21,6 @@ from coattest_verify.cli.options import (
     signing_options,
 )
 from coattest_verify.cli.words import publish_rows
-from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD
@@ -70,8 +69,7 @@ def publish_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         state = read_state(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, state.versions[-1], signer)
+        signer = signing.signer(evidence, state.versions[-1])
         try:
             data = (
                 read_whole(claim, MAX_CLAIM) if claim else release_files(evidence, release).read(CLAIM_FILE)

@@ -34,7 +34,6 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import TAKEN_AS_GIVEN, claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
-from coattest_verify.quorum.members.file import own_key
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import put_vote, release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
@@ -204,8 +203,7 @@ def _sign(
 ) -> Path:
     with read_once(attestations) as evidence:
         ask = read_ask(evidence, attestations, release)
-        signer = signing.signer(evidence)
-    own_key(signing.member, ask.members, signer)
+        signer = signing.signer(evidence, ask.members)
     refuse_unpublished(ask)
     pinned = Roots().pinned(root)
     claim = ask.claim

@@ -22,7 +22,7 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import Rows, claim_rows
 from coattest_verify.quorum.bundle import MAX_BUNDLE, read_bundle
 from coattest_verify.quorum.members.chain import follow
-from coattest_verify.quorum.members.file import MembersFile, own_key, utc
+from coattest_verify.quorum.members.file import MembersFile, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import (
     ReleaseFiles,
@@ -40,7 +40,7 @@ from coattest_verify.quorum.statements.votes import (
     Vote,
     make_vote,
     read_votes,
-    standing,
+    without_undone,
 )
 from coattest_verify.rebuild.answer import read_claim, read_members
 from coattest_verify.signatures.keys import Signer
@@ -73,8 +73,8 @@ def revoke_command(
     """Sign that a release must not be used, such as for a known vulnerability.
 
     Shows the release, its image and who agreed to it. Every command that needs a decision refuses as soon as
-    the number of members that quorum.toml sets (one, unless it says otherwise) have signed so. --expect is
-    the SHA-256 of the claim. verify release unrevoke takes it back.
+    as many members as quorum.toml says (one, unless it says otherwise) have signed so. --expect is the
+    SHA-256 of the claim. verify release unrevoke takes it back.
     """
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
@@ -82,8 +82,7 @@ def revoke_command(
         claim, agreed = _target(
             evidence, attestations, members, older, release=release, root=pinned, now=utc_now()
         )
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
@@ -92,7 +91,7 @@ def revoke_command(
                 code="wrong-release",
             )
         vote = make_vote(REVOKE, signing.member, root=pinned, claim=claim, note=reason, now=utc_now())
-        undone = {item.signed_sha256 for item in standing(_votes(evidence, members))[1]}
+        undone = {item.signed_sha256 for item in without_undone(_votes(evidence, members))[1]}
     confirm_signing(
         [
             ("signs", f"{signing.member} REVOKES the release: nobody is to use it any more"),
@@ -126,7 +125,7 @@ def unrevoke_command(
     root: bytes | None,
     as_json: bool,
 ) -> None:
-    """Take back a revocation that you signed, with the key that signed it; or another member's, with others.
+    """Take back a revocation: your own, with the key that signed it, or another's, with other members.
 
     It undoes that one revocation and no later one. --expect is the digest of what the revocation signs, as
     the command shows it; where you signed several it says which one. A revocation that another member or key
@@ -135,18 +134,17 @@ def unrevoke_command(
     pinned = Roots().pinned(root)
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        signer = signing.signer(evidence)
-        own_key(signing.member, members, signer)
+        signer = signing.signer(evidence, members)
         votes = _votes(evidence, members)
     mine = _mine(votes, signing.member, pinned, signer) or [
         vote
-        for vote in standing(votes)[0]
+        for vote in without_undone(votes)[0]
         if (vote.kind, vote.root, vote.signed_sha256) == (REVOKE, pinned.hex(), expect)
     ]
     chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
     if not mine:
         raise UsageError(
-            f"{signing.member} has no standing revocation by this key",
+            f"{signing.member} has no revocation in force by this key",
             where=str(attestations),
             hint="a revocation is taken back by the key that signed it; --expect names another one's, which"
             " change members take back together",
@@ -238,11 +236,11 @@ def _votes(evidence: Evidence, members: MembersFile) -> list[Vote]:
 
 
 def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[Vote]:
-    """The member's standing revocations that its key alone signed, the oldest first."""
+    """The member's revocations in force that its key alone signed, the oldest first."""
     return sorted(
         (
             vote
-            for vote in standing(votes)[0]
+            for vote in without_undone(votes)[0]
             if (vote.kind, vote.member, vote.root) == (REVOKE, member, root.hex())
             and vote.keys == {signer.public}
         ),

@@ -309,7 +309,7 @@ def _matches(  # noqa: PLR0917
         doubts.open(
             told(condition),
             "AWS does not say how this is compared",
-            "write a full ARN" if name.startswith("Arn") else "use an operator that minds the case",
+            "write a full ARN" if name.startswith("Arn") else "use a case-sensitive operator",
         )
     return answer
 

@@ -185,11 +185,8 @@ def perhaps_same_but_case(pattern: str, value: str) -> bool:
 @functools.lru_cache(maxsize=65536)
 def action(pattern: str, value: str) -> bool:
     """Whether an action matches. Actions are not case-sensitive ("IAM JSON policy elements: Action")."""
-    return glob(_fixed(parts_of(pattern, False)), value, ignore_case=True)
-
-
-def _fixed(parts: Sequence[Part]) -> tuple[str | Wild, ...]:
-    return tuple(part for part in parts if not isinstance(part, Variable))
+    fixed = tuple(part for part in parts_of(pattern, False) if not isinstance(part, Variable))
+    return glob(fixed, value, ignore_case=True)
 
 
 def segments(parts: Sequence[str | Wild]) -> list[tuple[str | Wild, ...]]:

@@ -34,21 +34,15 @@ _WORD = re.compile(
 )
 
 
-def placeholder(text: str, *, anywhere: bool) -> str | None:
-    """The part of a text that somebody was meant to replace, such as ``<account-id>``.
+def refuse_placeholder(text: str, where: str, *, anywhere: bool = True) -> None:
+    """Raise PolicyError (``placeholder``) for a text that somebody was meant to fill in, as ``<account-id>``.
 
     With ``anywhere`` also words such as ACCOUNT_ID, for texts that are an ARN, an account or a digest.
     """
     found = _PLAIN.search(text) or (_WORD.search(text) if anywhere else None)
-    return found[0] if found else None
-
-
-def refuse_placeholder(text: str, where: str, *, anywhere: bool = True) -> None:
-    """Raise PolicyError, code ``placeholder``, for a text that still has one."""
-    found = placeholder(text, anywhere=anywhere)
     if found:
         raise PolicyError(
-            f"{found} in {text!r} is a placeholder", where=where, hint="fill it in", code="placeholder"
+            f"{found[0]} in {text!r} is a placeholder", where=where, hint="fill it in", code="placeholder"
         )
 
 

@@ -60,7 +60,8 @@ def callers(policy: Policy, arns: Iterable[str]) -> tuple[Caller, ...]:
         partitions = tuple(partition for number, partition in accounts if number == account)
         strangers = _others(account, f"aws-{nobody}", nobody, f"of {account} in another partition")
         people += [replace(caller, apart=partitions) for caller in strangers]
-    unused = _unused(account for account, _ in accounts)
+    taken = {account for account, _ in accounts}
+    unused = next(number for number in (f"{index:012d}" for index in range(10**12)) if number not in taken)
     strangers = _others(unused, "aws", nobody, "of an account that the policy does not name")
     people += [replace(caller, outside=True) for caller in strangers]
     # Nobody calls as an identity provider: who came by one is a role's session (``evaluate``).
@@ -156,8 +157,3 @@ def _with_ids(people: Sequence[Caller], unique: Sequence[str]) -> list[Caller]:
         if not (value.startswith("AROA") and caller.principal.role_arn is None)
         and not (value.startswith("AIDA") and caller.principal.role_arn is not None)
     ]
-
-
-def _unused(accounts: Iterable[str]) -> str:
-    taken = set(accounts)
-    return next(number for number in (f"{index:012d}" for index in range(10**12)) if number not in taken)

@@ -108,7 +108,7 @@ def answers(policy: Policy, question: ProofQuestion, *, until: float) -> Iterato
     power = CHANGES_POWER | (TAGS if looks_at(policy, _TAGS_OF_THE_KEY) else frozenset())
 
     def decided(space: Space) -> list[Any]:
-        return [z3.Not(_any_tuple(space, question.tuples))]
+        return [z3.Not(z3.Or(*(_tuple(space, item) for item in question.tuples)))]
 
     begun = time.monotonic()
 
@@ -169,10 +169,6 @@ def _strange_actions(policy: Policy) -> Iterator[str]:
                     f"Action {pattern}: no action in AWS's list of {KMS.date}; "
                     "write the name of one that is, or leave it out"
                 )
-
-
-def _any_tuple(space: Space, tuples: Sequence[tuple[str, str, str]]) -> Any:
-    return z3.Or(*(_tuple(space, item) for item in tuples))
 
 
 def _tuple(space: Space, item: tuple[str, str, str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement
+from coattest_verify.keypolicy.iam import KMS, Policy
 
 
 def policy_notes(policy: Policy) -> tuple[str, ...]:
@@ -18,9 +18,5 @@ def _notes(policy: Policy) -> Iterator[str]:
         if not statement.has_effect:
             missing = "Resource" if statement.actions else "Action"
             yield f"{name} has no {missing}: KMS takes it, and it has no effect"
-        for key in _never_sent(statement):
-            yield f"{name}: {key} is no condition key of KMS (AWS's list of {KMS.date}): no request has it"
-
-
-def _never_sent(statement: PolicyStatement) -> list[str]:
-    return [condition.key for condition in statement.conditions if KMS.never_sent(condition.key)]
+        for key in (each.key for each in statement.conditions if KMS.never_sent(each.key)):
+            yield f"{name}: {key} is not a condition key of KMS (AWS's list of {KMS.date}): no request has it"

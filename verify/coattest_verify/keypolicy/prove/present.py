@@ -97,7 +97,7 @@ def _shows(space: Space, time: Decimal) -> Iterator[Any]:
     for key, text in ((NOW, time_text(time)), (EPOCH_NOW, _seconds(time))):
         if _is_time(space, key):
             slot = space.slots(key)[0]
-            yield z3.And(slot.present, *_one_of(space, slot, space.standing_for(key, text)))
+            yield z3.And(slot.present, *_one_of(space, slot, space.equivalents(key, text)))
 
 
 def _seconds(time: Decimal) -> str:
@@ -136,8 +136,8 @@ def made_at(space: Space, now: datetime | None) -> list[Any]:
     if _is_time(space, ISSUED):
         slot = space.slots(ISSUED)[0]
         by_then = [item for item in pieces([time, *space.moments(ISSUED)]) if item <= time]
-        standing = {text for item in by_then for text in space.standing_for(ISSUED, time_text(item))}
-        found.append(z3.Implies(slot.present, z3.And(*_one_of(space, slot, sorted(standing)))))
+        values = {text for item in by_then for text in space.equivalents(ISSUED, time_text(item))}
+        found.append(z3.Implies(slot.present, z3.And(*_one_of(space, slot, sorted(values)))))
     return found
 
 

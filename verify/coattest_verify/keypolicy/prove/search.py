@@ -78,9 +78,9 @@ class Search:
         found: list[tuple[int, PolicyStatement, Ternary]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
-                about = principal_matches(item, caller.principal, Doubts())
-                if about is not Ternary.NO:
-                    found.append((index, item, about))
+                matches = principal_matches(item, caller.principal, Doubts())
+                if matches is not Ternary.NO:
+                    found.append((index, item, matches))
         return found
 
     def ask(self, caller: Caller, action: str, extra: Any = None) -> Granted | str | None:
@@ -93,7 +93,7 @@ class Search:
             return None
         # What bounds the requests for one action and not those for another.
         carried = tuple(KMS.documented(key, action) for key in (f"{ATTESTATION}pcr0", *CALLER_KEYS))
-        statements = tuple((index, about) for index, _, about in mine)
+        statements = tuple((index, matches) for index, _, matches in mine)
         question = (caller if self._minds_caller else caller.principal.kind, statements, carried, extra)
         if question in self._impossible:
             return None
@@ -123,8 +123,8 @@ class Search:
         space = Space(self.policy, known(caller) if caller.principal.kind == "AWS" else {})
         allows: list[Bounds] = []
         denies: list[Bounds] = []
-        for _, item, about in mine:
-            formula = bounds.all_bounds([bounds.of(about), statement_formula(space, item, self._resource)])
+        for _, item, matches in mine:
+            formula = bounds.all_bounds([bounds.of(matches), statement_formula(space, item, self._resource)])
             (allows if item.allow else denies).append(formula)
         denied = bounds.any_bounds(denies) if denies else bounds.NEVER
         granted = bounds.all_bounds([bounds.any_bounds(allows), denied.opposite()])

@@ -161,7 +161,7 @@ class Space:
             return None
         return representatives(self._conditions[name])
 
-    def standing_for(self, key: str, text: str) -> list[str]:
+    def equivalents(self, key: str, text: str) -> list[str]:
         """The choices of a key that every condition on it answers as it answers a text."""
         conditions = self._conditions.get(key_name(key), [])
 

@@ -20,7 +20,7 @@ from coattest_verify.quorum.change.names import (
     FilePlace,
 )
 from coattest_verify.quorum.change.tree import TwoCommits
-from coattest_verify.quorum.commitments import too_early
+from coattest_verify.quorum.commitments import commitments_missing
 from coattest_verify.quorum.links import MAX_LINK, joined_layout, layout_of, layout_signatures, link_of
 from coattest_verify.quorum.log.archive import LEAVES, Archived, archive_of
 from coattest_verify.quorum.log.checkpoint import Cosignature, origin_of, read_cosignature
@@ -71,7 +71,8 @@ class OwnFiles:
         statements, votes = read_statements(held, self.members)[0], read_votes(held, self.members)[0]
         made = [parse_entry(entry) for entry in (*map(statement_entry, statements), *map(vote_entry, votes))]
         return bool(made) and all(
-            found.about(dict(each.facts)) and each.kind in LEAVES and each.outcome != DISSENT for each in made
+            found.covers(dict(each.facts)) and each.kind in LEAVES and each.outcome != DISSENT
+            for each in made
         )
 
     def _archive(self, release: str) -> Archived | None:
@@ -91,8 +92,8 @@ class OwnFiles:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
         if place.kind == CLAIM:
             claim = Claimed.decode(data)
-            _about(claim.release, place)
-            self._not_too_early(place.release, claim)
+            _require_release(claim.release, place)
+            self._require_commitments(place.release, claim)
             if claim.sha256 not in self._published(self._head, self._after.current, place.release):
                 raise Rejected("no member signed that it publishes this claim", code="claim-unsigned")
             return None
@@ -106,20 +107,20 @@ class OwnFiles:
             self._cosignature(place, data)
         elif place.kind == STATEMENT:
             made = _statement(name, data, self._after.current).statement
-            _about(made.release, place)
+            _require_release(made.release, place)
             if made.outcome == AGREE and not self._claimed(place.release):
-                self._not_too_early(place.release, made)
+                self._require_commitments(place.release, made)
         elif place.kind == OTHER:
             self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
         else:
             self._vote(name, place, data)
         return place.member
 
-    def _not_too_early(self, release: str, shown: Claimed | Statement) -> None:
+    def _require_commitments(self, release: str, shown: Claimed | Statement) -> None:
         """Who shows a result before enough members committed would lock the others out of committing."""
-        early = too_early(ReleaseFiles(self._base, release), self._before, shown, self._root)
-        if early is not None:
-            raise Rejected(early.detail, code=early.code)
+        missing = commitments_missing(ReleaseFiles(self._base, release), self._before, shown, self._root)
+        if missing is not None:
+            raise Rejected(missing.detail, code=missing.code)
 
     def _claimed(self, release: str) -> bool:
         try:
@@ -176,8 +177,8 @@ class OwnFiles:
         votes, refused = read_votes(Held({leaf(name): data}), self._after.current, self._after.versions[:-1])
         _first_of(refused)
         if votes[0].root != self._root.hex():
-            raise Rejected("is about another quorum", code="members-wrong-root")
-        _about(votes[0].release, place)
+            raise Rejected("is about a different quorum", code="members-wrong-root")
+        _require_release(votes[0].release, place)
         earlier = (
             self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
         )
@@ -231,7 +232,7 @@ class OwnFiles:
             _first_of(refused)
             raise Rejected(f"not a cosignature of {place.member} on the log", code="bad-signature")
         if note.encode() != data:
-            raise Rejected("has lines that are no cosignature of its member", code="bad-log")
+            raise Rejected("has lines that are not cosignatures of its member", code="bad-log")
 
     def _later_note(self, place: FilePlace, before: bytes, after: bytes) -> bool:
         """Whether a cosignature is of a larger log than the one before, or of the same one and later."""
@@ -293,6 +294,6 @@ def _first_of(refused: list[Finding]) -> None:
         raise Rejected(finding.detail, code=finding.code)
 
 
-def _about(release: str, place: FilePlace) -> None:
+def _require_release(release: str, place: FilePlace) -> None:
     if release != place.release:
         raise Rejected(f"is about release {release}, not {place.release}", code="wrong-release")

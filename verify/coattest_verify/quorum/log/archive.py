@@ -32,7 +32,7 @@ class Archived:
     since: int
     """The index of the last vote's entry: what the log has later is not in the bundle."""
 
-    def about(self, facts: Mapping[str, str]) -> bool:
+    def covers(self, facts: Mapping[str, str]) -> bool:
         """Whether an entry's facts are of this release and source."""
         source = (self.release, self.tree_sha256, self.lock_sha256)
         return source == tuple(facts.get(name) for name in ("release", "tree_sha256", "lock_sha256"))
@@ -52,8 +52,8 @@ def archive_of(
         return None
     found: dict[tuple[str, str, str], dict[str, int]] = {}
     for vote in votes:
-        about, index = (vote.kind, vote.root, vote.release), logged.get(vote_entry(vote))
-        if about == (ARCHIVE, root.hex(), release) and index is not None:
+        subject, index = (vote.kind, vote.root, vote.release), logged.get(vote_entry(vote))
+        if subject == (ARCHIVE, root.hex(), release) and index is not None:
             found.setdefault((vote.tree_sha256, vote.lock_sha256, vote.note), {})[vote.member] = index
     enough = [
         Archived(release, *archive, max(by.values()))

@@ -82,11 +82,6 @@ def origin_of(root: bytes, restart: str = "") -> str:
     return f"coattest/{root.hex()}" + (f"/{restart}" if restart else "")
 
 
-def restart_in(origin: str) -> str:
-    """The SHA-256 (hex) of the version that began the log with this origin again, "" for the first log."""
-    return origin.partition("/")[2].partition("/")[2]
-
-
 def named_origin(data: bytes, root: bytes) -> str:
     """The origin that a checkpoint or cosignature names, if it is one of this quorum's; else the first."""
     found = _ORIGIN.match(data)
@@ -107,8 +102,8 @@ def cosign(
     signature = signer.sign(_message(checkpoint, seconds))
     data = _key_id(member, signer.public) + seconds.to_bytes(8, "big") + signature
     line = f"\u2014 {member} {base64.b64encode(data).decode()}"
-    kept = earlier.lines if earlier and earlier.checkpoint == checkpoint else ()
-    others = [other for other in kept if _identity(other) != _identity(line)]
+    before = earlier.lines if earlier and earlier.checkpoint == checkpoint else ()
+    others = [other for other in before if _identity(other) != _identity(line)]
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return Cosignature(member, checkpoint, moment, tuple(sorted([*others, line])))
 

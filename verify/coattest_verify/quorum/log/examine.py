@@ -29,7 +29,6 @@ from coattest_verify.quorum.log.checkpoint import (
     origin_of,
     read_checkpoint,
     read_cosignature,
-    restart_in,
 )
 from coattest_verify.quorum.log.entries import LogEntry, SeenLog, parse_entry, statement_entry
 from coattest_verify.quorum.log.merkle import (
@@ -69,7 +68,7 @@ class Log:
     @property
     def restart(self) -> str:
         """The SHA-256 (hex) of the version that began this log again, "" for the first one."""
-        return restart_in(self.checkpoint.origin)
+        return self.checkpoint.origin.partition("/")[2].partition("/")[2]
 
     def begun_again(self, version: MembersFile, root: bytes) -> Log:
         """As much of it as ``version`` begins the log with again; nobody cosigned that one yet."""
@@ -97,7 +96,7 @@ class LogVerdict:
     """Each excused member, and until when."""
     removed: tuple[Finding, ...] = ()
     """Dissents and revocations that the log has and the folder does not."""
-    problem: Finding | None = None
+    finding: Finding | None = None
     """Why the log as a whole cannot be relied on."""
     lost: bool = False
     """Whether that is about a log which this verifier knows of: it is not here, or not the same."""
@@ -109,7 +108,7 @@ class LogVerdict:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""
-        return (*self.removed, self.problem) if self.problem else self.removed
+        return (*self.removed, self.finding) if self.finding else self.removed
 
 
 def cosignature_file(member: str) -> str:
@@ -168,7 +167,7 @@ def read_cosignatures(
         text = (
             f"cosigns {size} entries, of which only {len(leaves)} are here"
             if size not in roots
-            else f"cosigns another log of {size} entries: a fork"
+            else f"cosigns a different log of {size} entries: a fork"
         )
         code = "log-shrunk" if size not in roots else "log-fork"
         refused.append(Finding(code, cosignature_file(name), text))
@@ -258,11 +257,11 @@ def examine(
     signed them that its member no longer had.
     """
     if not isinstance(log, Log):
-        return LogVerdict(problem=log, lost=remembered)
+        return LogVerdict(finding=log, lost=remembered)
     covered = max((note.checkpoint.size for note in log.cosignatures.values()), default=0)
     entries, unread = readable(log.entries)
     if unread is not None and len(entries) < covered:
-        return LogVerdict(problem=unread)
+        return LogVerdict(finding=unread)
     present = {item.sha256: item for item in signed}
     objecting = [
         (index, entry)

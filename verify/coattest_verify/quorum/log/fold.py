@@ -164,7 +164,7 @@ def _following(
     if len(complete) > 1 and len(known) != 1:
         raise Rejected(
             f"two signed files are version {base.version + 1}: "
-            + ", ".join(sorted(each.file.sha256[:16] for each in complete)),
+            + ", ".join(sorted(f"sha256:{each.file.sha256}" for each in complete)),
             where=MEMBERS_FILE,
             hint="no agreed log says which was first: members have signed both, ask them which one is right",
             code="members-fork",

@@ -32,7 +32,7 @@ class Published:
     commit: str | None = None
     tag: str = ""
     commits: frozenset[str] = frozenset()
-    problem: Finding | None = None
+    finding: Finding | None = None
 
 
 def publication(claim: Claimed, votes: Iterable[Vote], state: LogState, root: bytes) -> Published:
@@ -52,14 +52,14 @@ def publication(claim: Claimed, votes: Iterable[Vote], state: LogState, root: by
             text = (
                 f"the name belongs to claim sha256:{facts.get('claim')}, which {entry.member} published first"
             )
-            return Published(problem=Finding("name-taken", place, text))
+            return Published(finding=Finding("name-taken", place, text))
     first = min(
         (vote for vote in made if vote.claim == claim.sha256), key=lambda vote: vote.sha256, default=None
     )
     if first is None:
         text = "no member signed that it publishes this claim (verify release publish)"
-        return Published(problem=Finding("claim-unsigned", place, text))
+        return Published(finding=Finding("claim-unsigned", place, text))
     if len({(vote.claim, vote.commit, vote.tag) for vote in made}) > 1:
         text = "members published different claims under this name, and the agreed log has none of them yet"
-        return Published(problem=Finding("claim-disputed", place, text))
+        return Published(finding=Finding("claim-disputed", place, text))
     return Published(first.member, first.commit, first.tag, frozenset(commits))

@@ -97,7 +97,7 @@ class SeenObjection:
     release: str = ""
     architecture: str = ""
 
-    def about(self, release: str, architecture: str, tree_sha256: str, lock_sha256: str) -> bool:
+    def concerns(self, release: str, architecture: str, tree_sha256: str, lock_sha256: str) -> bool:
         """Whether it is an objection to this release, by its name or, for a revocation, by its source."""
         if self.release:
             return (self.release, self.architecture) == (release, architecture)
@@ -166,7 +166,7 @@ def follow(
         raise Rejected(
             f"is version {len(state.versions)}, and the pinned root asks for version {root.floor} or later",
             where=MEMBERS_FILE,
-            hint="somebody gave you an old file",
+            hint="this may be an old file",
             code="members-rollback",
         )
     beside = state.versions[:-1] if deciding else state.versions
@@ -381,12 +381,12 @@ def _not_forgotten(state: LogState, seen: Seen | None, envelopes: Signatures) ->
         raise Rejected(
             f"is version {len(chain)}, but version {seen.version} was seen before",
             where=MEMBERS_FILE,
-            hint="somebody gave you an old file",
+            hint="this may be an old file",
             code="members-rollback",
         )
     if chain[seen.version - 1].sha256 != seen.sha256:
         raise Rejected(
-            f"another version {seen.version} was seen before", where=MEMBERS_FILE, code="members-fork"
+            f"a different version {seen.version} was seen before", where=MEMBERS_FILE, code="members-fork"
         )
 
 
@@ -406,11 +406,11 @@ def _overruled(state: LogState, seen: Seen, envelopes: Signatures) -> bool:
 
 def _not_in_force(signed: MembersFile, found: MembersFile) -> Rejected:
     if found.version <= signed.version:
-        problem, hint = f"is version {found.version}, but another version {found.version} is signed", None
+        what, hint = f"is version {found.version}, but a different version {found.version} is signed", None
     else:
-        problem = f"is version {found.version}, which too few members signed"
+        what = f"is version {found.version}, which too few members signed"
         hint = "verify members countersign, by enough members of the old and of the new version"
-    return Rejected(problem, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
+    return Rejected(what, where=MEMBERS_FILE, hint=hint, code="members-not-in-force")
 
 
 def _beside(bases: Sequence[MembersFile], current: bytes, envelopes: Signatures) -> bool:

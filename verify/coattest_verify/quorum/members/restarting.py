@@ -58,12 +58,12 @@ def proposed_restart(evidence: Evidence, current: MembersFile) -> tuple[RestartP
         log = read_quorum_log(evidence, root, current)
     except Rejected:
         log = None  # damaged: it is begun anew
-    kept = log.entries if log else ()
+    logged = log.entries if log else ()
     in_force = {version.sha256 for version in versions}
     signatures = signature_entries(evidence, versions)
     first = [entry for entry in signatures if parse_entry(entry).sha256 in in_force]
     here = [*first, *_present(of_each_release(evidence), versions, root), *signatures]
-    entries = list(dict.fromkeys([*kept, *here]))
+    entries = list(dict.fromkeys([*logged, *here]))
     files = {LOG + path: content for path, content in log_files(entries).items()}
     checkpoint = head(entries, root, state.began.sha256 if state.began else "")
     point = RestartPoint(len(entries), tree_root([leaf_hash(entry) for entry in entries]).hex())
@@ -168,8 +168,8 @@ def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> I
     """
     for files, claim in there:
         votes = read_votes(files, chain.current)[0] if claim else []
-        problem = publication(claim, votes, chain.state, root).problem if claim else None
-        if claim is None or problem is None or problem.code != "name-taken":
+        finding = publication(claim, votes, chain.state, root).finding if claim else None
+        if claim is None or finding is None or finding.code != "name-taken":
             continue
         index, owner = next(
             (index, entry.member)
@@ -181,7 +181,7 @@ def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> I
             if item.statement.claim_sha256 == claim.sha256:
                 speaking.add(item.statement.member)
         if index >= covered and speaking - {owner}:
-            yield problem
+            yield finding
 
 
 def _late(entries: Sequence[LogEntry], covered: int) -> Iterator[Finding]:

@@ -65,7 +65,7 @@ class ProfileResult:
         """How this differs from the claim's ``profile``: PCRs first, then sections, then the file."""
 
         def differs(what: str, found: object, expected: object) -> Finding:
-            detail = f"{what} {_short(found)} instead of {_short(expected)}"
+            detail = f"{what} {found} instead of {expected}"
             return Finding("mismatch", profile, detail, expected=str(expected), found=str(found))
 
         found = [
@@ -79,8 +79,8 @@ class ProfileResult:
             Finding(
                 "mismatch",
                 profile,
-                f"section {index} {mine.type} of {mine.size} bytes, {_short(mine.sha384)} instead of "
-                f"{theirs.type} of {theirs.size} bytes, {_short(theirs.sha384)}",
+                f"section {index} {mine.type} of {mine.size} bytes, {mine.sha384} instead of "
+                f"{theirs.type} of {theirs.size} bytes, {theirs.sha384}",
                 expected=theirs.sha384,
                 found=mine.sha384,
             )
@@ -116,12 +116,6 @@ class ProfileResult:
         for part in (image, pcrs, fields):
             part.done()
         return result
-
-
-def _short(value: object) -> str:
-    """The first 16 digits of a digest, other values in full; a finding has both values in full."""
-    text = str(value)
-    return f"{text[:16]}.." if len(text) > 32 else text
 
 
 def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:

@@ -171,7 +171,7 @@ class RebuildReport:
         for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
             mine, theirs = getattr(self, name), getattr(claim, name)
             if mine != theirs:
-                detail = f"{mine[:16]} instead of {theirs[:16]}"
+                detail = f"{mine} instead of {theirs}"
                 found.append(Finding("mismatch", name, detail, expected=theirs, found=mine))
         for profile in sorted({*claim.profiles, *self.profiles}):
             if profile not in self.profiles:
@@ -182,11 +182,11 @@ class RebuildReport:
                 found += self.profiles[profile].differences(claim.profiles[profile], profile)
         if self.built.container != claim.container:
             mine, theirs = self.built.container or "none", claim.container or "none"
-            detail = f"{mine[:16]} instead of {theirs[:16]}"
+            detail = f"{mine} instead of {theirs}"
             found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
         if self.network != claim.network:
             mine, theirs = str(self.network), str(claim.network)
-            detail = "another network than the claim's"
+            detail = "not the claim's network"
             found.append(Finding("mismatch", "network", detail, expected=theirs, found=mine))
         return tuple(found)
 

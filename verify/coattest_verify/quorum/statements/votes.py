@@ -238,7 +238,7 @@ def _undoes(kind: str, fields: Fields) -> str | None:
     return fields.text("undoes_sha256", SHA256) if kind in {UNREVOKE, WITHDRAW} else None
 
 
-def standing(votes: Iterable[Vote], overruled: Collection[str] = ()) -> tuple[list[Vote], list[Vote]]:
+def without_undone(votes: Iterable[Vote], overruled: Collection[str] = ()) -> tuple[list[Vote], list[Vote]]:
     """The votes without the revocations that their signers took back, and those revocations.
 
     What undoes a revocation is signed by its member, with every key that signed the revocation: another key

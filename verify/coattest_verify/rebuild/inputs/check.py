@@ -60,16 +60,11 @@ class LockVerdict:
         return bool(self.suites) and not self.findings
 
     @property
-    def contradicted(self) -> bool:
-        """Whether something was found false, beside what could not be asked."""
-        return any(finding.code not in UNANSWERED for finding in self.findings)
-
-    @property
     def exit_code(self) -> int:
         """0 confirmed, 1 contradicted, 3 when not everything could be asked."""
         if self.confirmed:
             return 0
-        return 1 if self.contradicted else 3
+        return 1 if any(finding.code not in UNANSWERED for finding in self.findings) else 3
 
 
 def judge_lock(

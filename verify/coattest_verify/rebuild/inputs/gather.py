@@ -94,7 +94,7 @@ def _index(
     directory = f"{spec.component}/binary-{spec.debian_architecture}"
     listed = release.files.get(f"{directory}/Packages.xz")
     if listed is None or listed.size > MAX_INDEX_PACKED:
-        return Finding("bad-release", suite, f"lists no {directory}/Packages.xz of a sane size")
+        return Finding("bad-release", suite, f"lists no {directory}/Packages.xz of a size within the limit")
     # By its digest first: a mirror in the middle of an update still has the index of this InRelease there.
     by_hash = [f"{folder}/{directory}/by-hash/SHA256/{listed.sha256}"] if release.by_hash else []
     data = fetch(mirrors, [*by_hash, f"{folder}/{directory}/Packages.xz"], listed.size + 1, suite)

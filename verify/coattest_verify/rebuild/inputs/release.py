@@ -60,7 +60,7 @@ def parse_release(text: bytes, where: str) -> Release | Finding:
         until = _time(fields["Valid-Until"]) if "Valid-Until" in fields else None
         files = _files(fields["SHA256"])
     except (KeyError, ValueError, OverflowError) as error:
-        return Finding("bad-release", where, f"lacks or garbles {error}"[:200])
+        return Finding("bad-release", where, f"has a missing or malformed {error}"[:200])
     return Release(
         codename=fields.get("Codename", ""),
         suite=fields.get("Suite", ""),

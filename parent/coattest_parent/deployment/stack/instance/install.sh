@@ -11,6 +11,7 @@ COURIER
 install -m 0644 allocator.yaml /etc/nitro_enclaves/allocator.yaml
 install -m 0755 fetch-image.sh enclave.sh dead.sh /opt/coattest/
 for unit in *.service *.target; do install -m 0644 "$unit" "/etc/systemd/system/$unit"; done
+install -D -m 0644 closed.conf /etc/systemd/system/coattest-.service.d/closed.conf
 for unit in coattest-proxy coattest-courier; do
   install -D -m 0644 parent.conf "/etc/systemd/system/$unit.service.d/parent.conf"
 done
