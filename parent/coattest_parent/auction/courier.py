@@ -79,7 +79,7 @@ class S3Bids:
                         f"the bid file of {buyer.name!r} is not there or may not be read: {code}",
                         where=uri,
                         hint="that buyer uploads the file that it sealed, or lets the parent's role read it; "
-                        "a wrong clock here is refused so too",
+                        "a wrong clock or wrong credentials here are refused so too",
                         code="unreadable-bid",
                         service_code=code,
                     ) from None

@@ -6,8 +6,8 @@ It raises in one place, the work that ``Stop.cut`` calls, and there not while a 
 left: what a ``with`` statement has begun, it also ends.
 
 Python runs a handler at the next step of the main thread. If a call that waits is that step, the handler runs
-when the call is over. So what wakes the thread is the byte that Python writes at once, in C
-(``signal.set_wakeup_fd``), and work that a signal finds waiting is sent the signal once more.
+when the call is over. So a second thread reads the byte that Python writes at once, in C
+(``signal.set_wakeup_fd``), and sends the signal once more: that one interrupts the call.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Stop:
         self._told = False
         self._number: int | None = None
         self._may_cut = False
-        self._reader = self._writer = self._woken_before = -1
+        self._reader = self._writer = self._noted = self._note = self._note_before = -1
         self._before: dict[int, Any] = {}
         self._again: threading.Thread | None = None
         self._over = False
@@ -77,7 +77,9 @@ class Stop:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._arrived)
-            self._woken_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            self._noted, self._note = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._note, False)
+            self._note_before = signal.set_wakeup_fd(self._note, warn_on_full_buffer=False)
             self._again = threading.Thread(target=self._send_again, daemon=True)
             self._again.start()
         return self
@@ -90,12 +92,13 @@ class Stop:
         for number, handler in self._before.items():
             _hand_over(number, signal.SIG_IGN if self._last else handler)
         if self._again:
-            signal.set_wakeup_fd(self._woken_before)
-            self._wake()
+            signal.set_wakeup_fd(self._note_before)
+            _write(self._note)
             self._again.join()
         if not self._last:  # otherwise a handler that runs now still finds its pipe
-            os.close(self._reader)
-            os.close(self._writer)
+            for descriptor in (self._reader, self._writer, self._noted, self._note):
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     @property
     def told(self) -> bool:
@@ -105,7 +108,7 @@ class Stop:
     def tell(self) -> None:
         """Stop, as a signal does; from any thread. Work that runs is not cut."""
         self._told = True
-        self._wake()
+        _write(self._writer)
 
     def wait(self, seconds: float | None = None, *, readable: int | None = None) -> bool:
         """Return after ``seconds`` (None: never), when told to stop, or when the descriptor is readable.
@@ -116,9 +119,7 @@ class Stop:
         for descriptor in (self._reader, readable):
             if descriptor is not None:
                 poll.register(descriptor, select.POLLIN)
-        ready = poll.poll(None if seconds is None else max(seconds, 0) * 1000)
-        # The signal's byte may be here before its handler ran.
-        self._told = self._told or any(descriptor == self._reader for descriptor, _ in ready)
+        poll.poll(None if seconds is None else max(seconds, 0) * 1000)
         return self._told
 
     def check(self) -> None:
@@ -142,16 +143,10 @@ class Stop:
             pass
         raise self._stopped()
 
-    def _wake(self) -> None:
-        # A full pipe wakes as well as one more byte.
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._writer, b"\0")
-
     def _send_again(self) -> None:
         """In a thread: send the signal to the main thread until its handler ran there."""
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        poll.poll()
+        while not self._over and {*SIGNALS}.isdisjoint(os.read(self._noted, 64)):
+            pass
         while not (self._told or self._over):
             time.sleep(AGAIN)
             with self._sending:
@@ -180,6 +175,12 @@ class Stop:
             return
         self._may_cut = False
         raise _Cut
+
+
+def _write(descriptor: int) -> None:
+    # A full pipe wakes as well as one more byte.
+    with contextlib.suppress(BlockingIOError):
+        os.write(descriptor, b"\0")
 
 
 def _hand_over(number: int, handler: Any) -> None:

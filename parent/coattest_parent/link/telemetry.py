@@ -89,6 +89,9 @@ BID_CODES = frozenset({"missing-bid", "unreadable-bid"})
 TEXT_MAX = 200
 """Characters of a field; some come from outside."""
 
+ADDRESS_MAX = 1100
+"""Characters of an address: ``s3://``, a bucket's 63 and a key's 1,024 (Amazon S3 User Guide)."""
+
 COUNTERS = {
     "coattest_opens_total": "Openings by how they ended.",
     "coattest_open_retries_total": "Attempts at an opening that failed and were followed by another.",
@@ -174,7 +177,10 @@ class Telemetry:
         if self.sink is None:
             return
         line = {"time": self.now().isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": name}
-        cut = {key: value[:TEXT_MAX] if isinstance(value, str) else value for key, value in fields.items()}
+        cut = {
+            key: value[: ADDRESS_MAX if key == "address" else TEXT_MAX] if isinstance(value, str) else value
+            for key, value in fields.items()
+        }
         text = json.dumps({**line, **cut})
         # One write per line and no buffer: what a full disk refused does not come up again at the end. The
         # lock may be held by this very thread: the garbage collector can make a library speak in here.

@@ -41,6 +41,7 @@ from coattest_parent.link.channels import Unix, listen_on
 from coattest_parent.link.enclave import BidUpload, EnclaveFailed, EnclaveRefused
 from coattest_parent.link.telemetry import Telemetry
 from coattest_verify.auction import messages
+from coattest_verify.auction.place import bid_uri
 from support.auction import deciding
 from support.enclave.running_enclave import Auction
 from support.parent.spools import BUCKET, InBucket, InFolder, Place, job_files, no_room, prepare
@@ -246,7 +247,9 @@ def test_a_bid_that_cannot_be_read_is_told_at_each_attempt(
 ) -> None:
     """Its buyer may mend it, so it is tried again until the deadline; the event says where it has to be."""
     place.put("job", job_files(auction))
-    where = "s3://bids-buyer-2/auctions/"
+    buyer = auction.manifest.buyers[1]
+    where = bid_uri(buyer, auction.manifest.digest, bytes(48))
+    assert len(where) > 200
     failure = AwsFailure("no", where=where, code="unreadable-bid", service_code="403")
     opening = Openings(auction, failing={auction.manifest.auction: failure})
     service = courier(place.spool(), opener=opening, dice=lambda *_: 1.0)

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from coattest.errors import FoundFalse, Rejected, UsageError
+from coattest_parent.cli.deploy.stack import require_no_other_reports
 from coattest_parent.deployment.stack import configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link import telemetry
@@ -521,6 +522,22 @@ def test_a_report_that_does_not_fit_is_no_plan(
     reports = {"buyer-1.json": release.report("buyer-1", **change)}
     with raises_code(FoundFalse, code, match=message):
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
+
+
+def test_reports_of_another_plan_are_neither_taken_nor_removed(tmp_path: Path) -> None:
+    """They may be somebody's only copies, or lie elsewhere, behind a link."""
+    place = tmp_path / "reports"
+    require_no_other_reports(place, {"one.json"})
+    place.mkdir()
+    for name in ("one.json", "two.json"):
+        (place / name).write_text("{}")
+    require_no_other_reports(place, {"one.json", "two.json", "three.json"})
+    with raises_code(UsageError, "not-empty", match=r"not of this plan: two\.json"):
+        require_no_other_reports(place, {"one.json"})
+    (tmp_path / "link").symlink_to(place)
+    with raises_code(UsageError, "not-empty", match="a link"):
+        require_no_other_reports(tmp_path / "link", {"one.json", "two.json"})
+    assert len(list(place.iterdir())) == 2
 
 
 def test_a_report_is_signed_with_its_members_own_key(release: Release, tmp_path: Path) -> None:

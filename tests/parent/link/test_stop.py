@@ -199,6 +199,19 @@ def test_a_signal_that_nobody_noticed_ends_a_wait_and_cuts_work(outside: list[in
     assert outside == []
 
 
+def test_another_signal_with_a_handler_is_no_stop(outside: list[int]) -> None:
+    """Python notes it in the same place; work goes on and a wait lasts."""
+    got: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: got.append(number))
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGUSR2)
+        assert stop.cut(lambda: stop.wait(0.1)) is False
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(600) is True
+    signal.signal(signal.SIGUSR2, before)
+    assert (got, outside) == ([signal.SIGUSR2], [])
+
+
 def test_another_thread_can_tell_and_a_descriptor_ends_the_wait() -> None:
     """``wait`` returns for either, and says which."""
     reader, writer = os.pipe()

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +98,8 @@ class World:
         return ["--endpoint-url", self.services.endpoint, "--ca-bundle", str(self.services.ca_bundle)]
 
     def plan(self, release: Release, *reports: Path) -> None:
-        """Write the plan's folder for a release."""
+        """Write the plan's folder for a release, without reports of an earlier plan."""
+        shutil.rmtree(self.folder / "plan" / planning.REPORTS, ignore_errors=True)
         given = [argument for report in reports for argument in ("--report", str(report))]
         self.deploy(
             "plan",

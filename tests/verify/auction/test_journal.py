@@ -1,4 +1,4 @@
-"""The durable record of seals: one per manifest, for ever, whatever crashes."""
+"""The seal journal: one per manifest, for ever, whatever crashes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def opened(manifest_digest: str = SEALED.digest.hex(), **changes: Any) -> dict[s
 
 
 def test_an_opening_of_what_was_sealed_is_as_decided(tmp_path: Path) -> None:
-    """Whole context, the attested image, a manifest in the record of seals."""
+    """Whole context, the attested image, a manifest in the seal journal."""
     assert found(tmp_path, opened()) == []
 
 

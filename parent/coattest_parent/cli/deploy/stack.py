@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +82,11 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     checks.require_workable(plan, aws)
     folder: Path = given["out"]
     files = planning.plan_files(plan, reports)
+    require_no_other_reports(folder / planning.REPORTS, {Path(name).name for name in files})
     make_folder(folder)
     for name, content in {**files, **({programs.NAME: archive} if archive else {})}.items():
         write_atomic(folder / name, content)
-    reported = {f"{planning.REPORTS}/{path.name}" for path in (folder / planning.REPORTS).glob("*")}
-    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA, *reported} - set(files)
+    left = {planning.PARENTS, planning.CONFIGURATION, planning.USER_DATA} - set(files)
     for stale in (*left, *([] if archive else [programs.NAME])):
         (folder / stale).unlink(missing_ok=True)
     if given["as_json"]:
@@ -99,6 +99,21 @@ def write_plan(authority: Authority, image: Path, given: Mapping[str, Any]) -> N
     if not plan.reports:
         err().print(
             "this is phase 1 only: apply it, give the role to the buyers, plan again with their reports"
+        )
+
+
+def require_no_other_reports(place: Path, names: Collection[str]) -> None:
+    """Raise UsageError (not-empty) where an earlier plan left reports: ``apply`` would take them for this
+    plan's, and they may be somebody's only copies."""
+    if not os.path.lexists(place):
+        return
+    others = [] if place.is_symlink() else sorted({path.name for path in place.iterdir()} - set(names))
+    if place.is_symlink() or others:
+        raise UsageError(
+            f"reports that are not of this plan: {', '.join(others) or 'a link'}",
+            where=str(place),
+            hint="remove them, or name another folder",
+            code="not-empty",
         )
 
 

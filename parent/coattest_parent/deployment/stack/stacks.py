@@ -199,7 +199,7 @@ class Stacks:
             self.say(f"{name}: half-finished ({state.status}), removing it first")
             self.delete(name)
             state = None
-        if not self._change(name, template, parameters, create=state is None) and state is not None:
+        if not self._change(name, template, parameters, state) and state is not None:
             self.say(f"{name}: up to date")
             return state
         if state is None and creation is not None:
@@ -295,8 +295,11 @@ class Stacks:
         failed = events.failed_resources(self.events(state.name))
         return "; ".join(failed[: events.SHOWN]) or state.reason or "its events show no failure"
 
-    def _change(self, name: str, template: str, parameters: Mapping[str, str], *, create: bool) -> bool:
-        """Execute a change set; whether it changed anything."""
+    def _change(
+        self, name: str, template: str, parameters: Mapping[str, str], state: StackState | None
+    ) -> bool:
+        """Execute a change set on the stack as it is; whether it changed anything."""
+        create = state is None
         label = f"coattest-{template_digest(template + json.dumps(dict(parameters)))[:16]}-{time.time_ns()}"
         with aws_errors(name), contextlib.ExitStack() as discard:
             self.client.create_change_set(
@@ -329,7 +332,7 @@ class Stacks:
                 StackName=name, ChangeSetName=label, RetainExceptOnCreate=True, ClientRequestToken=label
             )
             discard.pop_all()
-        self._await_another(name, "REVIEW_IN_PROGRESS")
+        self._await_another(name, state.status if state else "REVIEW_IN_PROGRESS")
         return True
 
     def _discard(self, name: str, label: str, *, create: bool) -> None:

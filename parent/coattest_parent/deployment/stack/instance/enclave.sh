@@ -16,6 +16,7 @@ if ! started=$(nitro-cli run-enclave --enclave-name coattest --enclave-cid 16 --
   echo "nitro-cli did not start it: $(grep -m1 '^\[ E' <<< "$started")" >&2
   exit 1
 fi
+echo "$started"
 described=$(nitro-cli describe-enclaves)
 for pcr in 0 1 2; do
   expected=COATTEST_PCR$pcr
