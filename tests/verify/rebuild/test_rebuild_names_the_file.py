@@ -69,7 +69,7 @@ def test_a_committed_change_is_found_in_the_image(
     assert all("/coattest_enclave/" in item["where"] and "clock" in item["where"] for item in found)
     prose = run(checkout, "--out", str(tmp_path / "two"), "--claimed", str(built_images.directory))
     assert prose.return_value == 3
-    assert "nothing is said about the claim" in prose.stderr
+    assert "this says nothing about the claim" in prose.stderr
     assert "--dissent" not in prose.stderr
     assert f"aws: ramdisk 1: {ENTRY}: different content at byte " in prose.stderr
 
