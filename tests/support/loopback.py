@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
+import socket
 import threading
 from types import TracebackType
 from typing import TypeVar
@@ -27,10 +29,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Loopback:
-    """A context manager in which a server answers; its port is known before."""
+    """A context manager in which a server answers; its port is known before, its handlers are over after."""
 
-    def __init__(self, server: http.server.HTTPServer) -> None:
+    def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
         self.server = server
+        server.daemon_threads = False  # server_close() waits for each handler only then
+        self._connections: list[socket.socket] = []
+        self._accept = server.get_request
+        server.get_request = self._get_request  # type: ignore[method-assign]
         self.port = int(server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
@@ -40,6 +46,11 @@ class Loopback:
         """A server of that handler on a free port."""
         return cls(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
 
+    def _get_request(self) -> tuple[socket.socket, object]:
+        connection, peer = self._accept()
+        self._connections.append(connection)
+        return connection, peer
+
     def __enter__(self: Self) -> Self:
         self._thread.start()
         return self
@@ -48,5 +59,8 @@ class Loopback:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.server.shutdown()
-        self.server.server_close()
         self._thread.join()
+        for connection in self._connections:
+            with contextlib.suppress(OSError):  # ends the wait for another request, and no answer;
+                socket.socket.shutdown(connection, socket.SHUT_RD)  # TLS's own would end both
+        self.server.server_close()
