@@ -28,8 +28,9 @@ class AwsFailure(EnvironmentFailure):
 
 
 @contextlib.contextmanager
-def aws_errors(where: str) -> Iterator[None]:
-    """Within the block, botocore's errors become AwsFailure; ``where`` names what was asked for.
+def aws_errors(where: str, *expected: str) -> Iterator[None]:
+    """Within the block, botocore's errors become AwsFailure; ``where`` names what was asked for. A service's
+    answer with one of the ``expected`` codes ends the block only.
 
     ``service_code`` is AWS's own code where a service answered (``AccessDenied``); otherwise ``code`` is
     ``no-credentials``, ``aws-settings`` or ``unreachable``.
@@ -49,6 +50,8 @@ def aws_errors(where: str) -> Iterator[None]:
     except ClientError as error:
         reply = error.response.get("Error", {})
         code = reply.get("Code", "Unknown")
+        if code in expected:
+            return
         raise AwsFailure(
             f"{error.operation_name}: {code}: {reply.get('Message', '')[:MESSAGE_MAX]}",
             where=where,

@@ -12,14 +12,7 @@ from coattest.errors import FoundFalse
 from coattest.findings import Finding
 from coattest_parent.deployment.runner import Enclave, require_local, require_plain
 from coattest_parent.link.enclave import EnclaveClient
-from coattest_verify.attestation import (
-    Expectation,
-    ExpectNonce,
-    ExpectPcrs,
-    MaxAge,
-    Verdict,
-    verify_document,
-)
+from coattest_verify.attestation import Expectation, ExpectNonce, ExpectPcrs, MaxAge, Verdict, verify_document
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.fleet.live import alive_expectations
 from coattest_verify.quorum.decision import Decision
@@ -48,16 +41,9 @@ class Live:
 
     def to_json(self) -> dict[str, Any]:
         """``module_id``, ``time`` (ISO 8601) and ``enclave`` with its id, addresses and process id."""
-        return {
-            "module_id": self.module_id,
-            "time": self.time.isoformat(),
-            "enclave": {
-                "id": self.enclave.id,
-                "address": str(self.enclave.address),
-                "proxy": str(self.enclave.proxy),
-                "pid": self.enclave.pid,
-            },
-        }
+        found = self.enclave
+        enclave = {"id": found.id, "address": str(found.address), "proxy": str(found.proxy), "pid": found.pid}
+        return {"module_id": self.module_id, "time": self.time.isoformat(), "enclave": enclave}
 
 
 def require_in_force(decision: Decision, now: datetime) -> None:
@@ -77,12 +63,7 @@ def ask(enclave: Enclave, nonce: bytes) -> bytes:
 
 
 def check_live(
-    decision: Decision,
-    enclave: Enclave,
-    *,
-    role_arn: str,
-    instance_id: str,
-    now: Callable[[], datetime],
+    decision: Decision, enclave: Enclave, *, role_arn: str, instance_id: str, now: Callable[[], datetime]
 ) -> Live:
     """Ask an enclave that runs here for its document over a fresh nonce and verify it against the decision.
 
@@ -94,10 +75,9 @@ def check_live(
     if decision.profile == "local":
         require_local(enclave)
     nonce = secrets.token_bytes(NONCE_SIZE)
-    document = ask(enclave, nonce)
     verdict = judge_live(
         decision,
-        document,
+        ask(enclave, nonce),
         role_arn=role_arn,
         instance_id=instance_id,
         now=now(),

@@ -69,19 +69,17 @@ def apply_local(
     check_image(image, decision)
     say("the image measures as decided")
     running = runner.describe()
-    if running is not None:
-        live = check_live(decision, running, role_arn=role_arn, instance_id=instance_id, now=clock)
-        say("it is running already, and its live document matches the decision")
-        _record(state, decision, live, role_arn, instance_id)
-        return live
-    enclave = runner.run(image, role_arn=role_arn, instance_id=instance_id)
+    enclave = running or runner.run(image, role_arn=role_arn, instance_id=instance_id)
     try:
-        say(f"{enclave.id} listens; asking it for a document over a fresh nonce")
+        found = "runs already" if running else "listens"
+        say(f"{enclave.id} {found}; asking it for a document over a fresh nonce")
         live = check_live(decision, enclave, role_arn=role_arn, instance_id=instance_id, now=clock)
-        _record(state, decision, live, role_arn, instance_id)
+        value = {**_decided(decision, role_arn, instance_id), **live.to_json(), "format": STATE_FORMAT}
+        write_atomic(state / STATE_FILE, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
     except BaseException:
-        say("terminating the enclave that was just started")
-        runner.terminate()
+        if running is None:
+            say("terminating the enclave that was just started")
+            runner.terminate()
         raise
     return live
 
@@ -93,12 +91,12 @@ def read_deployment(state: Path) -> dict[str, Any] | None:
     """
     try:
         value = json.loads(read_whole(state / STATE_FILE))
+        if not isinstance(value, dict) or value.get("format") != STATE_FORMAT:
+            raise ValueError(f"format is not {STATE_FORMAT}")
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"not a deployment record: {error}", where=str(state), code="bad-state") from None
-    if not isinstance(value, dict) or value.get("format") != STATE_FORMAT:
-        raise UsageError(f"format is not {STATE_FORMAT}", where=str(state), code="bad-state")
     return value
 
 
@@ -119,11 +117,6 @@ def destroy_local(runner: LocalRunner, state: Path) -> str | None:
     if enclave is not None:
         runner.terminate()
     return enclave.id if enclave else None
-
-
-def _record(state: Path, decision: Decision, live: Live, role_arn: str, instance_id: str) -> None:
-    value = {"format": STATE_FORMAT, **_decided(decision, role_arn, instance_id), **live.to_json()}
-    write_atomic(state / STATE_FILE, json.dumps(value, indent=2, sort_keys=True).encode() + b"\n")
 
 
 def _decided(decision: Decision, role_arn: str, instance_id: str) -> dict[str, str]:

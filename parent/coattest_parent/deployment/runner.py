@@ -46,16 +46,8 @@ class LocalRunner:
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """Start the image in ``nitro-local run-enclave --detach``. Raises EnvironmentFailure."""
-        self._call(
-            START_TIMEOUT,
-            "run-enclave",
-            str(image.resolve()),
-            "--role-arn",
-            role_arn,
-            "--instance-id",
-            instance_id,
-            "--detach",
-        )
+        whose = ("--role-arn", role_arn, "--instance-id", instance_id)
+        self._call(START_TIMEOUT, "run-enclave", str(image.resolve()), *whose, "--detach")
         enclave = self.describe()
         if enclave is None:
             raise not_started("the enclave ended as soon as it was started", str(self.directory))

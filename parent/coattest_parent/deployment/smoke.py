@@ -42,7 +42,6 @@ Upload = Callable[[Address], int]
 it is not refused, or the connection breaks.
 """
 
-
 Document = tuple[bytes, bytes]
 """A nonce, and the document over it."""
 
@@ -64,7 +63,14 @@ def smoke(
     kept: list[Document] = []
 
     def document() -> str:
-        return _judged(*_asked(address, kept), pcrs=pcrs, root=root, now=clock(), skew_ms=skew_ms)
+        nonce, found = _asked(address, kept)
+        age = MaxAge(LIVE_MAX_AGE_MS, skew_ms=skew_ms)
+        expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
+        verdict = verify_document(found, expected, now=clock(), root=root)
+        if not verdict.ok:
+            findings = verdict.findings
+            raise FoundFalse("; ".join(map(str, findings)), code="live-document", findings=findings)
+        return f"{verdict.document.module_id}, registers {', '.join(map(str, sorted(pcrs)))} as measured"
 
     asks: tuple[Callable[[], str], ...] = (
         document,
@@ -92,18 +98,6 @@ def _asked(address: Address, kept: list[Document]) -> Document:
     return kept[-1]
 
 
-def _judged(
-    nonce: bytes, document: bytes, *, pcrs: dict[int, bytes], root: Root, now: datetime, skew_ms: int
-) -> str:
-    age = MaxAge(LIVE_MAX_AGE_MS, skew_ms=skew_ms)
-    expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
-    verdict = verify_document(document, expected, now=now, root=root)
-    if not verdict.ok:
-        findings = verdict.findings
-        raise FoundFalse("; ".join(map(str, findings)), code="live-document", findings=findings)
-    return f"{verdict.document.module_id}, registers {', '.join(str(i) for i in sorted(pcrs))} as measured"
-
-
 def _clock(address: Address, clock: Callable[[], datetime], kept: list[Document]) -> str:
     """How far the module's clock is from ours; for information, as neither is known to be right."""
     before = clock()
@@ -118,9 +112,8 @@ def _connections(address: Address) -> str:
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         asked = [pool.submit(_ask, address, ROUNDS) for _ in range(CONNECTIONS)]
     if failures := [each.exception() for each in asked if each.exception()]:
-        raise EnvironmentFailure(
-            f"{len(failures)} of {CONNECTIONS} connections failed: {failures[0]}", code="smoke"
-        )
+        what = f"{len(failures)} of {CONNECTIONS} connections failed: {failures[0]}"
+        raise EnvironmentFailure(what, code="smoke")
     rate = CONNECTIONS * ROUNDS / (time.monotonic() - started)
     return f"{CONNECTIONS} connections, {CONNECTIONS * ROUNDS} documents, {rate:.0f} per second"
 

@@ -12,7 +12,7 @@ import pytest
 
 from coattest.aws import AwsFailure
 from coattest.errors import EnvironmentFailure
-from coattest_parent.deployment.stack import events, rollout, stacks, templates
+from coattest_parent.deployment.stack import rollout, stacks, templates
 from coattest_parent.link.aws import ATTEMPTS
 from support.parent.stack_faults import FILE
 from support.parent.stack_world import Bench
@@ -297,23 +297,23 @@ def event(logical: str, status: str, reason: str | None = None, kind: str = "AWS
 def test_the_cause_is_the_first_failure_of_the_last_operation() -> None:
     """Older operations, cancelled resources and the stack's own words are not it; later failures follow."""
     newest_first = [
-        event("name", "ROLLBACK_FAILED", "failed to delete: [B]", events.STACK),
+        event("name", "ROLLBACK_FAILED", "failed to delete: [B]", stacks.STACK),
         event("B", "DELETE_FAILED", "not empty"),
-        event("name", "ROLLBACK_IN_PROGRESS", "failed to create: [A]", events.STACK),
+        event("name", "ROLLBACK_IN_PROGRESS", "failed to create: [A]", stacks.STACK),
         event("C", "CREATE_FAILED", "Resource creation cancelled"),
         event("A", "CREATE_FAILED", "no\nright"),
         event("B", "CREATE_COMPLETE"),
-        event("name", "CREATE_IN_PROGRESS", "User Initiated", events.STACK),
+        event("name", "CREATE_IN_PROGRESS", "User Initiated", stacks.STACK),
         event("Old", "DELETE_FAILED", "older"),
     ]
-    assert events.failed_resources(newest_first) == [
+    assert stacks.failed_resources(newest_first) == [
         "A (AWS::S3::Bucket) CREATE_FAILED: no\nright",
         "B (AWS::S3::Bucket) DELETE_FAILED: not empty",
     ]
-    (long,) = events.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)])
+    (long,) = stacks.failed_resources([event("A", "CREATE_FAILED", "x" * 9999)])
     assert long.endswith("xx")
     assert len(long) < 400
-    (silent,) = events.failed_resources([event("A", "CREATE_FAILED")])
+    (silent,) = stacks.failed_resources([event("A", "CREATE_FAILED")])
     assert silent.endswith("CREATE_FAILED: no reason given")
 
 

@@ -15,7 +15,9 @@ GONE = ""
 
 
 class Lagging:
-    """CloudFormation that shows these statuses, one at each look, and the last one for ever."""
+    """CloudFormation that shows these statuses, one at each look, and the last one for ever; what comes after
+    an @ is when the stack was changed last.
+    """
 
     def __init__(self, *statuses: str) -> None:
         self.statuses = list(statuses)
@@ -26,7 +28,8 @@ class Lagging:
         if status == GONE:
             error = {"Error": {"Code": "ValidationError", "Message": "Stack with id s does not exist"}}
             raise ClientError(error, "DescribeStacks")
-        return {"Stacks": [{"StackName": "s", "StackStatus": status}]}
+        status, _, updated = status.partition("@")
+        return {"Stacks": [{"StackName": "s", "StackStatus": status, "LastUpdatedTime": updated}]}
 
     def get_template(self, **_: Any) -> Any:
         return {"TemplateBody": "{}"}
@@ -71,6 +74,25 @@ def test_a_change_whose_answer_was_lost_is_not_asked_for_twice() -> None:
     stacks.put("s", "{}", {})
     made, executed = given
     assert made["ClientToken"] == executed["ClientRequestToken"] == made["ChangeSetName"]
+
+
+def test_an_update_shows_by_its_time_where_its_status_is_as_before() -> None:
+    """One after another ends in UPDATE_COMPLETE: the stack is not waited for once it has a newer time."""
+    done = "UPDATE_COMPLETE"
+    stacks, client, waited = stacks_of(f"{done}@1", f"{done}@1", f"{done}@2")
+    assert stacks.put("s", "{}", {}).status == done
+    assert client.asked == ["create_change_set", "execute_change_set"]
+    assert len(waited) == 1
+
+
+def test_a_roll_back_that_goes_on_and_does_not_show_yet_is_waited_for() -> None:
+    """It has not failed again for that."""
+    failed = "UPDATE_ROLLBACK_FAILED"
+    stacks, client, _ = stacks_of(failed, failed, "UPDATE_ROLLBACK_IN_PROGRESS", "UPDATE_ROLLBACK_COMPLETE")
+    found = stacks.ready("s")
+    assert found
+    assert found.status == "UPDATE_ROLLBACK_COMPLETE"
+    assert client.asked == ["continue_update_rollback"]
 
 
 def test_a_deletion_that_does_not_show_yet_is_waited_for() -> None:

@@ -99,6 +99,16 @@ def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> Non
     bad.write_bytes(b"no zip")
     with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
         programs.pack_programs(bad, tmp_path, "x86_64")
+    for place in ("bad.py", "bad-1.0.dist-info/RECORD", "other/bad-1.0.dist-info/METADATA"):
+        with zipfile.ZipFile(bad, "w") as archive:
+            archive.writestr(place, "Requires-Dist: dep\n")
+        with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
+            programs.pack_programs(bad, tmp_path, "x86_64")
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("bad-1.0.dist-info/METADATA", "Requires-Dist: dep\n")
+    bad.write_bytes(bad.read_bytes().replace(b"Requires-Dist: dep", b"Requires-Dist: dip"))
+    with raises_code(UsageError, "bad-wheelhouse", match="not a wheel: Bad CRC-32"):
+        programs.pack_programs(bad, tmp_path, "x86_64")
 
 
 @pytest.mark.parametrize(

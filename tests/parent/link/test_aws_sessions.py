@@ -9,6 +9,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
 
 from coattest.aws import AwsFailure, aws_errors
 from coattest.errors import EnvironmentFailure, UsageError
@@ -124,6 +125,20 @@ def test_an_unreachable_endpoint_is_an_environment_failure() -> None:
     with pytest.raises(AwsFailure, match="s3://b/k") as caught, aws_errors("s3://b/k"):
         aws.s3("eu-central-1").head_object(Bucket="b", Key="k")
     assert caught.value.exit_code == 3
+
+
+def test_a_service_may_answer_that_there_is_none() -> None:
+    """Only with a code that is expected, and only a service: what was not reached is an error."""
+
+    def answer(code: str) -> None:
+        raise ClientError({"Error": {"Code": code}}, "GetObject")
+
+    with aws_errors("s3://b/k", "NoSuchKey", "404"):
+        answer("NoSuchKey")
+    with pytest.raises(AwsFailure, match="GetObject: AccessDenied"), aws_errors("s3://b/k", "NoSuchKey"):
+        answer("AccessDenied")
+    with pytest.raises(AwsFailure, match="no AWS credentials"), aws_errors("s3://b/k", "NoSuchKey"):
+        raise NoCredentialsError
 
 
 @pytest.mark.parametrize("uri", ["", "s3://", "s3://b", "s3://b/", "https://b/k", "b/k"])

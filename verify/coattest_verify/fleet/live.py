@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from coattest.aws import AwsFailure, aws_errors
+from coattest.aws import aws_errors
 from coattest.errors import EnvironmentFailure
 from coattest.text import printable
 from coattest_enclave.protocol import alive
@@ -70,16 +70,12 @@ class LiveObjects:
 
         Raises AwsFailure.
         """
-        key = self.place(instance, name)
-        try:
-            with aws_errors(f"s3://{self.bucket}/{key}"):
-                answer = self.s3.get_object(Bucket=self.bucket, Key=key, ExpectedBucketOwner=self.owner)
-                with contextlib.closing(answer["Body"]) as body:
-                    return bytes(body.read(DOCUMENT_MAX + 1))
-        except AwsFailure as error:
-            if error.service_code == "NoSuchKey":
-                return None
-            raise
+        key, content = self.place(instance, name), None
+        with aws_errors(f"s3://{self.bucket}/{key}", "NoSuchKey"):
+            answer = self.s3.get_object(Bucket=self.bucket, Key=key, ExpectedBucketOwner=self.owner)
+            with contextlib.closing(answer["Body"]) as body:
+                content = bytes(body.read(DOCUMENT_MAX + 1))
+        return content
 
     def failed_boot(self, instance: str) -> EnvironmentFailure | None:
         """The error (boot-failed) of an instance that gave up and left its log; None where it did not."""

@@ -76,6 +76,7 @@ class CloudFormation(CloudFormationResponse):  # type: ignore[misc]
         stack.parameters, stack.template_dict = change_set.parameters, change_set.template_dict
         stack.tags = {**stack.tags, **(change_set.tags or {})}
         stack.status_reason, stack.output_map = None, stack._create_output_map()
+        stack.last_updated_time = self.clock()
         executed()
         if stack.status == "CREATE_COMPLETE":
             creation.hold(stack, self.clock())

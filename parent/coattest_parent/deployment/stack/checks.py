@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coattest.aws import FORBIDDEN, AwsFailure, aws_errors
+from coattest.aws import FORBIDDEN, aws_errors
 from coattest.errors import FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_parent.deployment.stack.planning import StackPlan
@@ -84,14 +84,10 @@ def look(settings: Settings, aws: Aws) -> Site:
     # By filters: what is not there is not in the answer, and no error.
     of_kind, in_vpc = _named("instance-type", kind), _named("vpc-id", settings.vpc)
     with aws_errors(settings.region):
+        offered = ec2.describe_instance_type_offerings(LocationType="availability-zone", Filters=of_kind)
         return Site(
             ec2.describe_instance_types(Filters=of_kind)["InstanceTypes"],
-            frozenset(
-                str(each.get("Location"))
-                for each in ec2.describe_instance_type_offerings(
-                    LocationType="availability-zone", Filters=of_kind
-                )["InstanceTypeOfferings"]
-            ),
+            frozenset(str(each.get("Location")) for each in offered["InstanceTypeOfferings"]),
             ec2.describe_images(Filters=_named("image-id", settings.ami))["Images"],
             ec2.describe_subnets(Filters=_named("subnet-id", *settings.subnets))["Subnets"],
             ec2.describe_route_tables(Filters=in_vpc)["RouteTables"],
@@ -102,13 +98,12 @@ def look(settings: Settings, aws: Aws) -> Site:
 
 def latest_ami(aws: Aws, region: str, architecture: str) -> str:
     """The newest image of Amazon Linux 2023; the plan names its id. Raises UsageError (no-ami)."""
-    filters = [*_named("name", AL2023[architecture]), *_named("state", "available")]
+    name = AL2023[architecture]
+    filters = [*_named("name", name), *_named("state", "available")]
     with aws_errors(LATEST):
         found = aws.ec2(region).describe_images(Owners=["amazon"], Filters=filters)["Images"]
     if not found:
-        raise UsageError(
-            f"no image {AL2023[architecture]} in {region}", where="--ami", hint="name one", code="no-ami"
-        )
+        raise UsageError(f"no image {name} in {region}", where="--ami", hint="name one", code="no-ami")
     return str(max(found, key=lambda each: each.get("CreationDate", "")).get("ImageId"))
 
 
@@ -117,9 +112,9 @@ def unworkable(plan: StackPlan, place: Site) -> Iterator[Finding]:
     yield from _of_type(plan, place)
     yield from _of_image(plan, place)
     yield from _of_network(plan, place)
-    bound = "its key's policy requires PCR4, so one instance's enclave, and parents come and go"
     for report in plan.reports:
         if report.one_instance:
+            bound = "its key's policy requires PCR4, so one instance's enclave, and parents come and go"
             yield _not("one-instance", report.member, bound, _MEASUREMENTS)
     settings = plan.settings
     if plan.decision.profile != "local" and settings.partition not in PARTITIONS:
@@ -138,8 +133,7 @@ def _of_type(plan: StackPlan, place: Site) -> Iterator[Finding]:
     wanted = _ARCHITECTURES[plan.decision.architecture]
     have = found.get("ProcessorInfo", {}).get("SupportedArchitectures", [])
     if wanted not in have:
-        there = ", ".join(have)
-        yield _not("instance-architecture", kind, "the image is for", _TYPES, wanted, there)
+        yield _not("instance-architecture", kind, "the image is for", _TYPES, wanted, ", ".join(have))
     cpus, memory = found["VCpuInfo"]["DefaultVCpus"], found["MemoryInfo"]["SizeInMiB"]
     # The parent keeps the core of CPU 0: two vCPUs where a core has two.
     own = found["VCpuInfo"].get("DefaultThreadsPerCore", 2)
@@ -196,27 +190,24 @@ def _of_network(plan: StackPlan, place: Site) -> Iterator[Finding]:
         table = _table_of(subnet, place.tables)
         if _leads_out(subnet, table):
             continue
-        identifier = str(table.get("RouteTableId")) if table else ""
-        reached = {_reached(each) for each in place.endpoints if _serves(each, identifier)}
+        reached = {_reached(each) for each in place.endpoints if _serves(each, table.get("RouteTableId", ""))}
         for service, region in sorted(needed - reached):
             lacks = f"no route out, and no endpoint of {service} in {region} that its own name leads to"
             yield _not("no-way-out", str(subnet.get("SubnetId")), lacks, _WAYS)
 
 
-def _table_of(subnet: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _table_of(subnet: Mapping[str, Any], tables: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The subnet's own route table, else the VPC's main one (VPC User Guide, "Subnet route tables")."""
-    name = subnet.get("SubnetId")
-    for table in tables:
-        if any(each.get("SubnetId") == name for each in table.get("Associations", [])):
-            return table
-    return next((table for table in tables if any(each.get("Main") for each in table["Associations"])), None)
+    held = [(each, table) for table in tables for each in table.get("Associations", [])]
+    own = [table for each, table in held if each.get("SubnetId") == subnet.get("SubnetId")]
+    return next(iter([*own, *(table for each, table in held if each.get("Main"))]), {})
 
 
-def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any] | None) -> bool:
+def _leads_out(subnet: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
     """Whether there is a default route that an instance of the subnet can use: an internet gateway serves
     those with a public address only.
     """
-    for route in table.get("Routes", []) if table else []:
+    for route in table.get("Routes", []):
         if route.get("DestinationCidrBlock") != "0.0.0.0/0" or route.get("State", "active") != "active":
             continue
         gateway = str(route.get("GatewayId") or "")
@@ -252,15 +243,10 @@ def _named(name: str, *values: str) -> Any:
 
 
 def _quota(aws: Aws, region: str) -> float | None:
-    service, code = QUOTA
-    try:
-        with aws_errors(f"quota {code}"):
-            answer = aws.quotas(region).get_service_quota(ServiceCode=service, QuotaCode=code)
-    except AwsFailure as error:
-        if error.service_code in FORBIDDEN or error.service_code == "NoSuchResourceException":
-            return None
-        raise
-    return float(answer["Quota"]["Value"])
+    (service, code), answer = QUOTA, None
+    with aws_errors(f"quota {code}", *FORBIDDEN, "NoSuchResourceException"):
+        answer = aws.quotas(region).get_service_quota(ServiceCode=service, QuotaCode=code)
+    return float(answer["Quota"]["Value"]) if answer else None
 
 
 _TYPES = "Nitro Enclaves User Guide, Requirements: parent instance"

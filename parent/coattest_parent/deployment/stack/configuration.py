@@ -12,7 +12,6 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any
 
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.quorum.decision import Decision
@@ -82,16 +81,10 @@ def configuration_key(digest: str) -> str:
 
 def instance_files() -> dict[str, str]:
     """Scripts and units as they are installed, by file name."""
-    found = {
-        item.name: item.read_text("utf-8")
-        for folder in (
-            resources.files("coattest_parent") / "deployment" / "stack" / "instance",
-            resources.files("coattest_parent") / "units",
-        )
-        for item in folder.iterdir()
-        if item.is_file()
-    }
-    return dict(sorted(found.items()))
+    package = resources.files("coattest_parent")
+    folders = (package / "deployment" / "stack" / "instance", package / "units")
+    items = [item for folder in folders for item in folder.iterdir() if item.is_file()]
+    return {item.name: item.read_text("utf-8") for item in sorted(items, key=lambda item: item.name)}
 
 
 def boot_script(digest: str) -> str:
@@ -101,19 +94,12 @@ def boot_script(digest: str) -> str:
     return f"#!/bin/bash\n{lines}{instance_files()[FIRST_BOOT]}"
 
 
-def user_data(digest: str) -> Mapping[str, Any]:
-    """User data as a template has it."""
-    return {"Fn::Base64": {"Fn::Sub": boot_script(digest)}}
-
-
 def _agent(settings: Settings) -> str:
     parent, boot = settings.log_groups
     units = [name.removesuffix(".service") for name in instance_files() if name.endswith(".service")]
     # One for each file: of a wildcard the agent follows only the file that was written last.
     followed = [(parent, f"{LOGS}/{unit}.log", f"{{instance_id}}-{unit}") for unit in units]
     followed.append((boot, "/var/log/cloud-init-output.log", "{instance_id}"))
-    collected = [
-        {"log_group_name": group, "file_path": path, "log_stream_name": stream}
-        for group, path, stream in followed
-    ]
+    names = ("log_group_name", "file_path", "log_stream_name")
+    collected = [dict(zip(names, each, strict=True)) for each in followed]
     return json.dumps({"logs": {"logs_collected": {"files": {"collect_list": collected}}}}, sort_keys=True)

@@ -8,23 +8,19 @@ acceptance: PCR3 and PCR4 bind it to the role and to one instance, and its signe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from coattest.aws import AwsFailure, aws_errors
-from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
+from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_parent.deployment.live import judge_live, not_the_decided, require_in_force
-from coattest_parent.deployment.stack import events
 from coattest_parent.deployment.stack.settings import Settings
-from coattest_parent.deployment.stack.stacks import Stacks, StackState
+from coattest_parent.deployment.stack.stacks import POLL_SECONDS, REASON_MAX, Stacks, next_step
 from coattest_parent.deployment.stack.templates import BOOT_MINUTES, GROUP
 from coattest_parent.link.aws import Aws
 from coattest_verify.fleet.live import IN_SERVICE, LIVE_MAX_AGE_MS, STALE, LiveObjects, group_of
 from coattest_verify.quorum.decision import Decision
-
-POLL_SECONDS = 2.0
-"""Seconds between two looks at the instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +34,7 @@ class Parent:
 
     def to_json(self) -> dict[str, Any]:
         """Every field; the time in ISO 8601."""
-        return {
-            "instance": self.instance,
-            "lifecycle": self.lifecycle,
-            "module_id": self.module_id,
-            "time": self.time.isoformat() if self.time else None,
-        }
+        return {**asdict(self), "time": self.time.isoformat() if self.time else None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,167 +79,142 @@ class Parents:
                 now=now,
                 max_age_ms=LIVE_MAX_AGE_MS,
             )
-            if not verdict.ok and not {finding.code for finding in verdict.findings} <= STALE:
-                raise not_the_decided(parent.instance, verdict.findings)
-            if verdict.ok and (since is None or verdict.document.timestamp >= since):
-                found = verdict.document
-                return Parent(parent.instance, parent.lifecycle, found.module_id, found.timestamp)
             if verdict.ok:
-                return None
-        failed = objects.failed_boot(parent.instance)
-        if failed is not None:
+                found = verdict.document
+                fresh = since is None or found.timestamp >= since
+                return replace(parent, module_id=found.module_id, time=found.timestamp) if fresh else None
+            if not {finding.code for finding in verdict.findings} <= STALE:
+                raise not_the_decided(parent.instance, verdict.findings)
+        if failed := objects.failed_boot(parent.instance):
             raise failed
         return None
 
-    def progress(self) -> Progress:
-        """What will be new from now on: everything, where there is no stack yet or it is being made."""
-        state = self.stacks.find(self.name)
-        return Progress(self, fresh=state is None or state.status == "CREATE_IN_PROGRESS")
+    def bring_to(
+        self, template: str, parameters: Mapping[str, str], *, since: datetime
+    ) -> tuple[Parent, ...]:
+        """Make the stack, or change its capacity; every instance, once all are in service and verified.
 
-    def follow_creation(self, told: Progress, *, since: datetime) -> StackState:
-        """Verify each instance and signal for it until the stack is made; returns it.
+        While the stack is made each that is verified is signalled for. The first that is not the decided one,
+        or gives up, ends it: CloudFormation rolls back, and the stack is deleted. Once it is made, one that
+        gave up is waited for: its group makes another.
 
-        The first that is not the decided one, or gives up, ends the creation: CloudFormation rolls back.
-        Raises what was wrong then, or EnvironmentFailure (stack-failed).
+        Raises FoundFalse (live-document), EnvironmentFailure (boot-failed, stack-failed, not-running) with
+        what failed last in the group, and AwsFailure.
         """
-        signalled: set[str] = set()
-        while (state := self.stacks.find(self.name)) and state.status == "CREATE_IN_PROGRESS":
-            told.tell()
-            for parent in self.listed():
-                if parent.instance not in signalled and self._signalled(parent, since):
-                    signalled.add(parent.instance)
-            self.stacks.sleep(POLL_SECONDS)
-        state = self.stacks.settled(self.name)
-        if state is None or state.status != "CREATE_COMPLETE":
-            failed = self.stacks.failure(self.name, state)
-            self.stacks.delete(self.name)
-            raise told.with_cause(failed)
-        return state
-
-    def _signalled(self, parent: Parent, since: datetime) -> bool:
-        """Whether the instance was verified, and signalled for."""
+        watch = Watch(self, since)
         try:
-            found = self.look(parent, since=since)
+            self.stacks.put(self.name, template, parameters, lambda: watch.look(making=True))
+            return self._all_verified(watch)
         except AwsFailure:
             raise
         except (FoundFalse, EnvironmentFailure) as error:
-            self.stacks.say(f"{parent.instance}: {error.what}: rolling back")
-            self._signal(parent.instance, "FAILURE")
-            self.stacks.settled(self.name)
-            self.stacks.delete(self.name)
+            state = self.stacks.find(self.name)
+            if state is not None and next_step(state.status) == "remove":
+                self.stacks.delete(self.name)
+            if watch.cause and isinstance(error, EnvironmentFailure):
+                error.what += f"; {watch.cause}"
             raise
-        if found is None:
-            return False
-        self._say_verified(found)
-        self._signal(parent.instance, "SUCCESS")
-        return True
 
-    def _say_verified(self, parent: Parent) -> None:
-        self.stacks.say(f"{parent.instance}: {parent.module_id}: the document matches the decision")
+    def _all_verified(self, watch: Watch) -> tuple[Parent, ...]:
+        """Look until all are; at most BOOT_MINUTES."""
+        until, capacity = self.clock() + timedelta(minutes=BOOT_MINUTES), self.settings.capacity
+        while True:
+            found = watch.look()
+            serving = [each for each in found if each.lifecycle == IN_SERVICE]
+            if len(serving) == len(found) == capacity and all(each.time for each in serving):
+                return tuple(serving)
+            if self.clock() > until:
+                lacking = ", ".join(each.instance for each in found if not each.time)
+                raise EnvironmentFailure(
+                    f"{capacity} wanted, {len(serving)} in service; not verified: {lacking or 'none'}",
+                    where=self.name,
+                    hint="apply again; the instances' logs are in the log groups",
+                    code="not-running",
+                )
+            self.stacks.sleep(POLL_SECONDS)
 
-    def _signal(self, instance: str, status: str) -> None:
+    def signal(self, instance: str, status: Literal["SUCCESS", "FAILURE"]) -> None:
         """SignalResource; a stack that is no longer being made takes none, and that is no error."""
         try:
             with aws_errors(self.name):
                 self.stacks.client.signal_resource(
-                    StackName=self.name,
-                    LogicalResourceId=GROUP,
-                    UniqueId=instance,
-                    Status=status,  # type: ignore[arg-type]
+                    StackName=self.name, LogicalResourceId=GROUP, UniqueId=instance, Status=status
                 )
         except AwsFailure as error:
             if error.service_code != "ValidationError":
                 raise
             self.stacks.say(f"{instance}: not signalled: {error}")
 
-    def await_verified(self, capacity: int, told: Progress, *, since: datetime) -> tuple[Parent, ...]:
-        """Every instance, once all are in service and verified. One that gave up is waited for: its group
-        makes another.
-
-        Raises FoundFalse (live-document), EnvironmentFailure (not-running) after BOOT_MINUTES.
-        """
-        until = self.clock() + timedelta(minutes=BOOT_MINUTES)
-        verified: dict[str, Parent] = {}
-        while True:
-            told.tell()
-            listed = self.listed()
-            for parent in listed:
-                if parent.instance in verified:
-                    continue
-                try:
-                    found = self.look(parent, since=since)
-                except EnvironmentFailure as error:
-                    if error.code != "boot-failed":
-                        raise
-                    told.note(f"{parent.instance}: {error.what}")
-                    continue
-                if found is not None:
-                    verified[parent.instance] = found
-                    self._say_verified(found)
-            serving = [each for each in listed if each.lifecycle == IN_SERVICE]
-            if len(serving) == len(listed) == capacity and all(each.instance in verified for each in serving):
-                return tuple(verified[each.instance] for each in serving)
-            if self.clock() > until:
-                lacking = ", ".join(each.instance for each in listed if each.instance not in verified)
-                failed = EnvironmentFailure(
-                    f"{capacity} wanted, {len(serving)} in service; not verified: {lacking or 'none'}",
-                    where=self.name,
-                    hint="apply again; the instances' logs are in the log groups",
-                    code="not-running",
-                )
-                raise told.with_cause(failed)
-            self.stacks.sleep(POLL_SECONDS)
-
     def activities(self) -> Sequence[Mapping[str, Any]]:
         """What the group did last, newest first; none where there is no group yet."""
-        try:
-            with aws_errors(self.name):
-                answer = self.aws.autoscaling(self.settings.region).describe_scaling_activities(
-                    AutoScalingGroupName=self.name, MaxRecords=20
-                )
-        except AwsFailure as error:
-            if error.service_code == "ValidationError":
-                return ()
-            raise
-        return tuple(answer["Activities"])
+        answer: Mapping[str, Any] = {}
+        with aws_errors(self.name, "ValidationError"):
+            answer = self.aws.autoscaling(self.settings.region).describe_scaling_activities(
+                AutoScalingGroupName=self.name, MaxRecords=20
+            )
+        return answer.get("Activities", ())
 
 
-class Progress:
-    """Says what is new in a stack's events and its group's activities, each once."""
+class Watch:
+    """One apply's looks at its parents: says what is new of stack and group, once, and keeps who is verified.
 
-    def __init__(self, parents: Parents, *, fresh: bool) -> None:
-        self._parents = parents
-        self._cause = ""
+    ``cause`` is what failed last in the group: a capacity error shows nowhere else.
+    """
+
+    def __init__(self, parents: Parents, since: datetime) -> None:
+        """New is what comes from now on: everything, where there is no stack yet or it is being made."""
+        self._parents, self._since, self._say = parents, since, parents.stacks.say
+        self._verified: dict[str, Parent] = {}
+        self.cause = ""
+        state = parents.stacks.find(parents.name)
+        fresh = state is None or state.status == "CREATE_IN_PROGRESS"
         self._seen = set() if fresh else {identifier for identifier, _, _ in self._new()}
 
-    def tell(self) -> None:
-        """Say it; the newest failed activity is kept as a cause: a capacity error shows nowhere else."""
+    def look(self, *, making: bool = False) -> list[Parent]:
+        """The instances as they are now, the verified ones with their documents; those of a stack that is
+        being made are signalled for.
+        """
         for identifier, text, failed in self._new():
-            if identifier in self._seen:
-                continue
-            self._seen.add(identifier)
-            self._parents.stacks.say(f"{self._parents.name}: {text}")
-            self._cause = text if failed else self._cause
+            self._tell(identifier, f"{self._parents.name}: {text}", text if failed else self.cause)
+        return [self._judged(parent, making=making) for parent in self._parents.listed()]
 
-    def note(self, text: str) -> None:
-        """Say once what may be the cause of a failure."""
-        if text not in self._seen:
-            self._seen.add(text)
-            self._parents.stacks.say(text)
-            self._cause = text
+    def _judged(self, parent: Parent, *, making: bool) -> Parent:
+        found = self._verified.get(parent.instance)
+        if found is not None:
+            return replace(found, lifecycle=parent.lifecycle)
+        try:
+            found = self._parents.look(parent, since=self._since)
+        except (FoundFalse, EnvironmentFailure) as error:
+            text = f"{parent.instance}: {error.what}"
+            if making and not isinstance(error, AwsFailure):
+                self._say(f"{text}: rolling back")
+                self._parents.signal(parent.instance, "FAILURE")
+                self._parents.stacks.settled(self._parents.name)
+            elif error.code == "boot-failed":
+                self._tell(text, text, text)
+                return parent
+            raise
+        if found is None:
+            return parent
+        self._verified[parent.instance] = found
+        self._say(f"{parent.instance}: {found.module_id}: the document matches the decision")
+        if making:
+            self._parents.signal(parent.instance, "SUCCESS")
+        return found
+
+    def _tell(self, identifier: str, text: str, cause: str) -> None:
+        """Say it, if it is new; it may be the cause of a failure."""
+        if identifier not in self._seen:
+            self._seen.add(identifier)
+            self._say(text)
+            self.cause = cause
 
     def _new(self) -> Iterator[tuple[str, str, bool]]:
-        for event in reversed(self._parents.stacks.events(self._parents.name)):
-            yield str(event["EventId"]), events.event_line(event), False
+        for each in reversed(self._parents.stacks.events(self._parents.name)):
+            reason = str(each.get("ResourceStatusReason") or "")[:REASON_MAX]
+            text = f"{each.get('LogicalResourceId')} {each.get('ResourceStatus')} {reason}"
+            yield str(each["EventId"]), text.rstrip(), False
         for each in reversed(self._parents.activities()):
             status = str(each["StatusCode"])
-            text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}".rstrip()
-            yield f"{each['ActivityId']} {status}", text[: events.REASON_MAX], status == "Failed"
-
-    def with_cause(self, error: CoattestError) -> CoattestError:
-        """The error, with the last failed activity in its text."""
-        if not self._cause:
-            return error
-        return EnvironmentFailure(
-            f"{error.what}; {self._cause}", where=error.where, hint=error.hint, code=error.code
-        )
+            text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}"
+            yield f"{each['ActivityId']} {status}", text.rstrip()[:REASON_MAX], status == "Failed"

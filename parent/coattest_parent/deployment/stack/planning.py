@@ -6,6 +6,8 @@ refuses to go on when the two plans differ.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,15 +23,9 @@ from coattest_verify.quorum.authority import Authority
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import check_image
 
-SETTINGS, SUMMARY, BASE, PARENTS, USER_DATA, CONFIGURATION = (
-    "settings.json",
-    "plan.json",
-    "base.template.json",
-    "parents.template.json",
-    "user-data.sh",
-    "configuration.tar",
-)
-REPORTS = "reports"
+SETTINGS, SUMMARY, REPORTS = "settings.json", "plan.json", "reports"
+BASE, PARENTS = "base.template.json", "parents.template.json"
+USER_DATA, CONFIGURATION = "user-data.sh", "configuration.tar"
 ROLE_MAX = 10_240
 """Characters of a role's inline policies (IAM User Guide, "IAM and AWS STS quotas")."""
 
@@ -69,12 +65,15 @@ class StackPlan:
         return configuration.configuration(self.settings, self.decision, regions)
 
     @property
+    def digest(self) -> str:
+        """The archive's digest."""
+        return configuration.archive_digest(self.configuration)
+
+    @property
     def parents_text(self) -> str:
         """The template of the parents."""
-        digest = configuration.archive_digest(self.configuration)
-        return templates.template_text(
-            templates.parents_template(self.settings, digest, self.decision.release)
-        )
+        made = templates.parents_template(self.settings, self.digest, self.decision.release)
+        return templates.template_text(made)
 
     @property
     def parents_stack(self) -> str:
@@ -114,15 +113,14 @@ def make_stack_plan(
     decision = authority.decision
     found = check_image(image, decision)
     artifact = Artifact(configuration.image_key(decision), found.size, found.sha256, found.sha384)
-    checked = _checked(authority, settings, reports)
-    made = StackPlan(settings, decision, artifact, checked)
+    made = StackPlan(settings, decision, artifact, _checked(authority, settings, reports))
     require_room(made)
     return made
 
 
 def require_room(plan: StackPlan) -> None:
     """Raise UsageError (too-large) for more buyers than IAM or CloudFormation has room for."""
-    boot = configuration.boot_script(configuration.archive_digest(plan.configuration))
+    boot = configuration.boot_script(plan.digest)
     rights = templates.inline_size(plan.settings, plan.reports)
     for size, most, what in (
         (len(plan.base_text), templates.TEMPLATE_MAX, "the base's template"),
@@ -146,28 +144,23 @@ def _checked(
     digest = authority.decision.release_digest.hex()
     owners: dict[str, str] = {}
     for name, report in sorted(found.items()):
+        unfit = functools.partial(FoundFalse, where=name)
         if report.account == settings.account:
-            raise _unfit(name, "wrong-owner", f"{name}'s key is in the service's own account: {report.kms}")
+            raise unfit(f"{name}'s key is in the service's own account: {report.kms}", code="wrong-owner")
         if owners.setdefault(report.kms, name) != name:
-            raise _unfit(name, "wrong-owner", f"{name} reports the key of {owners[report.kms]}: {report.kms}")
+            raise unfit(f"{name} reports the key of {owners[report.kms]}: {report.kms}", code="wrong-owner")
         if report.role != settings.role_arn:
-            raise _unfit(name, "wrong-role", f"{name} admits {report.role}, not {settings.role_arn}")
+            raise unfit(f"{name} admits {report.role}, not {settings.role_arn}", code="wrong-role")
         if report.kms.split(":")[1] != settings.partition:
             what = f"{name}'s key {report.kms} is not in partition {settings.partition}"
-            raise _unfit(name, "wrong-region", what)
+            raise unfit(what, code="wrong-region")
         if digest not in report.decisions:
-            raise FoundFalse(
+            raise unfit(
                 f"{name}'s key does not admit decision {digest}",
-                where=name,
                 hint="the buyer updates its stack (verify policy make --format stack), then reports again",
                 code="policy-first",
             )
     return tuple(report for _, report in sorted(found.items()))
-
-
-def _unfit(buyer: str, code: str, what: str) -> FoundFalse:
-    """The error for a buyer's report that does not fit this deployment."""
-    return FoundFalse(what, where=buyer, code=code)
 
 
 def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -179,23 +172,21 @@ def plan_files(plan: StackPlan, reports: Mapping[str, bytes]) -> dict[str, bytes
         **{f"{REPORTS}/{Path(where).name}": content for where, content in reports.items()},
     }
     if plan.reports:
-        digest = configuration.archive_digest(plan.configuration)
         files[PARENTS] = plan.parents_text.encode()
         files[CONFIGURATION] = plan.configuration
-        files[USER_DATA] = configuration.boot_script(digest).encode()
+        files[USER_DATA] = configuration.boot_script(plan.digest).encode()
     return files
 
 
 def differing(folder: Path, files: Mapping[str, bytes]) -> tuple[str, ...]:
     """The names of the files that are missing in ``folder`` or differ from the plan as it is now."""
-    return tuple(name for name, content in sorted(files.items()) if _read(folder / name) != content)
 
+    def there(name: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return read_whole(folder / name) == files[name]
+        return False
 
-def _read(path: Path) -> bytes | None:
-    try:
-        return read_whole(path)
-    except FileNotFoundError:
-        return None
+    return tuple(name for name in sorted(files) if not there(name))
 
 
 def _text(value: Any) -> bytes:

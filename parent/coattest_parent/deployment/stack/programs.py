@@ -6,12 +6,10 @@ what runs there. It affects availability only: the enclave's own document tells 
 
 from __future__ import annotations
 
-import email.parser
 import hashlib
-import io
-import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,22 +51,16 @@ def pack_programs(wheel: Path, wheelhouse: Path, architecture: str) -> bytes:
         raise _bad_wheelhouse(f"more than {PROGRAMS_MAX} bytes", str(wheelhouse))
     wheels = {name: read_whole(path, PROGRAMS_MAX) for name, path in sorted(paths.items())}
     files = {REQUIREMENTS: requirements(wheels)}
-    foreign = sorted(name for name in wheels if not runs_there(name, architecture))
-    if foreign:
-        raise _bad_wheelhouse(
-            f"not for Python 3.{PYTHON} with glibc 2.{GLIBC} on {architecture}: {', '.join(foreign)}",
-            str(wheelhouse),
-            hint=f"pip download --only-binary :all: --python-version 3.{PYTHON} "
-            f"--platform manylinux_2_{GLIBC}_{architecture} --platform manylinux_2_28_{architecture} "
-            f"--platform manylinux2014_{architecture} --dest {wheelhouse} '{wheel.name}[{EXTRA}]'",
-        )
-    missing = sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels})
-    if missing:
-        raise _bad_wheelhouse(
-            f"no wheel of {', '.join(missing)}",
-            str(wheelhouse),
-            hint=f"pip download --dest {wheelhouse} '{wheel.name}[{EXTRA}]'",
-        )
+    hint = (
+        f"pip download --only-binary :all: --python-version 3.{PYTHON} "
+        f"--platform manylinux_2_{GLIBC}_{architecture} --platform manylinux_2_28_{architecture} "
+        f"--platform manylinux2014_{architecture} --dest {wheelhouse} '{wheel.name}[{EXTRA}]'"
+    )
+    if foreign := sorted(name for name in wheels if not runs_there(name, architecture)):
+        what = f"not for Python 3.{PYTHON} with glibc 2.{GLIBC} on {architecture}: {', '.join(foreign)}"
+        raise _bad_wheelhouse(what, str(wheelhouse), hint)
+    if missing := sorted(set(_needs(wheel)) - {_parsed(name)[0] for name in wheels}):
+        raise _bad_wheelhouse(f"no wheel of {', '.join(missing)}", str(wheelhouse), hint)
     return tar_of({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
 
 
@@ -115,7 +107,7 @@ def _parsed(file: str) -> tuple[str, str, frozenset[Tag]]:
     return name, str(version), tags
 
 
-def _needs(content: bytes, where: Path) -> Iterator[str]:
+def _needs(wheel: Path) -> Iterator[str]:
     """The dependencies without a marker, and those of the extra; pip decides on other markers, on the
     instance.
     """
@@ -123,13 +115,11 @@ def _needs(content: bytes, where: Path) -> Iterator[str]:
     from packaging.utils import canonicalize_name  # noqa: PLC0415
 
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            (name,) = [
-                item for item in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", item)
-            ]
-            headers = email.parser.BytesParser().parsebytes(archive.read(name), headersonly=True)
-        for need in map(Requirement, headers.get_all("Requires-Dist", [])):
+        (found,) = metadata.distributions(path=[str(wheel)])
+        if not found.read_text("METADATA"):
+            raise ValueError("it has no METADATA")
+        for need in map(Requirement, found.requires or ()):
             if str(need.marker or "") in ("", f'extra == "{EXTRA}"'):
                 yield canonicalize_name(need.name)
     except (zipfile.BadZipFile, ValueError) as error:  # InvalidRequirement too
-        raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None
+        raise _bad_wheelhouse(f"not a wheel: {error}", str(wheel)) from None

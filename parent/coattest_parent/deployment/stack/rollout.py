@@ -22,7 +22,7 @@ from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Usage
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest_parent.deployment.live import require_in_force
-from coattest_parent.deployment.stack.configuration import archive_digest, configuration_key
+from coattest_parent.deployment.stack.configuration import configuration_key
 from coattest_parent.deployment.stack.parents import Parent, Parents
 from coattest_parent.deployment.stack.planning import StackPlan
 from coattest_parent.deployment.stack.settings import Settings
@@ -101,17 +101,8 @@ def apply_stacks(
         return Applied(settings.role_arn)
     upload(plan, image, cloud, base.output("ArtifactBucket"), programs)
     parents = cloud.parents(plan, base)
-    told = parents.progress()
-
-    def followed() -> StackState:
-        return parents.follow_creation(told, since=since)
-
-    state = stacks.find(parents.name)
-    if state is not None and state.status == "CREATE_IN_PROGRESS":  # begun by an apply that was killed
-        followed()
     given = {**{name: base.output(name) for name in FROM_BASE}, CAPACITY: str(settings.capacity)}
-    stacks.put(parents.name, plan.parents_text, given, followed)
-    verified = parents.await_verified(settings.capacity, told, since=since)
+    verified = parents.bring_to(plan.parents_text, given, since=since)
     others = tuple(name for name in stacks.named(settings.parents_stacks) if name != parents.name)
     if not retire:
         return Applied(settings.role_arn, parents.name, verified, beside=others)
@@ -124,9 +115,9 @@ def apply_stacks(
 
 def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucket: str) -> None:
     """Raise FoundFalse (open-jobs) with every job that nobody would take without these stacks."""
-    found = [state for name in stacks if (state := cloud.stacks(plan.settings).find(name)) is not None]
     # One that was never made has no outputs, and takes no jobs.
-    made = [state for state in found if state.outputs or next_step(state.status) != "remove"]
+    found = map(cloud.stacks(plan.settings).find, stacks)
+    made = [state for state in found if state and (state.outputs or next_step(state.status) != "remove")]
     findings = []
     for release in sorted({state.output("Release") for state in made} - {plan.decision.release}):
         place = f"s3://{bucket}/{JOBS}/{release}"
@@ -149,10 +140,8 @@ def require_account(settings: Settings, aws: Aws) -> None:
     with aws_errors("who is asking"):
         account = aws.sts(settings.region).get_caller_identity()["Account"]
     if account != settings.account:
-        raise FoundFalse(
-            f"the credentials are of account {account}, the plan is for {settings.account}",
-            code="wrong-account",
-        )
+        what = f"the credentials are of account {account}, the plan is for {settings.account}"
+        raise FoundFalse(what, code="wrong-account")
 
 
 def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Path | None = None) -> None:
@@ -160,42 +149,39 @@ def upload(plan: StackPlan, image: Path, cloud: Cloud, bucket: str, programs: Pa
     other bytes.
     """
     artifact, settings = plan.artifact, plan.settings
-    put = functools.partial(_put, cloud.aws.s3(settings.region), cloud.say)
-    # S3 refuses a bucket of that name that is another account's.
-    there = {"Bucket": bucket, "ExpectedBucketOwner": settings.account}
+    put = functools.partial(_put, cloud.aws.s3(settings.region), cloud.say, _owned(settings, bucket))
     with open_plain(image) as file:
-        metadata = artifact.metadata(plan.decision)
-        put({**there, "Key": artifact.key}, file, sha256=artifact.sha256, Metadata=metadata)
+        put(artifact.key, file, sha256=artifact.sha256, Metadata=artifact.metadata(plan.decision))
     if settings.programs is not None:
         if programs is None or not programs.exists():
-            raise UsageError(
-                "the plan names programs, and their archive is not here", hint="make the plan again"
-            )
+            what = "the plan names programs, and their archive is not here"
+            raise UsageError(what, hint="make the plan again")
         with open_plain(programs) as file:
-            put({**there, "Key": settings.programs_key}, file, sha256=settings.programs)
-    archive = plan.configuration
-    digest = archive_digest(archive)
-    put({**there, "Key": configuration_key(digest)}, io.BytesIO(archive), sha256=digest)
+            put(settings.programs_key, file, sha256=settings.programs)
+    put(configuration_key(plan.digest), io.BytesIO(plan.configuration), sha256=plan.digest)
 
 
-def _put(client: S3Client, say: Say, place: Any, file: IO[bytes], *, sha256: str, **more: Any) -> None:
+def _put(
+    client: S3Client, say: Say, bucket: Any, key: str, file: IO[bytes], *, sha256: str, **more: Any
+) -> None:
     """Upload a file unless these bytes are there already; S3 refuses others than those of ``sha256``."""
-    where, key = f"s3://{place['Bucket']}/{place['Key']}", place["Key"]
+    where, head = f"s3://{bucket['Bucket']}/{key}", {}
     checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
-    try:
-        with aws_errors(where):
-            head = client.head_object(**place, ChecksumMode="ENABLED")
-        if head.get("ChecksumSHA256") == checksum:
-            say(f"{key} exists already")
-            return
-    except AwsFailure as error:
-        if error.service_code not in ("404", "NoSuchKey", "NotFound"):
-            raise
+    with aws_errors(where, "404", "NoSuchKey", "NotFound"):
+        head = client.head_object(**bucket, Key=key, ChecksumMode="ENABLED")
+    if head.get("ChecksumSHA256") == checksum:
+        say(f"{key} exists already")
+        return
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     say(f"uploading {size} bytes to {key}")
     with aws_errors(where):
-        client.put_object(**place, Body=file, ContentLength=size, ChecksumSHA256=checksum, **more)
+        client.put_object(**bucket, Key=key, Body=file, ContentLength=size, ChecksumSHA256=checksum, **more)
+
+
+def _owned(settings: Settings, bucket: str) -> Any:
+    """A bucket as S3 is asked for it: it refuses one of that name that is another account's."""
+    return {"Bucket": bucket, "ExpectedBucketOwner": settings.account}
 
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
@@ -207,19 +193,13 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
     states = {name: stacks.find(name) for name in plan.stacks}
-    findings = [each for name, state in states.items() for each in _unfinished(stacks, name, state)]
     drift = {name: stacks.drift(name) for name in plan.stacks}
-    findings += [
-        Finding("stack-changed", name, f"{', '.join(items)} changed by hand")
-        for name, items in drift.items()
-        if items
-    ]
+    findings = [each for name in plan.stacks for each in _of_stack(stacks, name, states[name], drift[name])]
     parents: list[Parent] = []
     base = states[settings.base_stack]
     if not plan.reports or base is None or states[plan.parents_stack] is None:
-        findings.append(
-            Finding("not-running", plan.decision.release, "no parents of this release and settings")
-        )
+        nobody = "no parents of this release and settings"
+        findings.append(Finding("not-running", plan.decision.release, nobody))
     else:
         parents, silent = _looked_at(plan, cloud.parents(plan, base))
         findings += silent
@@ -258,15 +238,13 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
         shown.append(found or parent)
     serving = sum(parent.lifecycle == IN_SERVICE for parent in shown)
     if serving != plan.settings.capacity:
-        wanted = str(plan.settings.capacity)
-        findings.append(
-            Finding("not-running", parents.name, "instances in service", expected=wanted, found=str(serving))
-        )
+        counts = {"expected": str(plan.settings.capacity), "found": str(serving)}
+        findings.append(Finding("not-running", parents.name, "instances in service", **counts))
     return shown, findings
 
 
-def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Iterator[Finding]:
-    """A stack that is missing or half-finished, with what to do."""
+def _of_stack(stacks: Stacks, name: str, state: StackState | None, drift: Sequence[str]) -> Iterator[Finding]:
+    """A stack that is missing, half-finished or changed by hand, with what to do."""
     remedies = {
         "wait": "another change is in progress",
         "remove": "incomplete: apply deletes and recreates it, destroy deletes it",
@@ -279,6 +257,8 @@ def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Iterator
         why = "" if state.status.endswith("_IN_PROGRESS") else f" ({stacks.reason(state)})"
         detail = f"the stack is in {state.status}{why}: {remedy}"
         yield Finding("stack-failed", name, detail, found=state.status)
+    if drift:
+        yield Finding("stack-changed", name, f"{', '.join(drift)} changed by hand")
 
 
 _UNREADABLE = "not readable from this account"
@@ -287,13 +267,10 @@ _FINE = ("Enabled", _UNREADABLE)
 
 def _key(aws: Aws, arn: str, region: str) -> str:
     """The state of a buyer's key. Only its owner can read its policy."""
-    try:
-        with aws_errors(arn):
-            return str(aws.kms(region).describe_key(KeyId=arn)["KeyMetadata"].get("KeyState"))
-    except AwsFailure as error:
-        if error.service_code in ("AccessDeniedException", "NotFoundException"):
-            return _UNREADABLE
-        raise
+    key: Mapping[str, Any] = {"KeyState": _UNREADABLE}
+    with aws_errors(arn, "AccessDeniedException", "NotFoundException"):
+        key = aws.kms(region).describe_key(KeyId=arn)["KeyMetadata"]
+    return str(key.get("KeyState"))
 
 
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
@@ -318,27 +295,18 @@ def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Ma
         stacks.delete(name)
     gone = [f"stack {name}" for name in names]
     buckets = [base.output(name) for name in BUCKETS if name in base.outputs] if base else []
-    if delete_data:
-        for bucket in buckets:
-            _empty(cloud.aws, settings, bucket)
-            gone.append(f"bucket {bucket}")
-        buckets = []
-    return {"gone": gone, "remains": [f"bucket {bucket}" for bucket in buckets]}
+    remains = [f"bucket {bucket}" for bucket in buckets]
+    if not delete_data:
+        return {"gone": gone, "remains": remains}
+    for bucket in buckets:
+        _empty(cloud.aws.s3(settings.region), _owned(settings, bucket))
+    return {"gone": gone + remains, "remains": []}
 
 
-def _empty(aws: Aws, settings: Settings, bucket: str) -> None:
-    """Delete every version of every object, and the bucket, if it is the account's."""
-    client, owner = aws.s3(settings.region), settings.account
-    with aws_errors(bucket):
-        pages = client.get_paginator("list_object_versions").paginate(
-            Bucket=bucket, ExpectedBucketOwner=owner
-        )
-        for page in pages:
+def _empty(client: S3Client, bucket: Any) -> None:
+    """Delete every version of every object, and the bucket."""
+    with aws_errors(bucket["Bucket"]):
+        for page in client.get_paginator("list_object_versions").paginate(**bucket):
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
-                client.delete_object(
-                    Bucket=bucket,
-                    Key=item.get("Key", ""),
-                    VersionId=item.get("VersionId", ""),
-                    ExpectedBucketOwner=owner,
-                )
-        client.delete_bucket(Bucket=bucket, ExpectedBucketOwner=owner)
+                client.delete_object(**bucket, Key=item["Key"], VersionId=item["VersionId"])
+        client.delete_bucket(**bucket)

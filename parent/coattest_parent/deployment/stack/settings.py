@@ -54,14 +54,11 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
                 raise UsageError(f"{value!r} does not match {pattern}", where=_option(name))
-        subnets = self.subnets
-        if not 2 <= len(set(subnets)) == len(subnets) <= SUBNETS_MAX or not all(
-            map(_SUBNET.fullmatch, subnets)
-        ):
-            raise UsageError(
-                f"{', '.join(subnets) or 'none'}: not 2 to {SUBNETS_MAX} different subnets, in as many zones",
-                where="--subnet",
-            )
+        subnets = ", ".join(self.subnets) or "none"
+        count = len(set(filter(_SUBNET.fullmatch, self.subnets)))
+        if not 2 <= count == len(self.subnets) <= SUBNETS_MAX:
+            what = f"{subnets}: not 2 to {SUBNETS_MAX} different subnets, in as many zones"
+            raise UsageError(what, where="--subnet")
         for name, (low, high) in _NUMBERS.items():
             value = getattr(self, name)
             kind = "an even number" if name == "cpus" else "a number"

@@ -1,9 +1,10 @@
 """The service's two CloudFormation templates. Pure: settings, a decision and reports in, canonical JSON out.
 
-``base.json`` is what all releases share. Without reports it makes what must exist before a buyer can write a
-key policy: the role (KMS refuses a policy that names a principal that does not exist), buckets, log groups.
-With them it gives the role its rights on the buyers' keys and bids. ``parents.json`` is one release with its
-settings: never changed but for its capacity. docs/deployment.md says what each right and each alarm is for.
+``base.json`` is what all releases share, with a filter and an alarm of ``heard.json`` for each of HEARD.
+Without reports it makes what must exist before a buyer can write a key policy: the role (KMS refuses a policy
+that names a principal that does not exist), buckets, log groups. With them it gives the role its rights on
+the buyers' keys and bids. ``parents.json`` is one release with its settings: never changed but for its
+capacity. docs/deployment.md says what each right and each alarm is for.
 
 JSON has no comments, so what the files cannot say:
 
@@ -34,7 +35,7 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
-from coattest_parent.deployment.stack.configuration import user_data
+from coattest_parent.deployment.stack.configuration import boot_script
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_verify.keypolicy.report import BuyerReport
 from coattest_verify.keypolicy.snippets import bucket_policy, private_bucket
@@ -54,6 +55,18 @@ FROM_BASE = ("ArtifactBucket", "ResultBucket", "Profile", "SecurityGroup")
 
 JOBS = "jobs"
 """Below it the bucket of results has a spool for each release."""
+
+HEARD = {
+    "Dead": ("LogsParent", r"\"the enclave stays dead\"", "a parent without an enclave ends"),
+    "OtherImage": (
+        "LogsParent",
+        r"?\"nitro-cli measured another\" ?\"is not the decided one\"",
+        "an image is not the decided one, and was not started",
+    ),
+    "BootFailed": ("LogsBoot", r"\"coattest: the boot failed\"", "an instance's first boot failed"),
+    "JobFailed": ("LogsParent", r"{ $.event = \"job-failed\" }", "an auction needs somebody to look"),
+}
+"""Metrics of lines that somebody must hear of: their log, their pattern in JSON, and what the alarm says."""
 
 LIVE_DAYS = 7
 """Days that the last document of an instance that is gone stays; older versions go after one."""
@@ -76,6 +89,8 @@ def base_template(settings: Settings, reports: Sequence[BuyerReport] = ()) -> di
     """
     template = _filled("base.json", settings)
     made = template["Resources"]
+    for metric, (log, pattern, says) in HEARD.items():
+        made |= _filled("heard.json", settings, metric=metric, log=log, pattern=pattern, says=says)
     for bucket in ("Artifacts", "Results"):
         made[bucket] = private_bucket()
         made[f"{bucket}Policy"] = bucket_policy(bucket, [])
@@ -105,7 +120,8 @@ def parents_template(settings: Settings, configuration: str, release: str) -> di
     """
     template = _filled("parents.json", settings, release=release, boot_minutes=BOOT_MINUTES)
     made = template["Resources"]
-    made["Launch"]["Properties"]["LaunchTemplateData"]["UserData"] = user_data(configuration)
+    user_data = {"Fn::Base64": {"Fn::Sub": boot_script(configuration)}}
+    made["Launch"]["Properties"]["LaunchTemplateData"]["UserData"] = user_data
     made[GROUP]["Properties"]["VPCZoneIdentifier"] = list(settings.subnets)
     return template
 
@@ -124,21 +140,12 @@ def inline_size(settings: Settings, reports: Sequence[BuyerReport]) -> int:
     made = base_template(settings, reports)["Resources"]
     documents = [each["PolicyDocument"] for each in made["ParentRole"]["Properties"]["Policies"]]
     documents += [made["Carry"]["Properties"]["PolicyDocument"]] if reports else []
-    return sum(len(template_text(_longest(each))) for each in documents)
-
-
-def _longest(value: Any) -> Any:
-    """A document of a template as IAM may get it: CloudFormation names a bucket with up to 63 characters."""
+    text = "".join(template_text(each) for each in documents)
+    # As IAM may get them: CloudFormation names a bucket with up to 63 characters.
     arn = "arn:aws-us-gov:s3:::".ljust(20 + 63, "x")
-    if isinstance(value, list):
-        return [_longest(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    if "Fn::GetAtt" in value:
-        return arn
-    if "Fn::Sub" in value:
-        return re.sub(r"\$\{\w+\.Arn\}", arn, value["Fn::Sub"])
-    return {name: _longest(each) for name, each in value.items()}
+    text = re.sub(r'\{"Fn::GetAtt":[^}]*\}', f'"{arn}"', text)
+    text = re.sub(r'\{"Fn::Sub":("[^"]*")\}', r"\1", text)
+    return len(re.sub(r"\$\{\w+\.Arn\}", arn, text))
 
 
 def _filled(file: str, settings: Settings, **more: Any) -> dict[str, Any]:
