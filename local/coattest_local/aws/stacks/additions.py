@@ -5,6 +5,7 @@ moto is changed in place, once a process (``extend_moto``).
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from moto.core.common_models import CloudFormationModel
 from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
 from moto.kms.models import Key, kms_backends
+from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeBucket, s3_backends
 
 from coattest_local.aws.accounts import PARTITION
@@ -49,8 +51,9 @@ class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
         return cls.create_from_cloudformation_json(original_resource.physical_resource_id, **given)
 
     def delete(self, account_id: str, _: str) -> None:
-        """Take the policy away."""
-        s3_backends[account_id][PARTITION].delete_bucket_policy(self.physical_resource_id)
+        """Take the policy away; moto may have deleted the bucket before it, in the order of a set."""
+        with contextlib.suppress(MissingBucket):
+            s3_backends[account_id][PARTITION].delete_bucket_policy(self.physical_resource_id)
 
 
 def _in_kms_words(resource: Any) -> Any:

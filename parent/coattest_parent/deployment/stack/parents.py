@@ -147,7 +147,7 @@ class Parents:
 
     def activities(self) -> Sequence[Mapping[str, Any]]:
         """What the group did last, newest first; none where there is no group yet."""
-        answer: Mapping[str, Any] = {}
+        answer: Mapping[str, Sequence[Mapping[str, Any]]] = {}
         with aws_errors(self.name, "ValidationError"):
             answer = self.aws.autoscaling(self.settings.region).describe_scaling_activities(
                 AutoScalingGroupName=self.name, MaxRecords=20

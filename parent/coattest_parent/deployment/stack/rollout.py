@@ -165,11 +165,11 @@ def _put(
     client: S3Client, say: Say, bucket: Any, key: str, file: IO[bytes], *, sha256: str, **more: Any
 ) -> None:
     """Upload a file unless these bytes are there already; S3 refuses others than those of ``sha256``."""
-    where, head = f"s3://{bucket['Bucket']}/{key}", {}
+    where, head = f"s3://{bucket['Bucket']}/{key}", None
     checksum = base64.b64encode(bytes.fromhex(sha256)).decode("ascii")
     with aws_errors(where, "404", "NoSuchKey", "NotFound"):
         head = client.head_object(**bucket, Key=key, ChecksumMode="ENABLED")
-    if head.get("ChecksumSHA256") == checksum:
+    if head and head.get("ChecksumSHA256") == checksum:
         say(f"{key} exists already")
         return
     size = file.seek(0, io.SEEK_END)
