@@ -40,7 +40,7 @@ def call(running: Services, headers: dict[str, str], body: bytes) -> tuple[int, 
     context = ssl.create_default_context(cafile=str(running.ca_bundle))
     request = urllib.request.Request(running.endpoint + "/", data=body, headers=headers, method="POST")
     try:
-        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+        with urllib.request.urlopen(request, context=context, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except HTTPError as error:
         return error.code, json.loads(error.read())
@@ -294,7 +294,7 @@ def test_the_stores_own_back_doors_are_closed(running: Services) -> None:
     for path in ("/moto-api/reset", "/moto-api/data.json", "/latest/meta-data/"):
         request = urllib.request.Request(running.endpoint + path, data=b"", method="POST")
         with pytest.raises(HTTPError) as refused:
-            urllib.request.urlopen(request, context=context, timeout=30)
+            urllib.request.urlopen(request, context=context, timeout=60)
         assert refused.value.code == 403
     s3 = running.client("s3", "buyer-2")
     assert world.code_of(s3.put_object, Bucket="moto-api", Key="reset", Body=b"") == "NoSuchBucket"
@@ -314,7 +314,7 @@ def test_an_action_in_the_query_does_not_run_in_place_of_the_authorised_one(
     context = ssl.create_default_context(cafile=str(running.ca_bundle))
     sent = urllib.request.Request(url, data=body, headers=dict(request.headers.items()), method="POST")
     with pytest.raises(HTTPError) as refused:
-        urllib.request.urlopen(sent, context=context, timeout=30)
+        urllib.request.urlopen(sent, context=context, timeout=60)
     assert refused.value.code == 404
     assert buyer.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
 

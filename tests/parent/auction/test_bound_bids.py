@@ -91,11 +91,11 @@ def test_substituted_seal_keys_open_nothing(world: World, decided: LocalEnclave)
     evil = load_manifest(world.folder / "stolen.cbor")
     for name, key in keys.items():
         evil = with_buyer(evil, name, key=spki_der(key.public_key()))
-    evil = dataclasses.replace(evil, rule=messages.SECOND_PRICE, closes=int(time.time()) + 5)
-    written(world, "stolen", evil)
+    evil = written(world, "stolen", dataclasses.replace(evil, rule=messages.SECOND_PRICE))
     refused, _ = world.bid("buyer-1", "stolen", "--upload", expect=1)
     assert {"wrong-auction-key", "bad-certificate"} <= {item["code"] for item in refused["findings"]}
     nothing_made(world, "buyer-1", "stolen")
+    evil = written(world, "stolen", dataclasses.replace(evil, closes=int(time.time())))
     files = {}
     for name, amounts in AMOUNTS.items():
         buyer, aws = messages.named_buyer(evil, name), world.cloud.as_buyer(name)
@@ -111,7 +111,7 @@ def test_substituted_seal_keys_open_nothing(world: World, decided: LocalEnclave)
     seal = messages.Seal(evil.digest, decision().release_digest, PCRS[0], digests).encode()
     for name, key in keys.items():
         (world.folder / f"stolen.{name}.seal").write_bytes(messages.sign1(seal, key, name.encode()))
-    refused, _ = world.open("stolen", "--wait", expect=1)
+    refused, _ = world.open("stolen", expect=1)
     assert refused["code"] == "kms-denied"
     assert not (world.folder / "stolen.result").exists()
     audited = audit(world, "buyer-1", expect=0)

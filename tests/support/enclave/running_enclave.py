@@ -142,7 +142,7 @@ class Enclave:
     def connect(self) -> socket.socket:
         """A connection as the parent's."""
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        stream.settimeout(30)
+        stream.settimeout(60)
         stream.connect(str(self.directory / "in_5005.sock"))
         return stream
 
@@ -167,7 +167,7 @@ class Enclave:
     def output(self) -> bytes:
         """End the program and return all of its stdout and stderr."""
         self.process.terminate()
-        out, err = self.process.communicate(timeout=30)
+        out, err = self.process.communicate(timeout=60)
         return out + err
 
     @staticmethod
