@@ -214,6 +214,11 @@ def outcomes(answer: wire.Frame) -> list[messages.Outcome]:
     return [outcome for _, outcome in messages.Result.decode(answer.body["result"]).lots]
 
 
+def untimed(answers: Sequence[wire.Frame]) -> list[wire.Frame]:
+    """The answers without the one that says how many ticks it took: how busy this machine is."""
+    return [each for each in answers if not str(each.body.get("stage")).startswith("the decision took ")]
+
+
 def refusal(answer: wire.Frame) -> str:
     """The code of an error frame, which has nothing else in it than a code and a text."""
     assert answer.type == "error", answer
