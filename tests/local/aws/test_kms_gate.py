@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -172,13 +173,16 @@ def test_the_endpoint_proves_its_names_under_the_local_authority(running: Servic
         handshake(ssl.create_default_context(), "kms.eu-central-1.coattest.test")
 
 
-@pytest.fixture(scope="module")
-def bucket(running: Services) -> str:
-    """A bucket of the service's account with one object."""
+@pytest.fixture
+def bucket(running: Services) -> Iterator[str]:
+    """A bucket of the service's account with one object and no policy."""
     s3 = running.client("s3", "service")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     s3.put_object(Bucket=BUCKET, Key="bids/buyer-1", Body=b"sealed")
-    return BUCKET
+    yield BUCKET
+    for each in s3.list_objects_v2(Bucket=BUCKET)["Contents"]:
+        s3.delete_object(Bucket=BUCKET, Key=each["Key"])
+    s3.delete_bucket(Bucket=BUCKET)
 
 
 def test_an_object_comes_back_as_it_was_put(running: Services, bucket: str) -> None:
