@@ -77,7 +77,7 @@ def test_no_bid_is_encrypted_under_a_key_of_the_service(world: World) -> None:
     world.prepare("foreign", 600)
     other = "arn:aws:kms:eu-central-1:111122223333:key/00000000-0000-4000-8000-000000000000"
     written(world, "foreign", with_buyer(load_manifest(world.folder / "foreign.cbor"), "buyer-1", kms=other))
-    refused, _ = world.bid("buyer-1", "foreign", "--upload", expect=1)
+    refused, _ = world.bid("buyer-1", "foreign", "--upload", "--again", expect=1)
     assert {finding["code"] for finding in refused["findings"]} == {"wrong-kms-key", "bad-certificate"}
     nothing_made(world, "buyer-1", "foreign")
 
