@@ -44,17 +44,30 @@ class ListedObject:
     age: float
 
 
-def list_jobs(client: S3Client, uri: str) -> dict[str, dict[str, ListedObject]]:
-    """The files of every job below ``uri`` (``s3://bucket/prefix``), by the job's name, which may be any.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of every job, by the job's name, which may be any; and S3's time in Unix seconds."""
+
+    jobs: Mapping[str, Mapping[str, ListedObject]]
+    time: float
+
+
+def list_jobs(client: S3Client, uri: str) -> Listing:
+    """What is below ``uri`` (``s3://bucket/prefix``).
 
     Raises AwsFailure: also ``too-many-files``, for more than KEYS_MAX objects, and ``bad-answer``.
     """
     found: dict[str, dict[str, ListedObject]] = {}
-    for key, listed in _objects(client, uri):
-        name, _, file = key.partition("/")
-        if NAME.fullmatch(file):
-            found.setdefault(name, {})[file] = listed
-    return found
+    time, (_, prefix) = 0.0, job_prefix(uri)
+    for page in _pages(client, uri):
+        now = _date(page, uri)
+        time = now.timestamp()
+        for item in cast("Sequence[Any]", page.get("Contents", ())):
+            name, _, file = item["Key"].removeprefix(prefix).partition("/")
+            if NAME.fullmatch(file):
+                age = (now - item["LastModified"]).total_seconds()
+                found.setdefault(name, {})[file] = ListedObject(item["ETag"], item["Size"], age)
+    return Listing(found, time)
 
 
 def is_held(files: Mapping[str, ListedObject]) -> bool:
@@ -82,19 +95,16 @@ def job_prefix(uri: str) -> tuple[str, str]:
     return bucket, f"{key.rstrip('/')}/"
 
 
-def _objects(client: S3Client, uri: str) -> Iterator[tuple[str, ListedObject]]:
-    """Every object below the prefix: the rest of its key, and what the listing says of it."""
+def _pages(client: S3Client, uri: str) -> Iterator[Any]:
+    """Every page of the listing of the prefix, and at least one."""
     bucket, prefix = job_prefix(uri)
     more: dict[str, Any] = {}
     count = 0
     while True:
         with aws_errors(uri):
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
-        now = _date(page, uri)
-        for item in cast("Sequence[Any]", page.get("Contents", ())):
-            count += 1
-            age = (now - item["LastModified"]).total_seconds()
-            yield item["Key"].removeprefix(prefix), ListedObject(item["ETag"], item["Size"], age)
+        yield page
+        count += len(page.get("Contents", ()))
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
             return

@@ -132,7 +132,7 @@ def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucke
         place = f"s3://{bucket}/{JOBS}/{release}"
         findings += [
             Finding("open-jobs", f"{place}/{name}/", "not finished")
-            for name, files in sorted(list_jobs(cloud.aws.s3(plan.settings.region), place).items())
+            for name, files in sorted(list_jobs(cloud.aws.s3(plan.settings.region), place).jobs.items())
             if NAME.fullmatch(name) and is_open(files)
         ]
     if findings:
