@@ -70,6 +70,20 @@ def list_jobs(client: S3Client, uri: str) -> Listing:
     return Listing(found, time)
 
 
+def list_spools(client: S3Client, uri: str) -> list[str]:
+    """Names of the spools below ``uri``, which may be any, in order. Raises as ``list_jobs``."""
+    pages = _pages(client, uri, Delimiter="/")
+    found = (each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ()))
+    _, prefix = job_prefix(uri)
+    return sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+
+
+def open_jobs(client: S3Client, uri: str) -> list[str]:
+    """Addresses of the open jobs below ``uri``, in order. Raises as ``list_jobs``."""
+    found = list_jobs(client, uri).jobs.items()
+    return sorted(f"{uri}/{name}/" for name, files in found if NAME.fullmatch(name) and is_open(files))
+
+
 def is_held(files: Mapping[str, ListedObject]) -> bool:
     """Whether a claim is held, or was by somebody who died."""
     return _says(files, HELD)
@@ -95,16 +109,15 @@ def job_prefix(uri: str) -> tuple[str, str]:
     return bucket, f"{key.rstrip('/')}/"
 
 
-def _pages(client: S3Client, uri: str) -> Iterator[Any]:
+def _pages(client: S3Client, uri: str, **more: Any) -> Iterator[Any]:
     """Every page of the listing of the prefix, and at least one."""
     bucket, prefix = job_prefix(uri)
-    more: dict[str, Any] = {}
     count = 0
     while True:
         with aws_errors(uri):
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
         yield page
-        count += len(page.get("Contents", ()))
+        count += len(page.get("Contents", ())) + len(page.get("CommonPrefixes", ()))
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
             return
@@ -115,7 +128,7 @@ def _pages(client: S3Client, uri: str) -> Iterator[Any]:
                 hint="move auctions that have ended elsewhere",
                 code="too-many-files",
             )
-        more = {"ContinuationToken": token}
+        more["ContinuationToken"] = token
 
 
 def _date(page: Any, where: str) -> datetime:
