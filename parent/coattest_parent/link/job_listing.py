@@ -3,8 +3,8 @@
 All that is there may be hostile: names have a grammar, and there is an end to how many are looked at.
 
 ``NAME/claim`` says who works on a job. It is a lease, and its age is by S3's clock alone: the listing's Date
-less its LastModified. Size tells which word it is, so nothing has to be read. A result beside a claim that
-does not say it is finished may not be published yet: whoever put it may have died, or failed to.
+less its LastModified. Size tells which word it is, so nothing has to be read. A result without a claim that
+says it is finished may not be published yet, whoever put it: it is verified and published by who comes next.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def is_held(files: Mapping[str, ListedObject]) -> bool:
 
 
 def is_finished(files: Mapping[str, ListedObject]) -> bool:
-    """Whether there is a result, and its courier has published it; no courier put one without a claim."""
-    return RESULT in files and (CLAIM not in files or _says(files, FINISHED))
+    """Whether there is a result, and a courier has published it."""
+    return RESULT in files and _says(files, FINISHED)
 
 
 def is_open(files: Mapping[str, ListedObject]) -> bool:

@@ -299,7 +299,7 @@ def test_a_clock_that_is_set_back_does_not_put_off_a_retry(auction: Auction, pla
 
 
 def test_what_was_opened_before_is_used(auction: Auction, place: Place) -> None:
-    """A start after a result was stored asks no enclave and changes nothing."""
+    """A start after a result was stored asks no enclave and changes none of the files."""
     files = {**job_files(auction), "result.cbor": opened(auction).encode()}
     place.put("job", files)
     opening = Openings(auction, failing={auction.manifest.auction: EnclaveFailed("no")})
@@ -710,15 +710,38 @@ def test_what_was_not_published_is_published_by_another(auction: Auction, bucket
     so. Another takes it over and opens nothing.
     """
     bucket.put("job", {**job_files(auction), "result.cbor": opened(auction).encode()})
-    opening = Openings(auction, failing={})
-    assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
-    assert "job/claim" not in bucket.listed()  # it was finished
     bucket.put("job", {"claim": b"held" + b"a" * 32})
+    opening = Openings(auction, failing={})
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
     assert courier(bucket.spool(lease=-2.0), opener=opening).round(opening.now) == 0
     assert bucket.read("job/claim").startswith(b"finished")
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
     assert opening.attempts == []
+
+
+def test_a_result_that_somebody_else_put_is_published_too(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No courier puts one without a claim: it is verified, published as it is, and then finished."""
+    put = opened(auction).encode()
+    bucket.put("job", {**job_files(auction), "result.cbor": put})
+    did: list[tuple[str, bytes]] = []
+
+    def check(_: Any, file: messages.ResultFile, *__: Any) -> None:
+        did.append(("verified", file.encode()))
+
+    def publish(_: Any, file: messages.ResultFile, *__: Any) -> tuple[str, bool]:
+        did.append(("published", file.encode()))
+        return "", True
+
+    monkeypatch.setattr(finish, "publish", publish)
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening, publish="s3://results/", check=check)
+    assert service.round(opening.now) == 0
+    assert did == [("verified", put), ("published", put)]
+    assert opening.attempts == []
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert not bucket.spool().look().jobs
 
 
 @pytest.mark.parametrize(
@@ -1032,18 +1055,12 @@ def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Pat
 
 
 def test_a_planted_result_is_not_published(auction: Auction, place: Place) -> None:
-    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside. In a
-    bucket one without a claim counts as finished, and nothing is done with it either.
-    """
+    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside."""
     files = {**job_files(auction), "result.cbor": opened(auction).encode()}
     place.put("planted", files)
     opening = Openings(auction, failing={})
     service = courier(place.spool(), opener=opening, publish="s3://results/", check=check_opened)
     assert service.round(opening.now) == 0
-    if isinstance(place, InBucket):
-        assert place.files("planted") == files
-        place.put("planted", {"claim": b"held" + b"a" * 32})
-        service = courier(place.spool(-2.0), opener=opening, publish="s3://results/", check=check_opened)
-        assert service.round(opening.now) == 0
+    assert {name: place.files("planted")[name] for name in files} == files
     assert opening.names() == []
     assert reason(place, "planted") == "unverified-result"
