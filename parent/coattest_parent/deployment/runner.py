@@ -48,10 +48,9 @@ class LocalRunner:
         """Start the image in ``nitro-local run-enclave --detach``. Raises EnvironmentFailure."""
         whose = ("--role-arn", role_arn, "--instance-id", instance_id)
         self._call(START_TIMEOUT, "run-enclave", str(image.resolve()), *whose, "--detach")
-        enclave = self.describe()
-        if enclave is None:
-            raise not_started("the enclave ended as soon as it was started", str(self.directory))
-        return enclave
+        if enclave := self.describe():
+            return enclave
+        raise not_started("the enclave ended as soon as it was started", str(self.directory))
 
     def describe(self) -> Enclave | None:
         """The enclave of ``enclave.json``, if its host process is alive. Raises EnvironmentFailure."""

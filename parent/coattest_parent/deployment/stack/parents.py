@@ -7,7 +7,7 @@ acceptance: PCR3 and PCR4 bind it to the role and to one instance, and its signe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -145,15 +145,6 @@ class Parents:
                 raise
             self.stacks.say(f"{instance}: not signalled: {error}")
 
-    def activities(self) -> Sequence[Mapping[str, Any]]:
-        """What the group did last, newest first; none where there is no group yet."""
-        answer: Mapping[str, Sequence[Mapping[str, Any]]] = {}
-        with aws_errors(self.name, "ValidationError"):
-            answer = self.aws.autoscaling(self.settings.region).describe_scaling_activities(
-                AutoScalingGroupName=self.name, MaxRecords=20
-            )
-        return answer.get("Activities", ())
-
 
 class Watch:
     """One apply's looks at its parents: says what is new of stack and group, once, and keeps who is verified.
@@ -210,11 +201,15 @@ class Watch:
             self.cause = cause
 
     def _new(self) -> Iterator[tuple[str, str, bool]]:
-        for each in reversed(self._parents.stacks.events(self._parents.name)):
+        name, autoscaling = self._parents.name, self._parents.aws.autoscaling(self._parents.settings.region)
+        for each in reversed(self._parents.stacks.events(name)):
             reason = str(each.get("ResourceStatusReason") or "")[:REASON_MAX]
             text = f"{each.get('LogicalResourceId')} {each.get('ResourceStatus')} {reason}"
             yield str(each["EventId"]), text.rstrip(), False
-        for each in reversed(self._parents.activities()):
+        did: Mapping[str, Any] = {"Activities": []}
+        with aws_errors(name, "ValidationError"):  # there is no group yet
+            did = autoscaling.describe_scaling_activities(AutoScalingGroupName=name, MaxRecords=20)
+        for each in reversed(did["Activities"]):
             status = str(each["StatusCode"])
             text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}"
             yield f"{each['ActivityId']} {status}", text.rstrip()[:REASON_MAX], status == "Failed"

@@ -25,7 +25,6 @@ _PATTERNS = {
     "ami": r"ami-[0-9a-f]{8,17}",
 }
 
-
 _SUBNET = re.compile(r"subnet-[0-9a-f]{8,17}", re.ASCII)
 _NUMBERS = {"cpus": (2, 94), "memory": (512, 262144), "capacity": (1, 100)}
 

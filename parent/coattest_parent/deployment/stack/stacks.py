@@ -56,9 +56,7 @@ OUTPUTS = {
     "SecurityGroup": r"sg-[0-9a-f]{8,17}",
     "Release": RELEASE.pattern,
 }
-"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; EC2's identifiers;
-IAM's ARNs).
-"""
+"""Outputs that are used further, and their form (S3 User Guide, "Bucket naming rules"; ids of EC2, IAM)."""
 
 Say = Callable[[str], None]
 Found = TypeVar("Found")
