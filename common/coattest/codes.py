@@ -496,7 +496,7 @@ DEPLOYMENT: Final = {
     "no-way-out": "Instances of the subnet reach a service that they need neither by a route nor by an endpoint",
     "not-running": "No enclave of this deployment runs, or fewer than there should be",
     "one-instance": "A buyer's key serves the enclave of one parent instance (PCR4), and parents come and go",
-    "open-jobs": "Auctions of a release that was to be retired are not finished; nothing was retired",
+    "open-jobs": "Auctions are not finished, and their release has no parents, or was to be retired: it was not",
     "over-quota": "The account may not run twice the capacity, as an upgrade does",
     "plan-differs": "The plan in the folder is not the one that the decision gives now",
     "policy-first": "A buyer's key does not admit this decision yet, as far as the buyer reports",

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +145,14 @@ def serve(job: dict[str, Any]) -> int:
         sessions = Sessions(way.aws, way.role_arn, REGION, telemetry)
         bucket = BucketSpool(job["spool"], sessions, job["lease"], job["lease"] / 4)
         courier = spool.Courier(bucket, way, telemetry, job["uri"])
-        left = 1
+        left, ahead = 1, timedelta(seconds=job["clock"])
         while left and time.monotonic() < until:
             try:
-                left = courier.round(utc_now)
+                left = courier.round(lambda: utc_now() + ahead)
             except AwsFailure as error:
                 telemetry.event("spool-unread", **codes_of(error))
             if left:
-                time.sleep(min(0.1, courier.rest(utc_now())))
+                time.sleep(min(0.1, courier.rest()))
     Path(job["answer"]).write_text(json.dumps({"exit": 0, "left": left}))
     return 0
 

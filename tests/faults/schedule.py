@@ -169,7 +169,8 @@ class SpoolSchedule:
     ``kills``: for each courier what is killed (itself, its enclave, nothing) and at which of its places.
     ``jumps``: requests to S3 before which its clock goes on by more than a lease. ``attempts``: botocore's
     for each call. ``seconds``: until couriers end by themselves. ``results``: of the puts that publish, which
-    hardly ever meet one of ``s3``, as the requests before have taken those.
+    hardly ever meet one of ``s3``, as the requests before have taken those. ``clocks``: seconds by which each
+    courier's is ahead.
     """
 
     seed: int
@@ -186,6 +187,7 @@ class SpoolSchedule:
     seconds: float
     publish: bool
     results: tuple[str, ...]
+    clocks: tuple[int, ...]
 
     @classmethod
     def of(cls, seed: int) -> SpoolSchedule:
@@ -217,4 +219,5 @@ class SpoolSchedule:
             seconds=dice.choice((0.5, 1.0, 2.0)),
             publish=dice.random() < 0.7,
             results=some(SPOOL_S3, 0.5, 2 * auctions),
+            clocks=tuple(dice.choice((0, 0, 0, 0, 20, 7200, -7200)) for _ in range(couriers)),
         )

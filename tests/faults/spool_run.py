@@ -128,6 +128,7 @@ class SpoolRun:
         self.cloud.objects.clear()
         self.cloud.modified.clear()
         self.cloud.stored.clear()
+        self.cloud.ahead = 0.0
         self.cloud.kms.requests.clear()
         self.jobs = {f"job-{number}": self._job(number) for number in range(schedule.auctions)}
         self.given = dict(self.cloud.objects)
@@ -162,7 +163,7 @@ class SpoolRun:
             cloud.faults[service].extend(getattr(schedule, service))
         cloud.asked = self._jump
         try:
-            self._serve(parents, schedule.seconds, schedule.kills)
+            self._serve(parents, schedule.seconds, schedule.kills, schedule.clocks)
         finally:
             cloud.asked = lambda: None
         self._check()
@@ -170,6 +171,7 @@ class SpoolRun:
         cloud.ahead += 10 * LEASE
         for path in [path for path in cloud.objects if path.endswith(f"/{FAILED}")]:
             said = json.loads(cloud.objects.pop(path))
+            require(said["code"] != "too-late", f"{path}: the deadline is not over")
             # What S3 garbled is no manifest, and no seal.
             if said["exit"] != 2 or said["code"] not in GARBLED or "garbage" not in schedule.s3:
                 documented(Outcome(said["exit"], said, 0.0))
@@ -189,7 +191,11 @@ class SpoolRun:
             self.cloud.ahead += 2 * LEASE
 
     def _serve(
-        self, parents: list[Parent], seconds: float, kills: tuple[tuple[str, int], ...]
+        self,
+        parents: list[Parent],
+        seconds: float,
+        kills: tuple[tuple[str, int], ...],
+        clocks: tuple[int, ...] = (),
     ) -> list[Outcome]:
         started, running = time.monotonic(), []
         for number, parent in enumerate(parents):
@@ -206,6 +212,7 @@ class SpoolRun:
                 "spool": f"s3://{SPOOL}",
                 "uri": "s3://results/spool/" if self.schedule.publish else None,
                 "lease": LEASE,
+                "clock": clocks[number] if number < len(clocks) else 0,
                 "attempts": self.schedule.attempts,
                 "seconds": seconds,
                 "log": str(self.directory / f"log-{number}.jsonl"),

@@ -58,8 +58,9 @@ def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
         jumps=(),
         results=("denied",),
         attempts=1,
+        clocks=(),
     )
-    run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=5.0, publish=True))
+    run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=60.0, publish=True))
     run.go()
     log = b"".join(path.read_bytes() for path in run.directory.glob("log-*"))
     assert b"AccessDenied" in log  # the first publishing failed, and another attempt has published
@@ -92,6 +93,7 @@ def test_a_spools_schedule_is_its_seeds_alone_and_together_they_have_every_fault
     assert {what for schedule in schedules for what, _ in schedule.kills} == {"courier", "enclave", ""}
     assert {schedule.couriers for schedule in schedules} == {2, 3, 4}
     assert any(schedule.jumps for schedule in schedules)
+    assert {clock for schedule in schedules for clock in schedule.clocks} == {0, 20, 7200, -7200}
 
 
 def test_a_schedule_is_its_seeds_alone_and_together_they_have_every_fault() -> None:

@@ -76,10 +76,12 @@ class BucketSpool:
         Raises AwsFailure.
         """
         with self._s3() as client:
-            self._found = found = list_jobs(client, self.uri)
+            listing = list_jobs(client, self.uri)
+        self._found = found = listing.jobs
         names = sorted(found, key=lambda name: hashlib.sha256(f"{self._me}{name}".encode()).digest())
         jobs = [job for name in names if (job := self._job(name, found[name])) is not None]
-        return JobsSeen(jobs, sum(FAILED in files and not is_finished(files) for files in found.values()))
+        failed = sum(FAILED in files and not is_finished(files) for files in found.values())
+        return JobsSeen(jobs, failed, listing.time)
 
     def _job(self, name: str, files: Mapping[str, ListedObject]) -> Job | None:
         """The job, if there is anything to do for it."""

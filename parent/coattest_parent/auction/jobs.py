@@ -43,10 +43,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobsSeen:
-    """What a look at a spool found: the jobs to open, in the order to take them, and how many have failed."""
+    """What a look at a spool found: the jobs to open, in the order to take them, how many have failed, and
+    what time it is by the spool's own clock, in Unix seconds, if it has one.
+    """
 
     jobs: Sequence[Job]
     failed: int
+    time: float | None = None
 
 
 class JobSpool(Protocol):

@@ -3,6 +3,11 @@
 No job waits for the next attempt at a different one: nothing sleeps here, and each job that failed has its
 own time for the next attempt (ADR 150). One attempt runs at a time, as the enclave opens one auction at a
 time.
+
+Times are this machine's. A spool in S3 has a clock too: there an auction has closed, or is too late for good,
+when both clocks say so. A courier whose clock differs too much leaves every job to the others, and sets none
+aside. Whoever can make up S3's time can keep couriers from working, and no more: a receipt's time, by which
+a result is of its auction's time or not, is the enclave's.
 """
 
 from __future__ import annotations
@@ -16,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timezone
 
 from coattest.errors import CoattestError, EnvironmentFailure
 from coattest.shell import from_os_error
@@ -43,6 +48,12 @@ TELL_EVERY = 60.0
 
 UNREAD_FOR = 900.0
 """Seconds after which a job whose manifest could not be read counts as closed since it was put."""
+
+
+CLOCKS_DIFFER = 60.0
+"""Seconds that this machine's clock may be ahead of the spool's, or behind: S3 tells whole seconds, and an
+answer may take some. It is less than a receipt's time may be ahead (``receipt.SKEW``).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,8 @@ class Courier:
     dice: Callable[[float, float], float] = random.uniform
     _done: set[Job] = field(default_factory=set)
     _turns: dict[Job, Turn] = field(default_factory=dict)
+    _now: Callable[[], float] = time.time
+    _differs: bool = False
     _answered: float | None = None
     _told: float = -math.inf
     _watch: threading.Thread | None = None
@@ -97,12 +110,12 @@ class Courier:
     def round(self, now: Callable[[], datetime]) -> int:
         """Try every job that is due once, the longest due one first. Returns how many jobs are not finished.
 
-        ``now`` is called again for each job.
+        ``now`` is this machine's clock; it is called again for each job, or once where the spool has a clock.
         """
         self._look(now)
         tried: set[Job] = set()
         while True:
-            time_now = now().timestamp()
+            time_now = self._now()
             self._tell(time_now)
             due = (
                 job
@@ -113,15 +126,32 @@ class Courier:
             if job is None:
                 return len(self._turns)
             tried.add(job)
-            if not self._take(job, now):
+            if not self._take(job):
                 self._look(now)  # another courier was faster: what else has it done meanwhile?
 
     def _look(self, now: Callable[[], datetime]) -> None:
-        seen, new = self.spool.look(), Turn(now().timestamp())
+        seen = self.spool.look()
+        self._now = self._clock(now, seen.time)
+        jobs = [dataclasses.replace(job, taken=True) for job in seen.jobs] if self._differs else seen.jobs
+        new = Turn(self._now())
         # One that another courier took over, before the end of this one's work, and left is not done.
-        self._done.intersection_update(job for job in seen.jobs if not job.left)
-        self._turns = {job: self._turns.get(job, new) for job in seen.jobs if job not in self._done}
+        self._done.intersection_update(job for job in jobs if not job.left)
+        self._turns = {job: self._turns.get(job, new) for job in jobs if job not in self._done}
         self.telemetry.metrics.set("coattest_jobs_failed", seen.failed)
+
+    def _clock(self, now: Callable[[], datetime], spools: float | None) -> Callable[[], float]:
+        """The clock until the next look, in Unix seconds: of this machine's and the spool's the one that is
+        behind; the spool's where they differ too much, by which ages are told and nothing is decided.
+        """
+        if spools is None:
+            return lambda: now().timestamp()
+        own, began, before = now().timestamp(), self.telemetry.clock(), self._differs
+        self._differs = abs(own - spools) > CLOCKS_DIFFER
+        if self._differs and not before:
+            self.telemetry.event("clock-differs", seconds=round(own - spools))
+        start = spools if self._differs else min(own, spools)
+        # This machine's clock may be set before the next look: that plays no part.
+        return lambda: start + self.telemetry.clock() - began
 
     def _tell(self, now: float) -> None:
         """How many jobs are not finished, and for how long the oldest of those has been closed."""
@@ -132,12 +162,12 @@ class Courier:
             self._told = now
             self.telemetry.event("spool-seen", jobs=len(self._turns), age=round(age))
 
-    def rest(self, now: datetime) -> float:
+    def rest(self) -> float:
         """Seconds until the next job of the last round is due; infinite without jobs of this courier."""
         due = min((turn.due for job, turn in self._turns.items() if turn.waits_for(job)), default=math.inf)
-        return max(due - now.timestamp(), 0.0)
+        return max(due - self._now(), 0.0)
 
-    def _take(self, job: Job, now: Callable[[], datetime]) -> bool:
+    def _take(self, job: Job) -> bool:
         """One attempt, after which the job is done, has failed, or has a next turn; False if another courier
         has it.
         """
@@ -146,12 +176,12 @@ class Courier:
         try:
             manifest = job_manifest(self.spool, job)
             turn = dataclasses.replace(turn, closes=manifest.closes)
-            if job.taken or manifest.closes > now().timestamp():
+            if job.taken or manifest.closes > self._now():
                 self._turns[job] = Turn(turn.seen, due=manifest.closes, closes=manifest.closes)
                 return True
             with self.spool.claim(job) as ours:
                 if ours:
-                    self._finish(job, load_sealed(self.spool, job, manifest), turn, now())
+                    self._finish(job, load_sealed(self.spool, job, manifest), turn)
             if ours:
                 self._done.add(job)
             else:
@@ -162,19 +192,19 @@ class Courier:
             failure = _failure(error)
             passes = job.taken or isinstance(failure, EnvironmentFailure) or may_pass(failure)
             if passes or not self._fail(job, failure):
-                self._turns[job] = self._next(job, turn, failure, now())
+                self._turns[job] = self._next(job, turn, failure)
         return ours
 
-    def _next(self, job: Job, turn: Turn, failure: CoattestError, now: datetime) -> Turn:
+    def _next(self, job: Job, turn: Turn, failure: CoattestError) -> Turn:
         failures = turn.failures + 1
         wait = self.dice(0.0, PAUSE.bound(failures))
         self.telemetry.metrics.add("coattest_open_retries_total")
         self.telemetry.event(
             "open-retry", job=job.name, attempt=failures, **codes_of(failure), wait=round(wait, 3)
         )
-        return dataclasses.replace(turn, due=now.timestamp() + wait, failures=failures)
+        return dataclasses.replace(turn, due=self._now() + wait, failures=failures)
 
-    def _finish(self, job: Job, sealed: Sealed, turn: Turn, now: datetime) -> None:
+    def _finish(self, job: Job, sealed: Sealed, turn: Turn) -> None:
         uri = f"{self.publish}{job.name}/" if self.publish else None
         way = self.way
         if turn.failures:
@@ -186,7 +216,7 @@ class Courier:
             sealed,
             self.spool.result(job),
             way,
-            now=now,
+            now=datetime.fromtimestamp(self._now(), timezone.utc),
             uri=uri,
             telemetry=self.telemetry,
             opener=self.opener,

@@ -3,8 +3,8 @@
 All that is there may be hostile: names have a grammar, and there is an end to how many are looked at.
 
 ``NAME/claim`` says who works on a job. It is a lease, and its age is by S3's clock alone: the listing's Date
-less its LastModified. Size tells which word it is, so nothing has to be read. A result beside a claim that
-does not say it is finished may not be published yet: whoever put it may have died, or failed to.
+less its LastModified. Size tells which word it is, so nothing has to be read. A result without a claim that
+says it is finished may not be published yet, whoever put it: it is verified and published by who comes next.
 """
 
 from __future__ import annotations
@@ -44,17 +44,44 @@ class ListedObject:
     age: float
 
 
-def list_jobs(client: S3Client, uri: str) -> dict[str, dict[str, ListedObject]]:
-    """The files of every job below ``uri`` (``s3://bucket/prefix``), by the job's name, which may be any.
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of every job, by the job's name, which may be any; and S3's time in Unix seconds."""
+
+    jobs: Mapping[str, Mapping[str, ListedObject]]
+    time: float
+
+
+def list_jobs(client: S3Client, uri: str) -> Listing:
+    """What is below ``uri`` (``s3://bucket/prefix``).
 
     Raises AwsFailure: also ``too-many-files``, for more than KEYS_MAX objects, and ``bad-answer``.
     """
     found: dict[str, dict[str, ListedObject]] = {}
-    for key, listed in _objects(client, uri):
-        name, _, file = key.partition("/")
-        if NAME.fullmatch(file):
-            found.setdefault(name, {})[file] = listed
-    return found
+    time, (_, prefix) = 0.0, job_prefix(uri)
+    for page in _pages(client, uri):
+        now = _date(page, uri)
+        time = now.timestamp()
+        for item in cast("Sequence[Any]", page.get("Contents", ())):
+            name, _, file = item["Key"].removeprefix(prefix).partition("/")
+            if NAME.fullmatch(file):
+                age = (now - item["LastModified"]).total_seconds()
+                found.setdefault(name, {})[file] = ListedObject(item["ETag"], item["Size"], age)
+    return Listing(found, time)
+
+
+def list_spools(client: S3Client, uri: str) -> list[str]:
+    """Names of the spools below ``uri``, which may be any, in order. Raises as ``list_jobs``."""
+    pages = _pages(client, uri, Delimiter="/")
+    found = (each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ()))
+    _, prefix = job_prefix(uri)
+    return sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+
+
+def open_jobs(client: S3Client, uri: str) -> list[str]:
+    """Addresses of the open jobs below ``uri``, in order. Raises as ``list_jobs``."""
+    found = list_jobs(client, uri).jobs.items()
+    return sorted(f"{uri}/{name}/" for name, files in found if NAME.fullmatch(name) and is_open(files))
 
 
 def is_held(files: Mapping[str, ListedObject]) -> bool:
@@ -63,8 +90,8 @@ def is_held(files: Mapping[str, ListedObject]) -> bool:
 
 
 def is_finished(files: Mapping[str, ListedObject]) -> bool:
-    """Whether there is a result, and its courier has published it; no courier put one without a claim."""
-    return RESULT in files and (CLAIM not in files or _says(files, FINISHED))
+    """Whether there is a result, and a courier has published it."""
+    return RESULT in files and _says(files, FINISHED)
 
 
 def is_open(files: Mapping[str, ListedObject]) -> bool:
@@ -82,19 +109,15 @@ def job_prefix(uri: str) -> tuple[str, str]:
     return bucket, f"{key.rstrip('/')}/"
 
 
-def _objects(client: S3Client, uri: str) -> Iterator[tuple[str, ListedObject]]:
-    """Every object below the prefix: the rest of its key, and what the listing says of it."""
+def _pages(client: S3Client, uri: str, **more: Any) -> Iterator[Any]:
+    """Every page of the listing of the prefix, and at least one."""
     bucket, prefix = job_prefix(uri)
-    more: dict[str, Any] = {}
     count = 0
     while True:
         with aws_errors(uri):
             page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
-        now = _date(page, uri)
-        for item in cast("Sequence[Any]", page.get("Contents", ())):
-            count += 1
-            age = (now - item["LastModified"]).total_seconds()
-            yield item["Key"].removeprefix(prefix), ListedObject(item["ETag"], item["Size"], age)
+        yield page
+        count += len(page.get("Contents", ())) + len(page.get("CommonPrefixes", ()))
         token = page.get("NextContinuationToken")
         if not page.get("IsTruncated") or not token:
             return
@@ -105,7 +128,7 @@ def _objects(client: S3Client, uri: str) -> Iterator[tuple[str, ListedObject]]:
                 hint="move auctions that have ended elsewhere",
                 code="too-many-files",
             )
-        more = {"ContinuationToken": token}
+        more["ContinuationToken"] = token
 
 
 def _date(page: Any, where: str) -> datetime:

@@ -22,6 +22,7 @@ from coattest.shell import utc_now
 EVENTS = frozenset(
     {
         "accept-failed",
+        "clock-differs",
         "credentials-refreshed",
         "enclave-down",
         "enclave-up",

@@ -184,7 +184,7 @@ def test_no_job_waits_for_another(auction: Auction, place: Place) -> None:
     assert sorted(opening.names()) == ["a", "b"]
     assert "result.cbor" in place.files("b")
     while len(opening.attempts) < 9:
-        opening.time += service.rest(opening.now())
+        opening.time += service.rest()
         service.round(opening.now)
     place.put("c", job_files(late))
     service.round(opening.now)
@@ -195,10 +195,10 @@ def test_no_job_waits_for_another(auction: Auction, place: Place) -> None:
     assert waits == [max(PAUSE.bound(1), between), *(PAUSE.bound(failures) for failures in range(2, 8))]
     assert waits[-1] == PAUSE.cap
     del opening.failing["a"]
-    opening.time += service.rest(opening.now())
+    opening.time += service.rest()
     assert service.round(opening.now) == 0
     assert "result.cbor" in place.files("a")
-    assert service.rest(opening.now()) == float("inf")
+    assert service.rest() == float("inf")
 
 
 def test_each_of_many_failing_jobs_has_its_turn(auction: Auction, place: Place) -> None:
@@ -271,7 +271,7 @@ def test_a_closing_time_is_waited_for_without_reading_the_job_again(auction: Auc
     opening = Openings(auction, failing={})
     service = courier(place.spool(), opener=opening)
     assert service.round(at(closes - 100)) == 1
-    assert service.rest(at(closes - 100)()) == 100
+    assert service.rest() == 100
     place.remove("job", "0.seal")
     assert service.round(at(closes - 1)) == 1
     assert "failed.json" not in place.files("job")
@@ -299,7 +299,7 @@ def test_a_clock_that_is_set_back_does_not_put_off_a_retry(auction: Auction, pla
 
 
 def test_what_was_opened_before_is_used(auction: Auction, place: Place) -> None:
-    """A start after a result was stored asks no enclave and changes nothing."""
+    """A start after a result was stored asks no enclave and changes none of the files."""
     files = {**job_files(auction), "result.cbor": opened(auction).encode()}
     place.put("job", files)
     opening = Openings(auction, failing={auction.manifest.auction: EnclaveFailed("no")})
@@ -511,6 +511,142 @@ def test_a_courier_with_a_wrong_clock_sets_no_job_aside(
     assert ("failed.json" in place.files("job")) is not again
 
 
+def timed(auction: Auction, closes: float, publish_by: float) -> Auction:
+    """The same with these times."""
+    manifest = dataclasses.replace(auction.manifest, closes=int(closes), publish_by=int(publish_by))
+    return dataclasses.replace(auction, manifest=manifest)
+
+
+@pytest.mark.parametrize("hours", [2, -2])
+def test_a_courier_whose_clock_is_not_s3s_leaves_its_jobs_to_others(
+    auction: Auction, bucket: InBucket, capfd: pytest.CaptureFixture[str], hours: int
+) -> None:
+    """By a clock that is ahead the deadline would be over, by one that is behind a result would be of the
+    future: it opens nothing, sets nothing aside, holds no lease, and says once by how much its clock differs.
+    It tells ages by S3's time. When its clock is set, it works.
+    """
+    began = time.time()
+    closed = timed(auction, began - 1000, began + 3600)
+    bucket.put("job", job_files(closed))
+    bucket.put("opened", {**job_files(closed), "result.cbor": opened(closed).encode()})
+    bucket.put("opened", {"claim": b"freed" + b"a" * 32})
+    bucket.put("bad", {"manifest.cbor": b"none"})
+    before = {*bucket.listed()}
+    opening = Openings(closed, failing={})
+
+    def check(_: Any, __: Any, ___: Any, now: datetime) -> None:
+        if abs(now.timestamp() - time.time()) > 300:
+            raise FoundFalse("no", code="unverified-result")
+
+    service = courier(bucket.spool(timed=True), opener=opening, check=check)
+    service.telemetry = Telemetry(2)
+    for _ in range(3):
+        assert service.round(lambda: datetime.fromtimestamp(time.time() + hours * 3600, timezone.utc)) == 3
+        assert 1000 <= age(service) < 1600
+    assert {*bucket.listed()} == before
+    assert opening.attempts == []
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    (said,) = (each["seconds"] for each in events if each["event"] == "clock-differs")
+    assert abs(said - hours * 3600) < 60
+    assert "job-failed" not in {each["event"] for each in events}
+    service = courier(bucket.spool(timed=True), opener=opening, check=check)
+    assert service.round(lambda: datetime.now(timezone.utc)) == 0
+    assert len(opening.attempts) == 1
+    assert reason(bucket, "bad") == "bad-manifest"
+
+
+@pytest.mark.parametrize(
+    ("own", "outcome"),
+    [(-20, "waits"), (20, "waits"), (61, "differs"), (-61, "differs"), (59, "waits"), (-59, "waits")],
+)
+def test_an_auction_has_closed_when_both_clocks_say_so(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, own: int, outcome: str
+) -> None:
+    """So none is opened early by a clock that is a little ahead, round after round."""
+    closes = auction.manifest.closes
+    bucket.put("job", job_files(auction))
+    s3 = closes - 10 if own > 0 else closes + 10
+    monkeypatch.setattr(job_listing, "_date", lambda *_: at(s3)())
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(timed=True), opener=opening)
+    service.telemetry = Telemetry(clock=lambda: 0.0)
+    assert service.round(at(s3 + own)) == 1
+    assert opening.attempts == []
+    if outcome == "waits":
+        assert service.rest() == closes - min(s3, s3 + own)
+        s3 = closes + 60
+        assert service.round(at(s3)) == 0
+    else:
+        assert service.rest() == float("inf")
+
+
+@pytest.mark.parametrize(("own", "late"), [(-20, False), (20, False), (0, True)])
+def test_a_job_is_too_late_when_both_clocks_say_so(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, own: int, late: bool
+) -> None:
+    """Until then it is opened: the receipt's time is the enclave's, and it is that one that counts."""
+    bucket.put("job", job_files(auction))
+    s3 = auction.manifest.publish_by + (-10 if own > 0 else 10)
+    monkeypatch.setattr(job_listing, "_date", lambda *_: at(s3)())
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(timed=True), opener=opening)
+    service.telemetry = Telemetry(clock=lambda: 0.0)
+    assert service.round(at(s3 + own)) == 0
+    assert (opening.attempts == []) is late
+    assert ("failed.json" in bucket.files("job")) is late
+
+
+def test_a_clock_that_is_set_during_an_attempt_decides_nothing(auction: Auction, bucket: InBucket) -> None:
+    """Jobs of the same round are still opened by the time of the look."""
+    now = time.time()
+    ahead = [0.0]
+    jobs = [timed(named(auction, name), now - 100, now + 3600) for name in "ab"]
+    for each in jobs:
+        bucket.put(each.manifest.auction, job_files(each))
+    opening = Openings(*jobs, failing={})
+
+    def opener(*args: Any, **options: Any) -> messages.ResultFile:
+        ahead[0] = 7200.0
+        return opening(*args, **options)
+
+    service = courier(bucket.spool(timed=True), opener=opener)
+    assert service.round(lambda: datetime.fromtimestamp(time.time() + ahead[0], timezone.utc)) == 0
+    assert sorted(opening.names()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "date", ["Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "", "today", None]
+)
+def test_a_date_that_s3_does_not_have_keeps_a_courier_from_working_and_no_more(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, date: str | None
+) -> None:
+    """It opens nothing early and sets nothing aside; with a right one it goes on."""
+    bucket.put("job", job_files(auction))
+    call = BaseClient._make_api_call
+
+    def dated(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
+        answer = call(self, operation, arguments)
+        headers = answer["ResponseMetadata"]["HTTPHeaders"]
+        headers.pop("date", None) if date is None else headers.update(date=date)
+        return answer
+
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(timed=True), opener=opening)
+    before = bucket.listed()
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseClient, "_make_api_call", dated)
+        for now in (auction.manifest.closes, auction.manifest.publish_by + 1):
+            if date and date.endswith("GMT"):
+                assert service.round(at(now)) == 1
+            else:
+                with raises_code(AwsFailure, "bad-answer"):
+                    service.round(at(now))
+    assert bucket.listed() == before
+    monkeypatch.setattr(job_listing, "_date", lambda *_: at(auction.manifest.closes)())
+    assert service.round(at(auction.manifest.closes)) == 0
+    assert len(opening.attempts) == 1
+
+
 def test_a_claim_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
     """So a lease can be shorter than an attempt; one that was lost is not taken back."""
     bucket.put("job", job_files(auction))
@@ -574,15 +710,38 @@ def test_what_was_not_published_is_published_by_another(auction: Auction, bucket
     so. Another takes it over and opens nothing.
     """
     bucket.put("job", {**job_files(auction), "result.cbor": opened(auction).encode()})
-    opening = Openings(auction, failing={})
-    assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
-    assert "job/claim" not in bucket.listed()  # it was finished
     bucket.put("job", {"claim": b"held" + b"a" * 32})
+    opening = Openings(auction, failing={})
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
     assert courier(bucket.spool(lease=-2.0), opener=opening).round(opening.now) == 0
     assert bucket.read("job/claim").startswith(b"finished")
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
     assert opening.attempts == []
+
+
+def test_a_result_that_somebody_else_put_is_published_too(
+    auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No courier puts one without a claim: it is verified, published as it is, and then finished."""
+    put = opened(auction).encode()
+    bucket.put("job", {**job_files(auction), "result.cbor": put})
+    did: list[tuple[str, bytes]] = []
+
+    def check(_: Any, file: messages.ResultFile, *__: Any) -> None:
+        did.append(("verified", file.encode()))
+
+    def publish(_: Any, file: messages.ResultFile, *__: Any) -> tuple[str, bool]:
+        did.append(("published", file.encode()))
+        return "", True
+
+    monkeypatch.setattr(finish, "publish", publish)
+    opening = Openings(auction, failing={})
+    service = courier(bucket.spool(), opener=opening, publish="s3://results/", check=check)
+    assert service.round(opening.now) == 0
+    assert did == [("verified", put), ("published", put)]
+    assert opening.attempts == []
+    assert bucket.read("job/claim").startswith(b"finished")
+    assert not bucket.spool().look().jobs
 
 
 @pytest.mark.parametrize(
@@ -896,18 +1055,12 @@ def test_a_fifo_as_result_stops_no_other_auction(auction: Auction, tmp_path: Pat
 
 
 def test_a_planted_result_is_not_published(auction: Auction, place: Place) -> None:
-    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside. In a
-    bucket one without a claim counts as finished, and nothing is done with it either.
-    """
+    """A well-formed result file of this seal that no enclave made: nothing is put, the job is set aside."""
     files = {**job_files(auction), "result.cbor": opened(auction).encode()}
     place.put("planted", files)
     opening = Openings(auction, failing={})
     service = courier(place.spool(), opener=opening, publish="s3://results/", check=check_opened)
     assert service.round(opening.now) == 0
-    if isinstance(place, InBucket):
-        assert place.files("planted") == files
-        place.put("planted", {"claim": b"held" + b"a" * 32})
-        service = courier(place.spool(-2.0), opener=opening, publish="s3://results/", check=check_opened)
-        assert service.round(opening.now) == 0
+    assert {name: place.files("planted")[name] for name in files} == files
     assert opening.names() == []
     assert reason(place, "planted") == "unverified-result"

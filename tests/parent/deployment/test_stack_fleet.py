@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -44,8 +45,9 @@ def killed_enclave(bench: Bench, instance: str) -> None:
     """The enclave dies as often as its unit starts it again."""
     while instance in bench.instances():
         record = records.running_record(bench.enclave_of(instance))
-        if record is not None:
-            os.kill(record["pid"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the instance may end it, too
+            if record is not None:
+                os.kill(record["pid"], signal.SIGKILL)
         time.sleep(0.1)
 
 
@@ -187,7 +189,8 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
 
 def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
     """Both serve until the old release's courier, with the rights of the parents' role, has ended its jobs;
-    what has ended, and what waits for the new release, keeps nothing.
+    what has ended, and what waits for the new release, keeps nothing. A job that is put for the old release
+    afterwards, or for one that never was, has nobody to take it: status tells.
     """
     bench.apply()
     following, old = bench.following(), bench.plan.parents_stack
@@ -203,3 +206,16 @@ def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
     assert set(bench.instances(old) + bench.instances(following.parents_stack)) <= set(bench.enclaves())
     assert bench.courier("unix:/nowhere").round(now) == 0
     assert bench.apply(following, retire=True).retired == (old,)
+    assert bench.status(following)["findings"] == []
+    for place in (
+        f"{first}/late/manifest.cbor",
+        f"{second}x/spring/manifest.cbor",
+        "caf\xe9 []/a/manifest.cbor",
+    ):
+        s3.put_object(Bucket=bucket, Key=f"jobs/{place}", Body=b"no manifest")
+    told = [(each["code"], each["where"]) for each in bench.status(following)["findings"]]
+    assert told == [
+        ("open-jobs", f"s3://{bucket}/jobs/{first}/late/"),
+        ("open-jobs", f"s3://{bucket}/jobs/{second}x/spring/"),
+        ("open-jobs", f"s3://{bucket}/jobs/caf\xe9 []/a/"),
+    ]

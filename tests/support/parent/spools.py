@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import boto3
 from coattest_local.aws.services import Services
 from coattest_parent.auction.bucket_spool import LEASE, RENEW, BucketSpool
 from coattest_parent.auction.folder_spool import FolderSpool
-from coattest_parent.auction.jobs import JobSpool
+from coattest_parent.auction.jobs import JobSpool, JobsSeen
 from coattest_parent.auction.steps import Sessions
 from coattest_parent.deployment.stack import templates
 from coattest_parent.link.aws import Aws, Endpoint
@@ -70,6 +71,14 @@ class InFolder:
             shutil.rmtree(self.folder / name)
 
 
+class Untimed(BucketSpool):
+    """One whose S3 does not say what time it is: couriers go by the test's clock alone."""
+
+    def look(self) -> JobsSeen:
+        """Without S3's time; ages are still by it."""
+        return dataclasses.replace(super().look(), time=None)
+
+
 class InBucket:
     """A spool in S3; couriers have the rights of a parent's role and no others."""
 
@@ -80,10 +89,11 @@ class InBucket:
         session = boto3.Session(admin.access_key, admin.secret_key, region_name=services.region)
         self.aws = Aws(session, Endpoint(services.endpoint, services.ca_bundle))
 
-    def spool(self, lease: float = LEASE, renew: float = RENEW) -> BucketSpool:
+    def spool(self, lease: float = LEASE, renew: float = RENEW, *, timed: bool = False) -> BucketSpool:
         role = f"arn:aws:iam::{SERVICE}:role/{ROLE}"
         sessions = Sessions(self.aws, role, self.services.region, Telemetry())
-        return BucketSpool(f"s3://{BUCKET}/{self.prefix}", sessions, lease, renew)
+        kind = BucketSpool if timed else Untimed
+        return kind(f"s3://{BUCKET}/{self.prefix}", sessions, lease, renew)
 
     def put(self, name: str, files: Mapping[str, bytes]) -> None:
         for file, content in sorted(files.items(), key=lambda item: item[0] == "manifest.cbor"):

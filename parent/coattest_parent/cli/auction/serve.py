@@ -104,7 +104,7 @@ def serve_command(
                         try:
                             # A signal interrupts a running attempt; the next start finishes it.
                             stop.cut(courier.round, utc_now)
-                            rest = min(every, courier.rest(utc_now()))
+                            rest = min(every, courier.rest())
                         except AwsFailure as error:
                             if once:
                                 raise

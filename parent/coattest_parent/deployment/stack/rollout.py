@@ -29,7 +29,7 @@ from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import Say, Stacks, StackState, next_step
 from coattest_parent.deployment.stack.templates import CAPACITY, FROM_BASE, JOBS
 from coattest_parent.link.aws import Aws
-from coattest_parent.link.job_listing import NAME, is_open, list_jobs
+from coattest_parent.link.job_listing import list_spools, open_jobs
 from coattest_verify.fleet.live import IN_SERVICE
 
 if TYPE_CHECKING:
@@ -129,12 +129,8 @@ def _require_no_jobs(plan: StackPlan, cloud: Cloud, stacks: Sequence[str], bucke
     made = [state for state in found if state.outputs or next_step(state.status) != "remove"]
     findings = []
     for release in sorted({state.output("Release") for state in made} - {plan.decision.release}):
-        place = f"s3://{bucket}/{JOBS}/{release}"
-        findings += [
-            Finding("open-jobs", f"{place}/{name}/", "not finished")
-            for name, files in sorted(list_jobs(cloud.aws.s3(plan.settings.region), place).items())
-            if NAME.fullmatch(name) and is_open(files)
-        ]
+        jobs = open_jobs(cloud.aws.s3(plan.settings.region), f"s3://{bucket}/{JOBS}/{release}")
+        findings += [Finding("open-jobs", job, "not finished") for job in jobs]
     if findings:
         raise FoundFalse(
             f"{len(findings)} of its jobs are not finished, nothing was retired: {findings[0].where}",
@@ -223,6 +219,8 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     else:
         parents, silent = _looked_at(plan, cloud.parents(plan, base))
         findings += silent
+    if base is not None and "ResultBucket" in base.outputs:
+        findings += _untaken(settings, cloud, base.output("ResultBucket"))
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
     findings += [
         Finding("key-state", f"key of {name}", state, expected="Enabled", found=state)
@@ -263,6 +261,18 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
             Finding("not-running", parents.name, "instances in service", expected=wanted, found=str(serving))
         )
     return shown, findings
+
+
+def _untaken(settings: Settings, cloud: Cloud, bucket: str) -> Iterator[Finding]:
+    """Open jobs of releases that have no parents, whose couriers would tell of them."""
+    stacks, client = cloud.stacks(settings), cloud.aws.s3(settings.region)
+    states = [stacks.find(name) for name in stacks.named(settings.parents_stacks)]
+    served = {state.outputs.get("Release") for state in states if state is not None}
+    place = f"s3://{bucket}/{JOBS}"
+    for release in list_spools(client, place):
+        if release not in served:
+            why = f"release {release} has no parents to take it: apply that release, or move the job"
+            yield from (Finding("open-jobs", job, why) for job in open_jobs(client, f"{place}/{release}"))
 
 
 def _unfinished(stacks: Stacks, name: str, state: StackState | None) -> Iterator[Finding]:
