@@ -38,12 +38,7 @@ class Groups:
     """The controller. ``start`` runs it in a thread until ``stop``, which ends every enclave."""
 
     def __init__(
-        self,
-        folder: Path,
-        s3: Handler,
-        lock: threading.RLock,
-        clock: Callable[[], datetime],
-        faults: Faults,
+        self, folder: Path, s3: Handler, lock: threading.RLock, clock: Callable[[], datetime], faults: Faults
     ) -> None:
         """``folder`` has the instances' folders; ``lock`` guards moto."""
         self._folder, self._s3, self._lock = folder.resolve(), s3, lock

@@ -5,7 +5,6 @@ moto is changed in place, once a process (``extend_moto``).
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import Any, cast
 
@@ -13,7 +12,6 @@ from moto.core.common_models import CloudFormationModel
 from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
 from moto.kms.models import Key, kms_backends
-from moto.s3.exceptions import MissingBucket
 from moto.s3.models import FakeBucket, s3_backends
 
 from coattest_local.aws.accounts import PARTITION
@@ -52,8 +50,8 @@ class BucketPolicy(CloudFormationModel):  # type: ignore[misc]
 
     def delete(self, account_id: str, _: str) -> None:
         """Take the policy away; moto may have deleted the bucket before it, in the order of a set."""
-        with contextlib.suppress(MissingBucket):
-            s3_backends[account_id][PARTITION].delete_bucket_policy(self.physical_resource_id)
+        if bucket := s3_backends[account_id][PARTITION].buckets.get(self.physical_resource_id):
+            bucket.policy = None
 
 
 def _in_kms_words(resource: Any) -> Any:
