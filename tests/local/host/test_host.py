@@ -324,6 +324,7 @@ def run_arguments(image: Path, directory: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_detached_it_returns_a_record_and_ends_on_request(image: Path, tmp_path: Path) -> None:
     """The record names address, flags and measurements; terminate-enclave ends host and enclave."""
     before = set(processes_of(RUNNING))

@@ -176,6 +176,7 @@ def test_the_audit_knows_what_was_sealed_and_counts_openings(
     assert {finding["code"] for finding in alarmed["findings"]} == {"never-sealed"}
 
 
+@pytest.mark.slow
 def test_enrolling_somebody_between_bid_and_opening_changes_nothing(world: World) -> None:
     """Bids under version 1, seals and receipt under version 2 of the members file."""
     world.prepare("growth")
