@@ -74,6 +74,7 @@ def test_every_profile_is_built_and_measured(built_images: Any) -> None:
     assert aws["PCR2"] != local["PCR2"]
 
 
+@pytest.mark.slow
 @pytest.mark.image
 def test_a_build_elsewhere_gives_the_same_bytes_in_little_memory(built_images: Any, tmp_path: Path) -> None:
     """Path, folder, umask, zone, locale and hash seed do not matter; memory stays below 150 MiB."""

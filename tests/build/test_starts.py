@@ -18,6 +18,7 @@ from coattest_build import image, starts
 from coattest_build.cli import cli
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.inputs import lock
+from support.loopback import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,15 +100,14 @@ def test_no_request_ends_the_service_of_node(tmp_path: Path) -> None:
         pytest.skip("no node on this machine")
     starts.write_start("node", tmp_path / "mine")
     app = tmp_path / "mine/enclave/app"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    host = (app / "host.js").read_text().replace("PORT = 8080", f"PORT = {port}")
-    (app / "host.js").write_text(host)
-    with subprocess.Popen([node, str(app / "server.js")], stderr=subprocess.DEVNULL) as service:
-        try:
-            answers = [status_of(port, path) for path in ("//", "/hello/%zz?nonce=" + "00" * 32, "/")]
-        finally:
-            service.kill()
+    with free_port() as port:
+        host = (app / "host.js").read_text().replace("PORT = 8080", f"PORT = {port}")
+        (app / "host.js").write_text(host)
+        with subprocess.Popen([node, str(app / "server.js")], stderr=subprocess.DEVNULL) as service:
+            try:
+                answers = [status_of(port, path) for path in ("//", "/hello/%zz?nonce=" + "00" * 32, "/")]
+            finally:
+                service.kill()
     assert answers == [b"500", b"500", b"404"]
 
 

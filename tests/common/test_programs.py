@@ -257,10 +257,16 @@ def test_what_a_program_starts_in_a_session_of_its_own_is_ended(tmp_path: Path, 
         waiting = f"while [ $(wc -l < {started}) -lt 3 ]; do sleep 0.05; done"
         text = f'"$@"; {waiting}; echo done'
         assert run_program([find_program("sh"), "-c", text, "sh", *command]).stdout == b"done\n"
+    elif end == "output":
+        with raises_code(EnvironmentFailure, "program-output"):
+            run_program(command, limits=ProgramLimits(seconds=100, output=100_000))
     else:
-        limits = ProgramLimits(seconds=5 if end == "time" else 100, output=100_000)
-        with raises_code(EnvironmentFailure, f"program-{end}"):
-            run_program(command, limits=limits)
+        seconds = 2.5
+        while len(started.read_text().split()) < 3:  # more time where this machine needs it to start them
+            started.write_text("")
+            seconds *= 2
+            with raises_code(EnvironmentFailure, "program-time"):
+                run_program(command, limits=ProgramLimits(seconds=seconds, output=100_000))
     numbers = [int(line) for line in started.read_text().split()]
     assert len(numbers) == 3
     assert all(gone(number) for number in numbers)
@@ -277,9 +283,8 @@ def test_what_a_program_started_ends_with_coattest(tmp_path: Path) -> None:
         [sys.executable, "-c", text],
         environment={**program_environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
     )
-    for _ in range(1000):
-        if started.exists() and started.read_text().strip():
-            break
+    while not (started.exists() and started.read_text().strip()):
+        assert process.poll() is None
         time.sleep(0.01)
     number = int(started.read_text())
     assert Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -337,8 +342,8 @@ def test_limits_are_set_before_the_program_starts() -> None:
 
 
 def gone(process: int) -> bool:
-    """Whether a killed process has ended; the kernel needs a moment."""
-    for _ in range(500):
+    """Whether a killed process ends within a minute."""
+    for _ in range(6000):
         try:
             if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
                 return True

@@ -10,13 +10,14 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coattest_enclave import session
-from coattest_enclave.payload import http_reply, kms
+from coattest_enclave.payload import http_reply, kms, transport
 from coattest_enclave.payload.trust import parse_trust
 from coattest_enclave.payload.turns import Turns
 from coattest_enclave.protocol import wire
@@ -155,18 +156,22 @@ def opened_here(program: Enclave, auction: Auction) -> list[wire.Frame]:
     return answers
 
 
-def dripping(body: bytes) -> Iterator[bytes]:
-    """The right reply, a byte at a time."""
-    for byte in head(len(body)) + body:
-        time.sleep(0.02)
-        yield bytes([byte])
-
-
 def test_a_reply_that_drips_meets_a_deadline(
     program: Enclave, demo: Auction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The deadline is for the whole call, not for a silence."""
-    monkeypatch.setattr(kms, "TIMEOUT", 0.5)
+    ahead = 0.0
+
+    def dripping(body: bytes) -> Iterator[bytes]:
+        nonlocal ahead
+        first, *others = head(len(body)) + body
+        yield bytes([first])
+        ahead += kms.TIMEOUT
+        yield from (bytes([byte]) for byte in others)
+
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    for module in (kms, transport):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(kms, "PAUSES", (0.0,))
     program.kms.raw = dripping
     with pytest.raises(EnclaveError, match="timed out") as caught:

@@ -22,7 +22,7 @@ from coattest_enclave.protocol.errors import EnclaveError, MessageError
 from support.build.own_enclave import EXAMPLE
 from support.enclave.fake_nsm import FakeNsm, fields_of
 
-WAIT = 30.0
+WAIT = 60.0
 NONCE = bytes(range(32))
 
 

@@ -53,15 +53,15 @@ sys.exit(main(Path(sys.argv[1])))
 """
 """The enclave program with waits of seconds, not a minute: a garbled length waits for what never comes."""
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0
 """Seconds that any one opening may take here."""
 
 
 class World:
     """The parties of all runs: cloud, simulated NSM, a line, the enclave program, a process that forks."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, program: str) -> None:
+        self.directory, self.program = directory, program
         self.cloud = FaultCloud(directory)
         self.ca = directory / "ca.pem"
         self.ca.write_bytes(self.cloud.authority[0].public_bytes(Encoding.PEM))
@@ -92,7 +92,7 @@ class World:
             return
         self.end_enclave()
         self.enclave = subprocess.Popen(
-            [sys.executable, "-c", START, str(self.directory / "trust.json")],
+            [sys.executable, "-c", self.program, str(self.directory / "trust.json")],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,10 +123,10 @@ class World:
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    """A world in a temporary directory."""
+def world(program: str = START) -> Iterator[World]:
+    """A world in a temporary directory, whose enclave is this program."""
     with tempfile.TemporaryDirectory(prefix="coattest-faults-") as name:
-        made = World(Path(name))
+        made = World(Path(name), program)
         with made.cloud, made.nsm, made.link:
             try:
                 yield made
@@ -192,13 +192,13 @@ class Run:
         world.link.fault, world.nsm.timestamp, world.nsm.broken = "", None, None
         world.start_enclave()
         there = self.out.exists()
-        again = self._open(seconds=5.0)
+        again = self._open(seconds=60.0)
         require(again.code == 0, f"the retry did not finish the job: {again.code} {again.answer}")
         self._check(killed=False)
         require(self.out.exists(), "no result file after a good end")
         require(again.answer["resumed"] == there, "a result was decided again")
         if schedule.seed % 3 == 0:
-            fresh = self._open(out=self.directory / "fresh.cbor", seconds=5.0)
+            fresh = self._open(out=self.directory / "fresh.cbor", seconds=60.0)
             require(fresh.code == 0, f"a fresh opening failed: {fresh.answer}")
             self._result((self.directory / "fresh.cbor").read_bytes())
         one_right_result(self.results, right_outcomes(self.amounts, schedule.rule))

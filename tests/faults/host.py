@@ -30,6 +30,7 @@ from faults.link import Link
 from faults.steps import VARIABLE, Steps
 from support.auction.auctions import ACCOUNTS, KEYS, spki
 from support.local.local_enclave import INSTANCE, ROOT, Cloud
+from support.loopback import free_port
 from support.verify.members import NOW, Members, profile_json, report_json
 
 BIN = Path(sys.executable).parent
@@ -55,6 +56,9 @@ class CloudProcess:
         accounts = ["service=111122223333", *(f"{name}={number}" for name, number in ACCOUNTS.items())]
         command = [sys.executable, "-m", "faults.cloud", "--directory", str(directory), "--exit-with-parent"]
         command += ["--region", REGION, *(word for item in accounts for word in ("--account", item))]
+        # A copy takes the port of the process that was killed: nobody else gets it between the two.
+        self._place = contextlib.ExitStack()
+        command += ["--port", str(self._place.enter_context(free_port()))]
         with self.log.open("ab") as log:
             self._first = subprocess.Popen(
                 command,
@@ -93,6 +97,7 @@ class CloudProcess:
             os.close(self._handle)
         self._first.wait(PATIENCE)
         self._first.stdout.close()
+        self._place.close()
 
     def _listens(self) -> bool:
         """Whether the next line is of a process that listens; otherwise it is of a copy that is not the

@@ -21,7 +21,7 @@ from coattest_verify.auction.buyers import load_manifest
 from faults.harness import World, object_paths, world
 from support.auction import deciding
 from support.enclave.fake_nsm import signed_document
-from support.enclave.running_enclave import Auction
+from support.enclave.running_enclave import START, Auction
 from support.parent.fault_cloud import SECRET
 from support.parent.limits import many_descriptors
 
@@ -31,7 +31,7 @@ ROLE = "arn:aws:iam::111122223333:role/coattest-parent"
 @pytest.fixture(scope="module")
 def here() -> Iterator[World]:
     """A cloud, and the enclave program."""
-    with world() as made:
+    with world(START) as made:
         made.start_enclave()
         yield made
 
@@ -227,12 +227,12 @@ def test_thousands_of_connections_to_its_state_do_not_keep_the_courier_from_its_
             while json.loads(service.stderr.readline())["event"] != "service-started":
                 pass
             resource.prlimit(service.pid, resource.RLIMIT_NOFILE, (512, 512))
-            held = [connect_to(address, 30) for _ in range(2000)]
+            held = [connect_to(address, 60) for _ in range(2000)]
             job.rename(spool / "job")
             while json.loads(service.stderr.readline())["event"] != "open-finished":
                 pass
             assert (spool / "job" / "result.cbor").exists()
-            with connect_to(address, 30) as stream:
+            with connect_to(address, 60) as stream:
                 stream.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
                 assert stream.recv(100).startswith(b"HTTP/1.1 200 OK")
             service.terminate()

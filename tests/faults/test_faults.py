@@ -60,7 +60,7 @@ def test_the_harness_of_a_spool_notices(together: spool_run.SpoolWorld) -> None:
         attempts=1,
         clocks=(),
     )
-    run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=5.0, publish=True))
+    run = spool_run.SpoolRun(together, dataclasses.replace(calm, seconds=60.0, publish=True))
     run.go()
     log = b"".join(path.read_bytes() for path in run.directory.glob("log-*"))
     assert b"AccessDenied" in log  # the first publishing failed, and another attempt has published

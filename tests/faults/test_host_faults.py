@@ -46,12 +46,14 @@ def throttled(here: World) -> HostRun:
     return run
 
 
+@pytest.mark.slow
 def test_throttling_of_all_keys_at_once_is_waited_out_by_one_call(throttled: HostRun) -> None:
     """One ``auction open`` ends in the result, with no more attempts than refusals beside its first."""
     assert [outcome.kind for outcome in throttled.outcomes] == ["result"] * len(throttled.outcomes)
     assert throttled.attempts <= 3 + len(throttled.outcomes)
 
 
+@pytest.mark.slow
 def test_the_host_harness_notices(here: World, throttled: HostRun, tmp_path: Path) -> None:
     """A bid that was replaced, another result, a seal that is not in the journal, a key for another image."""
     run = copy.copy(throttled)

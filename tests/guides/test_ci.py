@@ -94,6 +94,7 @@ def stand_ins(folder: Path) -> Path:
     return folder / "bin"
 
 
+@pytest.mark.slow
 def test_a_member_commits_and_reveals_in_two_jobs(tmp_path: Path) -> None:
     """The key and its passphrase come by descriptors; the two jobs share the state, and nobody is asked.
 

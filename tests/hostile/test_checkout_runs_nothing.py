@@ -145,6 +145,7 @@ def test_nothing_of_the_current_folder_runs(
     assert done.returncode in (0, 1, 2, 3), done.stderr
 
 
+@pytest.mark.slow
 def test_the_local_services_start_in_any_folder(
     elsewhere: Traps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

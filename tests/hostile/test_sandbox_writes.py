@@ -23,7 +23,7 @@ from support.raises import raises_code
 DISK = 1 << 40
 """Bytes: what others write to the same disk meanwhile counts too, so only the test of that limit has less."""
 
-SMALL = sandbox.Limits(seconds=60, memory=1 << 30, processes=32, disk=DISK, output=1 << 20, file=1 << 20)
+SMALL = sandbox.Limits(seconds=600, memory=1 << 30, processes=32, disk=DISK, output=1 << 20, file=1 << 20)
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ SPENT = {
         "disk",
     ),
     "memory": (
-        sandbox.Limits(60, 128 << 20, 32, DISK, 1 << 20),
+        sandbox.Limits(600, 128 << 20, 32, DISK, 1 << 20),
         # The colon: a shell becomes what it runs last, and its memory is gone.
         "for i in 1 2 3 4; do (x=x; while [ ${#x} -lt 30000000 ]; do x=$x$x; done; sleep 99; :) & done; wait",
         "memory",
@@ -259,7 +259,7 @@ def test_one_file_tmp_and_memory_without_a_process_are_limited_too(tmp_path: Pat
             "-c",
             "dd if=/dev/zero of=/out/sparse bs=1 count=1 seek=100M; dd if=/dev/zero of=/tmp/x bs=1M; ls /tmp",
         ],
-        limits=sandbox.Limits(60, 1 << 30, 32, DISK, 1 << 20, file=64 << 20, tmpfs=16 << 20),
+        limits=sandbox.Limits(600, 1 << 30, 32, DISK, 1 << 20, file=64 << 20, tmpfs=16 << 20),
         env={"PATH": "/usr/bin"},
         binds=[Bind(tmp_path / "out", "/out", writable=True)],
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from coattest_parent.deployment.stack.stacks import Stacks
 from coattest_parent.deployment.stack.templates import base_template, template_text
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.report import BuyerReport
+from support.loopback import free_port
 from support.verify.decisions import ACCOUNT, ENCRYPTER, PARENT, SERVICE, make
 
 REGION = "eu-central-1"
@@ -79,16 +79,18 @@ class Cloud:
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """LocalStack as a process, offline and without Docker."""
     folder = tmp_path_factory.mktemp("localstack")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     offline = {"DISABLE_EVENTS": "1", "DNS_ADDRESS": "0", "SKIP_SSL_CERT_DOWNLOAD": "1"}
     place = {"FILESYSTEM_ROOT": str(folder), "LOCALSTACK_VOLUME_DIR": str(folder), "HOME": str(folder)}
     with (
+        free_port() as port,
         (folder / "log").open("wb") as log,
         subprocess.Popen(
             [sys.executable, "-m", "localstack.runtime.main"],
-            env={"PATH": os.environ["PATH"], "GATEWAY_LISTEN": address, "SERVICES": ",".join(SERVICES)}
+            env={
+                "PATH": os.environ["PATH"],
+                "GATEWAY_LISTEN": f"127.0.0.1:{port}",
+                "SERVICES": ",".join(SERVICES),
+            }
             | offline
             | place,
             stdout=log,
@@ -96,8 +98,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         ) as process,
     ):
         try:
-            await_health(process, f"http://{address}/_localstack/health", folder / "log")
-            yield Cloud(f"http://{address}")
+            await_health(process, f"http://127.0.0.1:{port}/_localstack/health", folder / "log")
+            yield Cloud(f"http://127.0.0.1:{port}")
         finally:
             process.kill()
 

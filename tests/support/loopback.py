@@ -6,10 +6,23 @@ import contextlib
 import http.server
 import socket
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TypeVar
 
 Self = TypeVar("Self", bound="Loopback")
+
+
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """A port of 127.0.0.1 at which nobody listens, and which the system gives nobody else within the block.
+
+    A server that is given it by number can take it, if it sets SO_REUSEADDR as servers do.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

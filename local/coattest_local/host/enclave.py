@@ -60,7 +60,8 @@ ACCEPTS = 0x10000
 """A socket that listens (linux/net.h, __SO_ACCEPTCON), in /proc/PID/net/unix."""
 START_SECONDS = 60.0
 POLL_SECONDS = 0.02
-OUTPUT_SECONDS = 2.0
+OUTPUT_SECONDS = 60.0
+"""Seconds for the console's last lines to arrive when nothing inside is left that could write more."""
 TRUST_FILE = "etc/coattest/trust.json"
 """Where the auction's image says whom it trusts (coattest_enclave.payload.trust)."""
 TRUST_MAX = 64 * 1024

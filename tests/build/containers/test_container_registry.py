@@ -26,7 +26,7 @@ from support.build.container_images import Layout, config_of, entry, folder, ram
 from support.build.containers import registries
 from support.build.containers.command import run
 from support.build.containers.registries import NAME, Answer, push, real_registry, registry_of
-from support.loopback import Handler, Loopback
+from support.loopback import Handler, Loopback, free_port
 from support.raises import raises_code
 
 LAYERS = [tar(folder("d"), entry("d/x", b"1" * 3000)), tar(entry("y", os.urandom(5000)))]
@@ -342,9 +342,8 @@ def test_a_document_of_another_kind_is_refused(shown: Shown) -> None:
 
 def test_nobody_there_is_exit_3(capsys: pytest.CaptureFixture[str]) -> None:
     """In one line, at once."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    code, text, _ = run(capsys, "inspect", f"docker://127.0.0.1:{port}/a@sha256:{'1' * 64}", "--json")
+    with free_port() as port:
+        code, text, _ = run(capsys, "inspect", f"docker://127.0.0.1:{port}/a@sha256:{'1' * 64}", "--json")
     assert (code, json.loads(text)["code"]) == (3, "unreachable")
 
 

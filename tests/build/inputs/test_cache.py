@@ -19,7 +19,7 @@ from coattest_verify.signatures.durable import DurableFolder
 from support.build.shell_root import make_shell_root
 from support.raises import raises_code
 
-LIMITS = sandbox.Limits(seconds=60, memory=1 << 30, processes=32, disk=1 << 40, output=1 << 20)
+LIMITS = sandbox.Limits(seconds=600, memory=1 << 30, processes=32, disk=1 << 40, output=1 << 20)
 
 PLACES: dict[str, Callable[[Path, Path], object]] = {
     "link": lambda path, home: path.symlink_to(home),

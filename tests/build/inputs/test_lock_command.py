@@ -87,6 +87,7 @@ def test_a_second_lock_prints_only_what_moved(world: World) -> None:
     assert world.lock.source_date_epoch > lock.parse_lock(before.decode()).source_date_epoch
 
 
+@pytest.mark.slow
 def test_what_is_pinned_can_stay(world: World) -> None:
     """--keep pins what image.toml adds, drops what it no longer names, and moves nothing else."""
     assert world.run().returncode == 0
@@ -108,6 +109,7 @@ def test_what_is_pinned_can_stay(world: World) -> None:
     assert world.run("--check").returncode == 1, "without it everything is the newest"
 
 
+@pytest.mark.slow
 def test_a_package_that_is_used_for_more_is_not_shown_as_moved(world: World) -> None:
     """The version is the same before and after, and the table says what is not."""
     assert world.run().returncode == 0

@@ -105,6 +105,7 @@ def test_what_pip_leaves_out_is_asked_for_by_all_who_need_it(source: Path, names
     assert {pin.name: pin.version for pin in pins} == {"above": "1.0", "below": "1.0", "limited": "1.5"}
 
 
+@pytest.mark.slow
 def test_kept_wheels_keep_their_version(source: Path) -> None:
     """A newer one on the index moves the pin without --keep only."""
     assert run(source).returncode == 0
@@ -188,6 +189,7 @@ def test_the_requirements_are_not_written_through_a_link(source: Path) -> None:
     assert "a link or file is on the way to it" in done.stderr
 
 
+@pytest.mark.slow
 def test_dependencies_of_runtime_packages_are_written_into_the_image_file(source: Path) -> None:
     """--runtime-depends adds them to the list that is all there is, and changes nothing else."""
     before = image.load_spec(source)

@@ -67,6 +67,7 @@ def in_a_shell(file: Path, script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_each_party_has_a_file_to_source_and_an_account_that_answers(checkout: Path, tmp_path: Path) -> None:
     """A person's own AWS settings do not get in; secrets are in files that only the person reads."""
     folder = tmp_path / "it's"
@@ -89,6 +90,7 @@ def test_each_party_has_a_file_to_source_and_an_account_that_answers(checkout: P
         assert (folder / "shared" / "attestations").is_dir()
 
 
+@pytest.mark.slow
 def test_it_says_what_to_type_next(checkout: Path, tmp_path: Path) -> None:
     """One line for each party, whole at 80 columns, and the page to go on with."""
     folder = tmp_path / ("a-long-name-of-a-folder-" * 4)

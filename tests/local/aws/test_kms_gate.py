@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -40,7 +41,7 @@ def call(running: Services, headers: dict[str, str], body: bytes) -> tuple[int, 
     context = ssl.create_default_context(cafile=str(running.ca_bundle))
     request = urllib.request.Request(running.endpoint + "/", data=body, headers=headers, method="POST")
     try:
-        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+        with urllib.request.urlopen(request, context=context, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except HTTPError as error:
         return error.code, json.loads(error.read())
@@ -172,13 +173,16 @@ def test_the_endpoint_proves_its_names_under_the_local_authority(running: Servic
         handshake(ssl.create_default_context(), "kms.eu-central-1.coattest.test")
 
 
-@pytest.fixture(scope="module")
-def bucket(running: Services) -> str:
-    """A bucket of the service's account with one object."""
+@pytest.fixture
+def bucket(running: Services) -> Iterator[str]:
+    """A bucket of the service's account with one object and no policy."""
     s3 = running.client("s3", "service")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     s3.put_object(Bucket=BUCKET, Key="bids/buyer-1", Body=b"sealed")
-    return BUCKET
+    yield BUCKET
+    for each in s3.list_objects_v2(Bucket=BUCKET)["Contents"]:
+        s3.delete_object(Bucket=BUCKET, Key=each["Key"])
+    s3.delete_bucket(Bucket=BUCKET)
 
 
 def test_an_object_comes_back_as_it_was_put(running: Services, bucket: str) -> None:
@@ -294,7 +298,7 @@ def test_the_stores_own_back_doors_are_closed(running: Services) -> None:
     for path in ("/moto-api/reset", "/moto-api/data.json", "/latest/meta-data/"):
         request = urllib.request.Request(running.endpoint + path, data=b"", method="POST")
         with pytest.raises(HTTPError) as refused:
-            urllib.request.urlopen(request, context=context, timeout=30)
+            urllib.request.urlopen(request, context=context, timeout=60)
         assert refused.value.code == 403
     s3 = running.client("s3", "buyer-2")
     assert world.code_of(s3.put_object, Bucket="moto-api", Key="reset", Body=b"") == "NoSuchBucket"
@@ -314,7 +318,7 @@ def test_an_action_in_the_query_does_not_run_in_place_of_the_authorised_one(
     context = ssl.create_default_context(cafile=str(running.ca_bundle))
     sent = urllib.request.Request(url, data=body, headers=dict(request.headers.items()), method="POST")
     with pytest.raises(HTTPError) as refused:
-        urllib.request.urlopen(sent, context=context, timeout=30)
+        urllib.request.urlopen(sent, context=context, timeout=60)
     assert refused.value.code == 404
     assert buyer.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
 

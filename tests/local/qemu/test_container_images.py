@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -46,6 +45,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from support.build import container_route
 from support.build.container_images import entry, folder, saved, tar
 from support.enclave.enclave_image import compile_program, read_layout, whole
+from support.loopback import free_port
 from support.only_in import only_in
 from support.parent.network import NAME, TARGET, tls_server
 from support.verify.members import Members
@@ -379,7 +379,14 @@ def test_a_network_leads_where_it_was_measured_to_and_nowhere_else(tools: QemuTo
     assert facts == {"vsock": f"{unsupported} {unsupported} {unsupported} 0\n", "uid": 0}
 
 
-def test_one_command_runs_an_enclave_with_its_network(tools: QemuTools, tmp_path: Path) -> None:
+@pytest.fixture
+def nowhere() -> Iterator[str]:
+    """HOST:PORT at which nobody listens."""
+    with free_port() as port:
+        yield f"127.0.0.1:{port}"
+
+
+def test_one_command_runs_an_enclave_with_its_network(tools: QemuTools, tmp_path: Path, nowhere: str) -> None:
     """Proxy and ports are those that were measured; `eif container check` finds the file equal."""
     (tmp_path / "ca.pem").write_bytes(tls_ca_pem())
     families = compile_program("families", tmp_path, PLACE)
@@ -389,8 +396,6 @@ def test_one_command_runs_an_enclave_with_its_network(tools: QemuTools, tmp_path
     config = {"Cmd": ["node", "/srv/network.js"], "Env": ["PATH=/bin"], "User": "0:0"}
     source, eif = tmp_path / "image.tar", tmp_path / "x.eif"
     source.write_bytes(saved([layer], config))
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        nowhere = f"127.0.0.1:{nobody.getsockname()[1]}"
     words = ("--style", "coattest", "--listen", "5005:8080", "--connect", nowhere)
     build(source, eif, *words)
     done = CliRunner().invoke(check_command, [str(word) for word in (source, "--eif", eif, *words)])

@@ -203,7 +203,7 @@ PATTERN = pattern(STREAM_BYTES)
 
 def stream(enclave: QemuEnclave) -> bytes:
     """Exchange STREAM_BYTES in both directions; the enclave's verdict, or what was wrong."""
-    with connect_to(parse_address(enclave.address), 20.0) as connection:
+    with connect_to(parse_address(enclave.address), 120.0) as connection:
         connection.sendall(struct.pack(">Q", STREAM_BYTES))
         blocked = threading.Event()
         sender = threading.Thread(target=send_all, args=(connection, blocked))

@@ -36,6 +36,7 @@ from coattest_verify.attestation import ExpectNonce, ExpectPcrs, verify_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction import messages
 from support.local.qemu_compiler import patch, pins
+from support.loopback import free_port
 from support.parent.network import serving
 from support.raises import raises_code
 from support.unnoticed import unnoticed_where_it_waits
@@ -132,7 +133,7 @@ def test_no_bytes_of_a_guest_break_the_comparison(document: bytes) -> None:
 def exchange(path: Path, document: bytes) -> bytes:
     """What the signer answers to QEMU."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(10)
+        connection.settimeout(60)
         connection.connect(str(path))
         connection.sendall(struct.pack(">I", len(document)) + document)
         connection.shutdown(socket.SHUT_WR)
@@ -187,7 +188,7 @@ def test_the_heartbeat_is_answered_and_remembered(tmp_path: Path) -> None:
         for sent, answer in ((b"\x00", b""), (b"\xb7", b"\xb7")):
             assert not heartbeat.beat.is_set()
             with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(10)
+                connection.settimeout(60)
                 connection.connect(str(tmp_path / "vm.sock_9000"))
                 connection.sendall(sent)
                 assert connection.recv(1) == answer
@@ -425,9 +426,8 @@ def test_each_measured_port_has_one_of_this_machine(tmp_path: Path) -> None:
         while peer.recv(100):
             pass
 
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as other:
-        busy, free = taken.getsockname()[1], other.getsockname()[1]
-        other.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken, free_port() as free:
+        busy = taken.getsockname()[1]
         network = parse_network([f"5005:{busy}", f"6006:{free}"], [])
         with (
             serving(listener, guest),

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -27,8 +28,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("world"), Cloud.make(running), started)
 
 
-def test_an_auction_from_keys_to_receipt(world: World) -> None:
-    """Every command does its part, and the receipt's table is buyer-2, buyer-1, tie."""
+Plans = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def sealed(world: World) -> Plans:
+    """The auction that others come after: its buyers have bid and sealed; what each sealed."""
     world.prepare("spring")
     for buyer in BIDS:
         bid, prose = world.bid(buyer, "spring", "--upload")
@@ -43,6 +48,12 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
             assert shown in prose
     assert plans[0]["seal"] == plans[1]["seal"]
     assert plans[0]["bids"]["buyer-1"] == plans[1]["bids"]["buyer-1"]
+    return plans
+
+
+@pytest.fixture(scope="module")
+def opened(world: World, sealed: Plans) -> dict[str, Any]:
+    """What the opening of that auction said, which published it, too."""
     s3 = world.cloud.services.client("s3", "service")
     s3.create_bucket(Bucket="results", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     place = ("--publish", "s3://results/spring/")
@@ -59,15 +70,20 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
         PolicyName="publish",
         PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [rights]}),
     )
-    opened, _ = world.open("spring", *place)
+    return world.open("spring", *place)[0]
+
+
+def test_an_auction_from_keys_to_receipt(world: World, sealed: Plans, opened: dict[str, Any]) -> None:
+    """Every command does its part, and the receipt's table is buyer-2, buyer-1, tie."""
     assert (opened["resumed"], opened["verified"]) == (True, False)
+    s3 = world.cloud.services.client("s3", "service")
     (there,) = s3.list_objects_v2(Bucket="results")["Contents"]
     content = (world.folder / "spring.result").read_bytes()
     digest = load_manifest(world.folder / "spring.cbor").digest.hex()
     assert there["Key"] == f"spring/{digest}/{messages.sha384(content).hex()}.cbor"
     published = s3.get_object(Bucket="results", Key=there["Key"])["Body"].read()
     assert published == (world.folder / "spring.result").read_bytes()
-    verified, prose = world.receipt("spring", "--html", "spring.html")
+    verified, _ = world.receipt("spring", "--html", "spring.html")
     assert verified["verified"] is True
     assert {check["outcome"] for check in verified["checks"]} == {"ok"}
     page = (world.folder / "spring.html").read_text()
@@ -83,11 +99,12 @@ def test_an_auction_from_keys_to_receipt(world: World) -> None:
             {"lot": "lot-3", "outcome": "tie", "buyers": ["buyer-1", "buyer-2"]},
         ]
     )
-    assert world.seal("buyer-1", "spring")[0]["seal"] == plans[0]["seal"]
-    refused, _ = world.bid("buyer-1", "spring", "--upload", expect=1)
+    assert world.seal("buyer-1", "spring", "--again")[0]["seal"] == sealed[0]["seal"]
+    refused, _ = world.bid("buyer-1", "spring", "--upload", "--again", expect=1)
     assert refused["code"] == "closed"
 
 
+@pytest.mark.usefixtures("opened")
 def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     """After the first auction: another manifest, another profile's root, and a damaged file."""
     world.prepare("other", -10)
@@ -106,6 +123,7 @@ def test_a_receipt_is_refused_with_every_reason(world: World) -> None:
     assert {check["outcome"] for check in refused["checks"]} == {"failed", "not run"}
 
 
+@pytest.mark.usefixtures("sealed")
 def test_the_buyers_tool_refuses_what_would_betray_it(world: World) -> None:
     """A second seal, a manifest with a look-alike's key, and opening too early."""
     world.prepare("summer", 600)

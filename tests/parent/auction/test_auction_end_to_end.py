@@ -348,6 +348,7 @@ def test_a_receipt_outside_the_sealed_window_is_refused(
     assert codes(verdict) == {"too-early"}
 
 
+@pytest.mark.slow
 def test_a_measured_image_on_the_software_host_decides(cloud: Cloud, tmp_path: Path) -> None:
     """The same auction in the sandbox, from an image that was measured and a policy made of that
     measurement.

@@ -200,8 +200,8 @@ def test_nobody_takes_the_state_from_the_others(where: str, tmp_path: Path) -> N
 
         def another() -> socket.socket:
             if isinstance(there, Unix):
-                return connect_to(there, 30)
-            return socket.create_connection(there, 30)
+                return connect_to(there, 60)
+            return socket.create_connection(there, 60)
 
         before, files = threading.active_count(), open_files()
         try:
@@ -218,7 +218,7 @@ def test_nobody_takes_the_state_from_the_others(where: str, tmp_path: Path) -> N
             ours = open_files() - files - len(held) - len(drips)
             assert ours <= status.CONNECTIONS_MAX + 8
             # What is dropped is closed: the first ones see it, however long they would have waited.
-            held[0].settimeout(30)
+            held[0].settimeout(60)
             with contextlib.suppress(ConnectionResetError):
                 assert held[0].recv(1) == b""
         finally:
@@ -243,7 +243,7 @@ def test_whoever_does_not_ask_in_time_is_dropped(tmp_path: Path, monkeypatch: py
     address = Unix(tmp_path / "status.sock")
     with StatusServer(address, State(lambda: True, lambda: True, Metrics())):
         for piece, pause in ((b"x", 0.05), (b"x" * 65536, 0.0)):
-            with connect_to(address, 30) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
+            with connect_to(address, 60) as stream, pytest.raises(OSError, match=r"Broken pipe|reset"):
                 send_on(stream, piece, pause)
         monkeypatch.setattr(status, "TIMEOUT", 60.0)  # who asks at once is answered, however slow this is
         assert ask(address, "/healthz") == (200, "yes\n")
@@ -265,7 +265,7 @@ def test_a_request_is_answered_in_http(sent: bytes, line: bytes, tmp_path: Path)
     address = Unix(tmp_path / "status.sock")
     with (
         StatusServer(address, State(lambda: True, lambda: False, Metrics())),
-        connect_to(address, 10) as stream,
+        connect_to(address, 60) as stream,
     ):
         stream.sendall(sent)
         answer = b""
@@ -387,7 +387,7 @@ def test_a_service_says_when_it_is_ready_and_ends_when_told(tmp_path: Path) -> N
         assert ask(asked, "/readyz") == (200, "yes\n")
         service.terminate()
         assert notify.recv(100) == b"STOPPING=1"
-        _, said = service.communicate(timeout=30)
+        _, said = service.communicate(timeout=60)
     finally:
         service.kill()
         service.wait()

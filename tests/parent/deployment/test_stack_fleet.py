@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -44,8 +45,9 @@ def killed_enclave(bench: Bench, instance: str) -> None:
     """The enclave dies as often as its unit starts it again."""
     while instance in bench.instances():
         record = records.running_record(bench.enclave_of(instance))
-        if record is not None:
-            os.kill(record["pid"], signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the instance may end it, too
+            if record is not None:
+                os.kill(record["pid"], signal.SIGKILL)
         time.sleep(0.1)
 
 

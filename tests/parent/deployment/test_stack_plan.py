@@ -89,6 +89,7 @@ def buyers_stack(release: Release) -> str:
     return snippets.stack(policy, "coattest", [SETTINGS.role_arn], [BIDDER])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
 def test_cfn_lint_finds_nothing_in_any_template(release: Release, tmp_path: Path, variant: str) -> None:
     """The base in both phases, parents and the buyer's stack, in the regions they are for."""

@@ -40,6 +40,7 @@ def install(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow
 def test_the_archive_installs_without_an_index_and_a_changed_wheel_does_not(tmp_path: Path) -> None:
     """pip installs exactly the wheels of the archive, and refuses one whose bytes are others."""
     house = tmp_path / "house"

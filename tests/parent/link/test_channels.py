@@ -89,7 +89,7 @@ def test_a_path_longer_than_sockaddr_un_works(tmp_path: Path) -> None:
     """A Unix socket deep in a tree is reached, though its path does not fit sockaddr_un."""
     deep = tmp_path / ("d" * 60) / ("e" * 60)
     address = Unix(deep / "in_5005.sock")
-    with listen_on(address) as server, connect_to(address, 5) as client:
+    with listen_on(address) as server, connect_to(address, 60) as client:
         peer, _ = server.accept()
         with peer:
             client.sendall(b"x")
@@ -146,10 +146,10 @@ def test_the_hybrid_handshake(tmp_path: Path, reply: bytes, good: bool) -> None:
         thread = threading.Thread(target=_hybrid_peer, args=(server, reply, seen))
         thread.start()
         if good:
-            with connect_to(Hybrid(path, 5005), 5) as client:
+            with connect_to(Hybrid(path, 5005), 60) as client:
                 assert client.recv(100) == b"hello"
         else:
             with pytest.raises(ChannelFailure):
-                connect_to(Hybrid(path, 5005), 5)
+                connect_to(Hybrid(path, 5005), 60)
         thread.join()
     assert seen == [b"CONNECT 5005\n"]

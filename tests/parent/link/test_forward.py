@@ -19,6 +19,7 @@ from coattest_parent.link import forward
 from coattest_parent.link.channels import Hybrid, Unix, Vsock, connect_to
 from coattest_parent.link.forward import PortForwarder, parse_forward
 from support.build.containers.own_enclaves import fill, own_enclave
+from support.loopback import free_port
 from support.parent.network import echo, serving
 
 PROXY = [sys.executable, "-c", "from coattest_parent.cli.auction import main; main()", "proxy"]
@@ -107,16 +108,8 @@ def test_connections_beyond_the_limit_are_closed(tmp_path: Path, monkeypatch: py
 
 def test_the_command_carries_both_ways(tmp_path: Path) -> None:
     """A name of --connect, which is not resolved before it is asked for; a port of --forward."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        free = server.getsockname()[1]
-    out = Unix(tmp_path / "out")
-    words = ["--listen", str(out), "--connect", "nobody.invalid:443"]
-    words += [
-        "--forward",
-        f"127.0.0.1:{free}=unix:{tmp_path / 'in'}",
-        "--status",
-        f"unix:{tmp_path / 'status'}",
-    ]
+    out, status = Unix(tmp_path / "out"), Unix(tmp_path / "status")
+    words = ["--listen", str(out), "--connect", "nobody.invalid:443", "--status", str(status)]
     notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notify.bind(str(tmp_path / "notify"))
     notify.settimeout(60)
@@ -124,7 +117,12 @@ def test_the_command_carries_both_ways(tmp_path: Path) -> None:
     with (
         notify,
         enclave(tmp_path / "in"),
-        subprocess.Popen([*PROXY, *words], env=environment, stderr=subprocess.DEVNULL) as service,
+        free_port() as free,
+        subprocess.Popen(
+            [*PROXY, *words, "--forward", f"127.0.0.1:{free}=unix:{tmp_path / 'in'}"],
+            env=environment,
+            stderr=subprocess.DEVNULL,
+        ) as service,
     ):
         try:
             assert notify.recv(100) == b"READY=1"
@@ -134,7 +132,7 @@ def test_the_command_carries_both_ways(tmp_path: Path) -> None:
                 assert client.recv(100).startswith(b"HTTP/1.1 403")
         finally:
             service.send_signal(signal.SIGTERM)
-        assert service.wait(30) == 0
+        assert service.wait(60) == 0
 
 
 def test_the_list_is_taken_from_the_enclaves_image(tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_the_list_is_taken_from_the_enclaves_image(tmp_path: Path) -> None:
                     assert client.recv(100).startswith(b"HTTP/1.1 " + status)
         finally:
             service.send_signal(signal.SIGTERM)
-        assert service.wait(30) == 0
+        assert service.wait(60) == 0
 
 
 def test_an_image_without_a_network_is_refused(tmp_path: Path) -> None:

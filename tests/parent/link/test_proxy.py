@@ -16,6 +16,7 @@ import pytest
 from coattest_parent.link import loop, proxy
 from coattest_parent.link.channels import Unix, connect_to
 from coattest_parent.link.proxy import ConnectProxy, kms_allow_list
+from support.loopback import free_port
 
 NAME = "kms.eu-central-1.coattest.test:443"
 
@@ -40,7 +41,7 @@ def echo_server() -> Iterator[int]:
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join()
 
 
 def ask(address: Unix, head: bytes) -> tuple[socket.socket, bytes]:
@@ -104,15 +105,11 @@ def test_everything_else_is_refused(tmp_path: Path, head: bytes, status: bytes) 
 def test_a_target_that_is_down_is_a_bad_gateway(tmp_path: Path) -> None:
     """An allowed name whose target does not answer gives 502, and the proxy goes on."""
     address = Unix(tmp_path / "out_8000.sock")
-    # Bound and not listening: nobody else gets the port, and nobody answers.
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        dead = held.getsockname()[1]
-        with ConnectProxy(address, {NAME: ("127.0.0.1", dead)}):
-            for _ in range(2):
-                client, answer = ask(address, connect_head(NAME))
-                client.close()
-                assert answer.split()[1] == b"502"
+    with free_port() as dead, ConnectProxy(address, {NAME: ("127.0.0.1", dead)}):
+        for _ in range(2):
+            client, answer = ask(address, connect_head(NAME))
+            client.close()
+            assert answer.split()[1] == b"502"
 
 
 def test_an_endless_head_is_cut_off(tmp_path: Path) -> None:

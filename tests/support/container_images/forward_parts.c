@@ -2,7 +2,7 @@
  * The network's forwarder with this machine's C library: forward_parts LISTENS NAME..
  *
  * LISTENS are pairs OUTSIDE:INSIDE with commas between, or "-". A vsock port is the Unix socket PORT in the working folder;
- * the CONNECT listener takes any free port, which is printed. The clock is TIMES times as fast.
+ * the CONNECT listener takes any free port, which is printed. The clock is $TIMES times as fast, where that is set.
  *
  *   forward_parts = NAME..   reads heads, each behind its size in two bytes, and prints for each the number of
  *                            the name that it asks for, or minus the answer's
@@ -20,8 +20,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define TIMES 10
 #define UNIX 1
+
+static long times = 1;
 
 struct unix_address {
 	unsigned short family;
@@ -59,7 +60,7 @@ static long here(long number, ...)
 		printf("%d\n", place[2] << 8 | place[3]);
 	}
 	if (number == __NR_clock_gettime)
-		((long *)words[1])[0] *= TIMES;
+		((long *)words[1])[0] *= times;
 	return done;
 }
 
@@ -75,6 +76,8 @@ int main(int count, char **text)
 	if (count < 2)
 		return 98;
 	parent_cid = 3;
+	if (getenv("TIMES"))
+		times = atoi(getenv("TIMES"));
 	if (*text[1] != '-' && *text[1] != '=')
 		for (char *pair = strtok(text[1], ","); pair; pair = strtok(0, ","), listen_count++)
 			sscanf(pair, "%u:%u", &listens[listen_count].outside, &listens[listen_count].inside);

@@ -120,7 +120,7 @@ class Terminal:
             assert ended is not None
             return ended
 
-    def interrupt(self, seconds: float = 30) -> None:
+    def interrupt(self, seconds: float = 120) -> None:
         """Ctrl-C, and wait until what ran has ended."""
         with self._new:
             begins = len(self.shown)

@@ -41,7 +41,7 @@ def serving(listener: socket.socket, serve: Callable[[socket.socket], None]) -> 
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(5)
+        thread.join()
 
 
 def echo(peer: socket.socket) -> None:

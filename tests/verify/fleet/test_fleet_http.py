@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from coattest_verify.attestation.files import FILE_MAX
-from support.loopback import Handler, Loopback
+from support.loopback import Handler, Loopback, free_port
 from support.verify.fleet.worlds import FleetWorld, fleet_toml, shown_by, statuses, told
 
 Respond = Callable[["Asked", bytes], None]
@@ -128,10 +128,10 @@ def test_a_hostile_answer_is_named_and_costs_little(
 
 def test_who_does_not_listen_is_silent(world: FleetWorld) -> None:
     """And exit code 3: nothing was found false."""
-    with answering(good()) as (server, _):
-        host = f"127.0.0.1:{server.port}"
-    world.write(fleet_toml(of_hosts(host)))
-    look = world.look()
+    with free_port() as port:
+        host = f"127.0.0.1:{port}"
+        world.write(fleet_toml(of_hosts(host)))
+        look = world.look()
     assert (statuses(look), look.code, told(look)) == ({host: "silent"}, 3, [("alarm", "silent", host)])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,10 +13,10 @@ from pathlib import Path
 
 from coattest_build.containers.manifests import INDEXES
 from support.build.container_images import INDEX, MANIFEST, Layout
-from support.loopback import Handler
+from support.loopback import Handler, free_port
 
 PROGRAM = "docker-registry"
-START_SECONDS = 30
+START_SECONDS = 120
 NAME = "team/server"
 CONFIG = """\
 version: 0.1
@@ -35,23 +34,21 @@ def missing() -> bool:
 @contextlib.contextmanager
 def real_registry(folder: Path) -> Iterator[str]:
     """Debian's docker-registry with its files in ``folder``; HOST:PORT."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (folder / "config.yml").write_text(CONFIG.format(folder=folder / "kept", port=port))
-    with (folder / "log").open("wb") as log:
+    with free_port() as port, (folder / "log").open("wb") as log:
+        (folder / "config.yml").write_text(CONFIG.format(folder=folder / "kept", port=port))
         process = subprocess.Popen([PROGRAM, "serve", str(folder / "config.yml")], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/"):
-                break
-            assert process.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < deadline, (folder / "log").read_text()
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while True:
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/"):
+                    break
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def push(host: str, layout: Layout) -> None:

@@ -105,6 +105,7 @@ def granted(policy: Policy, caller: Principal, action: str) -> bool:
     return assess(policy, request(caller, f"kms:{action}")).granted is not Ternary.NO
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("COATTEST_POLICIES", "15")),
     deadline=None,

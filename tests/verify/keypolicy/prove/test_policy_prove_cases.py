@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +18,8 @@ pytest.importorskip("z3")
 from coattest.errors import UsageError
 from coattest_verify.cli import cli
 from coattest_verify.keypolicy.iam import parse_policy
-from coattest_verify.keypolicy.prove import ProofQuestion, Status, prove
+from coattest_verify.keypolicy.prove import DEADLINE, ProofQuestion, Status, goals, prove, search
+from coattest_verify.keypolicy.prove.requests import EXAMPLE_ID
 from support.shared_cases import shared_folder
 from support.verify.keypolicy.adversarial import EVE, GOOD, POLICIES, Adversarial
 from support.verify.keypolicy.adversarial_present import NOW, POLICIES_OF_REQUESTS
@@ -156,6 +160,18 @@ def test_a_counterexample_is_a_request_that_aws_could_receive(tmp_path: Path) ->
     }
 
 
+def test_a_busy_machine_shows_the_same_counterexample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second goes by between any two looks at the clock, and none of it is the solver's."""
+    clock = SimpleNamespace(monotonic=itertools.count().__next__, process_time=time.process_time)
+    for module in (goals, search):
+        monkeypatch.setattr(module, "time", clock)
+    policy = parse_policy(json.dumps({"Statement": [allow("*")]}))
+    found = next(goals.answers(policy, ProofQuestion((A,)), until=600.0))
+    assert found.counterexample is not None
+    assert "/Somebody" in found.counterexample.arn
+    assert EXAMPLE_ID in found.counterexample.resource
+
+
 def test_notes_say_what_has_no_effect(tmp_path: Path) -> None:
     """A statement without Resource, and a condition key that KMS does not have."""
     statement = allow(Condition={"Null": {"kms:RecipientAttestation": "true"}}, Sid="Odd")
@@ -214,8 +230,9 @@ def test_a_solver_that_does_not_come_back_is_ended(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_hostile_policies_end_with_an_answer(tmp_path: Path) -> None:
+def test_hostile_policies_end_with_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many stars, many values, many principals, long texts: an exit code by the deadline, no traceback."""
+    monkeypatch.setitem(prove.__kwdefaults__, "deadline", DEADLINE)
     stars = {"StringLike": {"kms:EncryptionContext:x": ["*a" * 60 + "b", "*b*c" * 40, "?" * 90 + "*"]}}
     many = {"StringNotEquals": {"aws:PrincipalTag/x": [f"v{index}" for index in range(1500)]}}
     numbers = {"NumericLessThan": {"aws:MultiFactorAuthAge": [str(index) for index in range(700)]}}
