@@ -39,8 +39,8 @@ from support.parent.spools import job_files
 
 SPOOL = "spools/jobs/0.1.0"
 GARBLED = {"bad-manifest", "bad-seal", "wrong-result"}
-LEASE = 1.0
-"""Seconds of a claim here: put again every quarter of one, and an opening takes as long."""
+LASTS = 1.0
+"""Seconds of a lease here: put again every quarter of one, and an opening takes as long."""
 
 
 class Parent:
@@ -168,7 +168,7 @@ class SpoolRun:
             cloud.asked = lambda: None
         self._check()
         cloud.clear()
-        cloud.ahead += 10 * LEASE
+        cloud.ahead += 10 * LASTS
         for path in [path for path in cloud.objects if path.endswith(f"/{FAILED}")]:
             said = json.loads(cloud.objects.pop(path))
             require(said["code"] != "too-late", f"{path}: the deadline is not over")
@@ -181,14 +181,14 @@ class SpoolRun:
         for name, job in self.jobs.items():
             require(job.results, f"{name} was lost")
             one_right_result(job.results, right_outcomes(job.amounts, schedule.rule))
-            claim = cloud.objects[f"/{SPOOL}/{name}/claim"]
-            require(claim.startswith(b"finished"), f"{name} was not finished: {claim!r}")
+            lease = cloud.objects[f"/{SPOOL}/{name}/lease"]
+            require(lease.startswith(b"finished"), f"{name} was not finished: {lease!r}")
 
     def _jump(self) -> None:
         """S3's clock goes on by more than a lease at the schedule's requests: what was held is over."""
         self._asked += 1
         if self._asked in self.schedule.jumps:
-            self.cloud.ahead += 2 * LEASE
+            self.cloud.ahead += 2 * LASTS
 
     def _serve(
         self,
@@ -211,7 +211,7 @@ class SpoolRun:
                 "proxy": None,
                 "spool": f"s3://{SPOOL}",
                 "uri": "s3://results/spool/" if self.schedule.publish else None,
-                "lease": LEASE,
+                "lasts": LASTS,
                 "clock": clocks[number] if number < len(clocks) else 0,
                 "attempts": self.schedule.attempts,
                 "seconds": seconds,
@@ -241,7 +241,7 @@ class SpoolRun:
         cloud = self.cloud
         for path, content in self.given.items():
             require(cloud.objects.get(path) == content, f"{path} was lost or changed")
-        puts = Counter(path for path, _ in cloud.stored if not path.endswith("/claim"))
+        puts = Counter(path for path, _ in cloud.stored if not path.endswith("/lease"))
         require(max(puts.values(), default=0) <= 1, f"put twice: {puts.most_common(1)}")
         require({*puts} <= {*cloud.objects} | {path for path in puts if FAILED in path}, "a put is gone")
         for name, job in self.jobs.items():
@@ -253,9 +253,9 @@ class SpoolRun:
             require(all(each == kept for each in published), f"{name}: another result was published")
             if kept is not None:
                 job.results.append(result_in(job.sealed, kept))
-                claim = cloud.objects[f"/{SPOOL}/{name}/claim"]
+                lease = cloud.objects[f"/{SPOOL}/{name}/lease"]
                 done = published or not self.schedule.publish
-                require(done or not claim.startswith(b"finished"), f"{name}: finished and not published")
+                require(done or not lease.startswith(b"finished"), f"{name}: finished and not published")
         log = b"".join(path.read_bytes() for path in self.directory.glob("log-*"))
         amounts = set().union(*(losing_amounts(job.amounts) for job in self.jobs.values()))
         no_secret(log, {*self.world.secrets, *amounts}, "the log")

@@ -40,6 +40,7 @@ from coattest_verify.cli.release import review
 from coattest_verify.rebuild.inputs.check import LockVerdict, Pin, Suite
 from coattest_verify.rebuild.inputs.release import Release
 from support.auction import auctions
+from support.auction.amounts import amounts_in
 from support.build.container_images import entry, folder, saved, tar
 from support.build.found_images import nitro
 from support.forked import own
@@ -329,7 +330,7 @@ def test_what_long_commands_print_is_whole(
     lines = text.splitlines()
     assert {each for each in wanted if not any(each in line for line in lines)} == set()
     assert not CUT_OR_PYTHON.search(text)
-    assert "4711" not in text
+    assert amounts_in(text, 4711) == set()
 
 
 @pytest.mark.parametrize("phase", [1, 2])

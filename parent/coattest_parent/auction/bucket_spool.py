@@ -2,8 +2,8 @@
 
 Put a job's seals first and its manifest last. Sizes are looked at before anything is read.
 
-A claim (``link.job_listing``) is put where there is none, or in place of the very one that was seen
-(If-None-Match, If-Match), and is never deleted. One that was not put again for LEASE seconds is over.
+A lease (``link.job_listing``) is put where there is none, or in place of the very one that was seen
+(If-None-Match, If-Match), and is never deleted. One that was not put again for LASTS seconds is over.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from coattest_parent.auction.publish import RESULT_FILE_MAX
 from coattest_parent.auction.steps import Sessions
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.job_listing import (
-    CLAIM,
     FAILED,
     FINISHED,
     FREE,
     HELD,
     KEYS_MAX,
+    LEASE,
     MANIFEST,
     NAME,
     RESULT,
@@ -45,10 +45,10 @@ from coattest_parent.link.job_listing import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-LEASE = 300.0
-"""Seconds, by S3's clock, for which a claim counts after it was put."""
+LASTS = 300.0
+"""Seconds, by S3's clock, for which a lease counts after it was put."""
 
-RENEW = LEASE / 4
+RENEW = LASTS / 4
 """Seconds after which it is put again by the courier that works."""
 
 
@@ -58,7 +58,7 @@ class BucketSpool:
 
     uri: str
     sessions: Sessions
-    lease: float = LEASE
+    lasts: float = LASTS
     renew: float = RENEW
     _me: str = field(default_factory=lambda: secrets.token_hex(TOKEN))
     _found: Mapping[str, Mapping[str, ListedObject]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class BucketSpool:
                 return None
             self._told.add(name)
         manifest = files[MANIFEST]
-        taken = is_held(files) and files[CLAIM].age <= self.lease
+        taken = is_held(files) and files[LEASE].age <= self.lasts
         return Job(
             name, (manifest.etag,), opened=RESULT in files, taken=taken, left=not taken, age=manifest.age
         )
@@ -118,30 +118,30 @@ class BucketSpool:
         return content
 
     @contextlib.contextmanager
-    def claim(self, job: Job) -> Iterator[bool]:
-        """Hold the claim and put it again while the block runs. Afterwards it says that the job is finished;
+    def lease(self, job: Job) -> Iterator[bool]:
+        """Hold the lease and put it again while the block runs. Afterwards it says that the job is finished;
         after an exception it is free: a result may be there by then, and is still to be published.
 
         Raises AwsFailure.
         """
-        listed = self._found[job.name].get(CLAIM)
+        listed = self._found[job.name].get(LEASE)
         condition = {"IfMatch": listed.etag} if listed else {"IfNoneMatch": "*"}
         with self._s3() as client:
-            claim = _Claim(client, self.where(job, CLAIM))
-            ours = claim.put(HELD, **condition)
+            lease = _Lease(client, self.where(job, LEASE))
+            ours = lease.put(HELD, **condition)
         if not ours:
             yield False
             return
         ended = threading.Event()
-        renewing = threading.Thread(target=claim.renew, args=(ended, self.renew), daemon=True)
+        renewing = threading.Thread(target=lease.renew, args=(ended, self.renew), daemon=True)
         renewing.start()
         try:
             yield True
         except BaseException:
             with contextlib.suppress(AwsFailure):  # what ended the attempt is the reason; the lease ends too
-                _end(claim, FREE, renewing, ended)
+                _end(lease, FREE, renewing, ended)
             raise
-        _end(claim, FINISHED, renewing, ended)
+        _end(lease, FINISHED, renewing, ended)
 
     def result(self, job: Job) -> ObjectPlace:
         """An object beside the manifest."""
@@ -196,8 +196,8 @@ class ObjectPlace:
 
 
 @dataclass(slots=True)
-class _Claim:
-    """The claim object of a job, as this courier put it last: ``etag`` is of nobody else's."""
+class _Lease:
+    """The lease of a job, as this courier put it last: ``etag`` is of nobody else's."""
 
     client: S3Client
     uri: str
@@ -242,7 +242,7 @@ class _Claim:
                     return
 
 
-def _end(claim: _Claim, word: str, renewing: threading.Thread, ended: threading.Event) -> None:
+def _end(lease: _Lease, word: str, renewing: threading.Thread, ended: threading.Event) -> None:
     ended.set()
     renewing.join()
-    claim.put(word, IfMatch=claim.etag)
+    lease.put(word, IfMatch=lease.etag)

@@ -84,7 +84,7 @@ class FolderSpool:
                 raise UsageError(error.what, where=self.where(job, file), code=error.code) from None
 
     @contextlib.contextmanager
-    def claim(self, job: Job) -> Iterator[bool]:
+    def lease(self, job: Job) -> Iterator[bool]:
         """It is ours: nobody else serves the folder."""
         yield True
 

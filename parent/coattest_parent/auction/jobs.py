@@ -75,7 +75,7 @@ class JobSpool(Protocol):
         """A file of at most ``most`` bytes; raises UsageError for anything else."""
         ...
 
-    def claim(self, job: Job) -> AbstractContextManager[bool]:
+    def lease(self, job: Job) -> AbstractContextManager[bool]:
         """Within the block no other courier is to work on the job; False where another does. It saves work:
         what makes two at once safe is that one seal gives one result.
         """

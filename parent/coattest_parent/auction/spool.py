@@ -179,7 +179,7 @@ class Courier:
             if job.taken or manifest.closes > self._now():
                 self._turns[job] = Turn(turn.seen, due=manifest.closes, closes=manifest.closes)
                 return True
-            with self.spool.claim(job) as ours:
+            with self.spool.lease(job) as ours:
                 if ours:
                     self._finish(job, load_sealed(self.spool, job, manifest), turn)
             if ours:

@@ -2,8 +2,8 @@
 
 All that is there may be hostile: names have a grammar, and there is an end to how many are looked at.
 
-``NAME/claim`` says who works on a job. It is a lease, and its age is by S3's clock alone: the listing's Date
-less its LastModified. Size tells which word it is, so nothing has to be read. A result without a claim that
+``NAME/lease`` says who works on a job. Its age is by S3's clock alone: the listing's Date less its
+LastModified. Size tells which word it is, so nothing has to be read. A result without a lease that
 says it is finished may not be published yet, whoever put it: it is verified and published by who comes next.
 """
 
@@ -22,14 +22,14 @@ from coattest_parent.link.aws import parse_s3_uri
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-MANIFEST, RESULT, FAILED, CLAIM = "manifest.cbor", "result.cbor", "failed.json", "claim"
+MANIFEST, RESULT, FAILED, LEASE = "manifest.cbor", "result.cbor", "failed.json", "lease"
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """The form of a job's name, and of its files'."""
 
 TOKEN = 16
 HELD, FREE, FINISHED = "held", "freed", "finished"
-"""A claim's words, of different lengths, before a token in hex. What is neither held nor finished is free."""
+"""A lease's words, of different lengths, before a token in hex. What is neither held nor finished is free."""
 
 KEYS_MAX = 100_000
 """Objects below the prefix that are listed, in pages of 1,000: some 20,000 auctions of three buyers."""
@@ -85,7 +85,7 @@ def open_jobs(client: S3Client, uri: str) -> list[str]:
 
 
 def is_held(files: Mapping[str, ListedObject]) -> bool:
-    """Whether a claim is held, or was by somebody who died."""
+    """Whether a lease is held, or was by somebody who died."""
     return _says(files, HELD)
 
 
@@ -100,7 +100,7 @@ def is_open(files: Mapping[str, ListedObject]) -> bool:
 
 
 def _says(files: Mapping[str, ListedObject], word: str) -> bool:
-    return CLAIM in files and files[CLAIM].size == len(word) + 2 * TOKEN
+    return LEASE in files and files[LEASE].size == len(word) + 2 * TOKEN
 
 
 def job_prefix(uri: str) -> tuple[str, str]:

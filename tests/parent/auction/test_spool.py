@@ -28,7 +28,7 @@ from coattest_enclave.protocol import cose, wire
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
 from coattest_parent.auction import finish
-from coattest_parent.auction.bucket_spool import _Claim
+from coattest_parent.auction.bucket_spool import _Lease
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
 from coattest_parent.auction.finish import Way
 from coattest_parent.auction.folder_spool import FolderSpool
@@ -387,7 +387,7 @@ def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
     failed = sorted(each["code"] for each in events if each["event"] == "job-failed")
     assert failed == ["bad-name", "bad-name", "bad-seal", "too-large"]
     added = {*bucket.listed()} - before
-    assert added == {f"{name}/{file}" for name in ("huge", "more") for file in ("failed.json", "claim")}
+    assert added == {f"{name}/{file}" for name in ("huge", "more") for file in ("failed.json", "lease")}
     assert not opening.attempts
 
 
@@ -428,17 +428,17 @@ def test_a_listing_has_an_end(auction: Auction, bucket: InBucket, monkeypatch: p
 
 
 def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) -> None:
-    """The other leaves it alone while the claim is held, and takes it once it is over by S3's clock; what it
+    """The other leaves it alone while the lease is held, and takes it once it is over by S3's clock; what it
     does with an end of its own is not touched by the first. This machine's clock plays no part.
     """
     bucket.put("job", job_files(auction))
-    first, second, late = bucket.spool(), bucket.spool(), bucket.spool(lease=-2.0)
+    first, second, late = bucket.spool(), bucket.spool(), bucket.spool(lasts=-2.0)
     for spool in (first, second):
         spool.look()
     (job,) = first.look().jobs
-    with first.claim(job) as ours:
+    with first.lease(job) as ours:
         assert ours
-        with second.claim(job) as theirs:
+        with second.lease(job) as theirs:
             assert not theirs
         (seen,) = second.look().jobs
         assert seen.taken
@@ -447,14 +447,14 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
         assert opening.attempts == []
         (seen,) = late.look().jobs
         assert not seen.taken
-        with late.claim(seen) as over:
+        with late.lease(seen) as over:
             assert over
-        held = bucket.read("job/claim")
-    assert bucket.read("job/claim") == held  # ended by the one who took it, and not by the first
+        held = bucket.read("job/lease")
+    assert bucket.read("job/lease") == held  # ended by the one who took it, and not by the first
     assert held.startswith(b"finished")
     (seen,) = second.look().jobs  # there is no result
     assert not seen.taken
-    with first.claim(job) as ours:
+    with first.lease(job) as ours:
         assert not ours  # what it had seen has changed since
     assert courier(second, opener=opening).round(opening.now) == 0
     assert len(opening.attempts) == 1
@@ -463,25 +463,25 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
 def test_a_job_that_another_courier_took_over_and_left_is_finished(
     auction: Auction, bucket: InBucket
 ) -> None:
-    """This one hung for longer than its lease, the other died with the claim in its hand: whoever comes next
+    """This one hung for longer than its lease, the other died with the lease in its hand: whoever comes next
     finishes the job, also the one that believed that it had.
     """
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(lease=-2.0), bucket.spool(lease=-2.0)
+    spool, other = bucket.spool(lasts=-2.0), bucket.spool(lasts=-2.0)
     taking = []
 
     def hanging(*_: Any, **__: Any) -> messages.ResultFile:
         (seen,) = other.look().jobs
-        taking.append(other.claim(seen))
+        taking.append(other.lease(seen))
         assert taking[0].__enter__()
         return opened(auction)
 
     service = courier(spool, opener=hanging)
     assert service.round(at(auction.manifest.closes)) == 0
-    theirs = bucket.read("job/claim")
+    theirs = bucket.read("job/lease")
     assert theirs.startswith(b"held")
     assert service.round(at(auction.manifest.closes + 400)) == 0
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert bucket.read("job/lease").startswith(b"finished")
     assert other.look().jobs == []
 
 
@@ -529,7 +529,7 @@ def test_a_courier_whose_clock_is_not_s3s_leaves_its_jobs_to_others(
     closed = timed(auction, began - 1000, began + 3600)
     bucket.put("job", job_files(closed))
     bucket.put("opened", {**job_files(closed), "result.cbor": opened(closed).encode()})
-    bucket.put("opened", {"claim": b"freed" + b"a" * 32})
+    bucket.put("opened", {"lease": b"freed" + b"a" * 32})
     bucket.put("bad", {"manifest.cbor": b"none"})
     before = {*bucket.listed()}
     opening = Openings(closed, failing={})
@@ -647,32 +647,32 @@ def test_a_date_that_s3_does_not_have_keeps_a_courier_from_working_and_no_more(
     assert len(opening.attempts) == 1
 
 
-def test_a_claim_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
+def test_a_lease_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
     """So a lease can be shorter than an attempt; one that was lost is not taken back."""
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(renew=0.1), bucket.spool(lease=-2.0)
+    spool, other = bucket.spool(renew=0.1), bucket.spool(lasts=-2.0)
     (job,) = spool.look().jobs
-    with spool.claim(job) as ours:
+    with spool.lease(job) as ours:
         assert ours
-        first = bucket.read("job/claim")
-        while (again := bucket.read("job/claim")) == first:
+        first = bucket.read("job/lease")
+        while (again := bucket.read("job/lease")) == first:
             time.sleep(0.02)
         assert again.startswith(b"held")
         (seen,) = other.look().jobs
-        taking = other.claim(seen)
+        taking = other.lease(seen)
         while not taking.__enter__():
             (seen,) = other.look().jobs
-            taking = other.claim(seen)
-        mine = bucket.read("job/claim")
+            taking = other.lease(seen)
+        mine = bucket.read("job/lease")
         time.sleep(0.3)
-        assert bucket.read("job/claim") == mine
+        assert bucket.read("job/lease") == mine
         taking.__exit__(None, None, None)
 
 
 def test_a_put_whose_answer_was_lost_is_recognised(
     auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """botocore makes it again and meets its own claim, or its own result: both count as put."""
+    """botocore makes it again and meets its own lease, or its own result: both count as put."""
     bucket.put("job", job_files(auction))
     call = BaseClient._make_api_call
 
@@ -686,7 +686,7 @@ def test_a_put_whose_answer_was_lost_is_recognised(
     service = courier(bucket.spool(), opener=lambda *_, **__: ours)
     assert service.round(at(auction.manifest.closes)) == 0
     assert bucket.files("job")["result.cbor"] == ours.encode()
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert bucket.read("job/lease").startswith(b"finished")
 
 
 def test_a_result_that_another_courier_put_first_stays(auction: Auction, bucket: InBucket) -> None:
@@ -706,15 +706,15 @@ def test_a_result_that_another_courier_put_first_stays(auction: Auction, bucket:
 
 
 def test_what_was_not_published_is_published_by_another(auction: Auction, bucket: InBucket) -> None:
-    """A result beside a held claim is not finished: its courier died before it published, or before it said
+    """A result beside a held lease is not finished: its courier died before it published, or before it said
     so. Another takes it over and opens nothing.
     """
     bucket.put("job", {**job_files(auction), "result.cbor": opened(auction).encode()})
-    bucket.put("job", {"claim": b"held" + b"a" * 32})
+    bucket.put("job", {"lease": b"held" + b"a" * 32})
     opening = Openings(auction, failing={})
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
-    assert courier(bucket.spool(lease=-2.0), opener=opening).round(opening.now) == 0
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert courier(bucket.spool(lasts=-2.0), opener=opening).round(opening.now) == 0
+    assert bucket.read("job/lease").startswith(b"finished")
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
     assert opening.attempts == []
 
@@ -722,7 +722,7 @@ def test_what_was_not_published_is_published_by_another(auction: Auction, bucket
 def test_a_result_that_somebody_else_put_is_published_too(
     auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No courier puts one without a claim: it is verified, published as it is, and then finished."""
+    """No courier puts one without a lease: it is verified, published as it is, and then finished."""
     put = opened(auction).encode()
     bucket.put("job", {**job_files(auction), "result.cbor": put})
     did: list[tuple[str, bytes]] = []
@@ -740,7 +740,7 @@ def test_a_result_that_somebody_else_put_is_published_too(
     assert service.round(opening.now) == 0
     assert did == [("verified", put), ("published", put)]
     assert opening.attempts == []
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert bucket.read("job/lease").startswith(b"finished")
     assert not bucket.spool().look().jobs
 
 
@@ -774,7 +774,7 @@ def test_what_could_not_be_published_is_published_later(
         with pytest.raises(KeyboardInterrupt):
             service.round(opening.now)
     kept = bucket.files("job")["result.cbor"]
-    assert bucket.read("job/claim").startswith(b"freed")
+    assert bucket.read("job/lease").startswith(b"freed")
     (seen,) = bucket.spool().look().jobs
     assert (seen.opened, seen.taken) == (True, False)
     monkeypatch.setattr(finish, "publish", works)
@@ -784,7 +784,7 @@ def test_what_could_not_be_published_is_published_later(
     assert service.round(opening.now) == 0
     assert published == ["s3://results/job/"]
     assert len(opening.attempts) == 1
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert bucket.read("job/lease").startswith(b"finished")
     assert not bucket.spool().look().jobs
 
 
@@ -807,25 +807,25 @@ def test_a_job_set_aside_when_it_was_to_be_published_goes_on_from_there(
     bucket.remove("job", "failed.json")
     monkeypatch.setattr(finish, "publish", lambda *_: ("", True))
     assert service.round(opening.now) == 0
-    assert bucket.read("job/claim").startswith(b"finished")
+    assert bucket.read("job/lease").startswith(b"finished")
     assert len(opening.attempts) == 1
 
 
 def test_the_age_of_a_job_that_another_courier_holds_is_told(auction: Auction, bucket: InBucket) -> None:
     """Its manifest is read once, and nothing else is done with it: who holds it may hang, or be hostile."""
     closes = auction.manifest.closes
-    bucket.put("job", {**job_files(auction), "claim": b"held" + b"a" * 32})
-    bucket.put("bad", {"manifest.cbor": b"none", "claim": b"held" + b"a" * 32})
+    bucket.put("job", {**job_files(auction), "lease": b"held" + b"a" * 32})
+    bucket.put("bad", {"manifest.cbor": b"none", "lease": b"held" + b"a" * 32})
     opening = Openings(auction, failing={})
     service = courier(bucket.spool(), opener=opening)
     assert service.round(at(closes - 5)) == 2
     assert age(service) == 0
-    bucket.put("job", {"claim": b"held" + b"b" * 32})
+    bucket.put("job", {"lease": b"held" + b"b" * 32})
     assert service.round(at(closes + 7200)) == 2
     bucket.remove("bad", "manifest.cbor")
     assert service.round(at(closes + 7200)) == 1
     assert age(service) == 7200
-    assert {*bucket.listed()} == {"bad/claim", "job/0.seal", "job/1.seal", "job/manifest.cbor", "job/claim"}
+    assert {*bucket.listed()} == {"bad/lease", "job/0.seal", "job/1.seal", "job/manifest.cbor", "job/lease"}
     assert opening.attempts == []
 
 
@@ -855,17 +855,17 @@ def test_the_age_of_a_job_that_cannot_be_read_is_told(auction: Auction, bucket: 
 
 
 @pytest.mark.parametrize("lost", ["stored", "not stored"])
-def test_a_claim_that_another_courier_has_is_not_ended(
+def test_a_lease_that_another_courier_has_is_not_ended(
     auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    """A renewal that meets another's claim leaves it alone, now and at the end; one that meets a put of its
+    """A renewal that meets another's lease leaves it alone, now and at the end; one that meets a put of its
     own, whose answer was lost, goes on.
     """
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(renew=3600), bucket.spool(lease=-2.0)
+    spool, other = bucket.spool(renew=3600), bucket.spool(lasts=-2.0)
     (job,) = spool.look().jobs
-    claim = _Claim(spool._client[1], spool.where(job, "claim"))
-    assert claim.put("held", IfNoneMatch="*")
+    lease = _Lease(spool._client[1], spool.where(job, "lease"))
+    assert lease.put("held", IfNoneMatch="*")
     call = BaseClient._make_api_call
 
     def unanswered(self: Any, operation: str, arguments: dict[str, Any]) -> Any:
@@ -877,22 +877,22 @@ def test_a_claim_that_another_courier_has_is_not_ended(
     with monkeypatch.context() as patched:
         patched.setattr(BaseClient, "_make_api_call", unanswered)
         with pytest.raises(AwsFailure):
-            claim.put("held", IfMatch=claim.etag)
-    assert claim.put("held", IfMatch=claim.etag)
-    mine = bucket.read("job/claim")
-    assert mine in claim._own
+            lease.put("held", IfMatch=lease.etag)
+    assert lease.put("held", IfMatch=lease.etag)
+    mine = bucket.read("job/lease")
+    assert mine in lease._own
     (seen,) = other.look().jobs
-    with other.claim(seen) as ours:
+    with other.lease(seen) as ours:
         assert ours
-        theirs = bucket.read("job/claim")
-        assert not claim.put("held", IfMatch=claim.etag)
-        assert not claim.put("freed", IfMatch=claim.etag)
-        assert bucket.read("job/claim") == theirs
+        theirs = bucket.read("job/lease")
+        assert not lease.put("held", IfMatch=lease.etag)
+        assert not lease.put("freed", IfMatch=lease.etag)
+        assert bucket.read("job/lease") == theirs
 
 
 def test_a_parent_replaces_no_result(auction: Auction, bucket: InBucket) -> None:
-    """Its role may put one where there is none, and only so; a claim is put again and again."""
-    bucket.put("job", {**job_files(auction), "result.cbor": b"result", "claim": b"claim"})
+    """Its role may put one where there is none, and only so; a lease is put again and again."""
+    bucket.put("job", {**job_files(auction), "result.cbor": b"result", "lease": b"lease"})
     with bucket.spool()._s3() as client:
         where = {"Bucket": BUCKET, "Key": f"{bucket.prefix}/job/result.cbor"}
         for condition, code in (
@@ -903,7 +903,7 @@ def test_a_parent_replaces_no_result(auction: Auction, bucket: InBucket) -> None
             with pytest.raises(ClientError) as refused:
                 client.put_object(**where, Body=b"another", **condition)
             assert refused.value.response["Error"]["Code"] == code
-        client.put_object(Bucket=BUCKET, Key=f"{bucket.prefix}/job/claim", Body=b"another")
+        client.put_object(Bucket=BUCKET, Key=f"{bucket.prefix}/job/lease", Body=b"another")
     assert bucket.read("job/result.cbor") == b"result"
 
 

@@ -22,7 +22,7 @@ from coattest_parent.cli.deploy.stack import require_no_other_reports
 from coattest_parent.deployment.stack import configuration, planning, templates
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link import telemetry
-from coattest_parent.link.job_listing import CLAIM, FAILED, RESULT
+from coattest_parent.link.job_listing import FAILED, LEASE, RESULT
 from coattest_verify.cli.report import report_command
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import generate_policy
@@ -414,7 +414,7 @@ def test_the_role_replaces_no_result() -> None:
 
 
 def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
-    """What the role may write in the spools are claims, results and failures; it lists and reads nothing else
+    """What the role may write in the spools are leases, results and failures; it lists and reads nothing else
     of that bucket, and its courier is told of the release's own spool.
     """
     found = {item.get("Sid", ""): item for item in statements(templates.base_template(SETTINGS))}
@@ -423,7 +423,7 @@ def test_couriers_end_jobs_and_can_neither_make_nor_remove_one() -> None:
     files = [each["Fn::Sub"].rpartition("/") for each in found["EndJobs"]["Resource"]]
     assert [place for place, _, _ in files] == ["${Results.Arn}/jobs/*"] * 3
     assert (
-        {name for _, _, name in files} == {CLAIM, FAILED, RESULT} == {"claim", "failed.json", "result.cbor"}
+        {name for _, _, name in files} == {LEASE, FAILED, RESULT} == {"lease", "failed.json", "result.cbor"}
     )
     assert not any("Delete" in action for item in found.values() for action in item.get("Action", ()))
     install = configuration.instance_files()["install.sh"]

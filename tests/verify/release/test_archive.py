@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def world(tmp_path: Path) -> SigningWorld:
     made.desk.silent = False
     made.claim()
     for name in NAMES:
-        made.quorum.sign(name, made.report)
+        made.quorum.sign(name, made.report, time=datetime.now(timezone.utc).replace(microsecond=0))
     assert made.quorum.claimed is not None
     vote = make_vote(REVOKE, "buyer-3", root=made.quorum.root, claim=made.quorum.claimed, note="x", now=NOW)
     made.quorum.write(vote_name(vote), sign_vote(vote, made.quorum.signers["buyer-3"]))

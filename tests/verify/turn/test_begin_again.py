@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime, timezone
 from itertools import pairwise
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_the_commands_begin_it_again(tmp_path: Path) -> None:
     world = SigningWorld(tmp_path / "world")
     world.claim()
     for name in NAMES:
-        world.quorum.sign(name, world.report)
+        world.quorum.sign(name, world.report, time=datetime.now(timezone.utc).replace(microsecond=0))
     folder = ("--attestations", str(world.attestations))
     desk, decide = Desk(world.desk.folder), ("quorum", *world.quorum.deciding())
 
