@@ -1,8 +1,5 @@
 """The parents of one release: who they are by Auto Scaling, and whether each one's document is the decided
-one.
-
-A document is believed for its signature alone. Who can write to the bucket can cause silence, never
-acceptance: PCR3 and PCR4 bind it to the role and to one instance, and its signed time to now.
+one; ``coattest_verify.fleet.live`` says what a document is believed for.
 """
 
 from __future__ import annotations
@@ -95,8 +92,8 @@ class Parents:
         """Make the stack, or change its capacity; every instance, once all are in service and verified.
 
         While the stack is made each that is verified is signalled for. The first that is not the decided one,
-        or gives up, ends it: CloudFormation rolls back, and the stack is deleted. Once it is made, one that
-        gave up is waited for: its group makes another.
+        or gives up, ends it: CloudFormation rolls back, and the stack is deleted. Once it is made, all are
+        judged anew, and one that gave up is waited for: its group makes another.
 
         Raises FoundFalse (live-document), EnvironmentFailure (boot-failed, stack-failed, not-running) with
         what failed last in the group, and AwsFailure.
@@ -108,15 +105,21 @@ class Parents:
         except AwsFailure:
             raise
         except (FoundFalse, EnvironmentFailure) as error:
-            state = self.stacks.find(self.name)
-            if state is not None and next_step(state.status) == "remove":
-                self.stacks.delete(self.name)
+            try:
+                if watch.refused:
+                    self.signal(watch.refused, "FAILURE")
+                    self.stacks.settled(self.name)
+                state = self.stacks.find(self.name)
+                if state is not None and (watch.refused or next_step(state.status) == "remove"):
+                    self.stacks.delete(self.name)
+            except EnvironmentFailure as failed:
+                self.stacks.say(f"{self.name}: left as it is: {failed}")
             if watch.cause and isinstance(error, EnvironmentFailure):
                 error.what += f"; {watch.cause}"
             raise
 
     def _all_verified(self, watch: Watch) -> tuple[Parent, ...]:
-        """Look until all are; at most BOOT_MINUTES."""
+        """Look until all are in one look; at most BOOT_MINUTES."""
         until, capacity = self.clock() + timedelta(minutes=BOOT_MINUTES), self.settings.capacity
         while True:
             found = watch.look()
@@ -135,70 +138,59 @@ class Parents:
 
     def signal(self, instance: str, status: Literal["SUCCESS", "FAILURE"]) -> None:
         """SignalResource; a stack that is no longer being made takes none, and that is no error."""
-        try:
-            with aws_errors(self.name):
-                self.stacks.client.signal_resource(
-                    StackName=self.name, LogicalResourceId=GROUP, UniqueId=instance, Status=status
-                )
-        except AwsFailure as error:
-            if error.service_code != "ValidationError":
-                raise
-            self.stacks.say(f"{instance}: not signalled: {error}")
+        with aws_errors(self.name, "ValidationError"):
+            self.stacks.client.signal_resource(
+                StackName=self.name, LogicalResourceId=GROUP, UniqueId=instance, Status=status
+            )
 
 
 class Watch:
-    """One apply's looks at its parents: says what is new of stack and group, once, and keeps who is verified.
+    """One apply's looks at its parents: says what is new of stack, group and instances, once.
 
-    ``cause`` is what failed last in the group: a capacity error shows nowhere else.
+    ``cause`` is what failed last in the group: a capacity error shows nowhere else. ``refused``
+    is the instance that was refused while its stack was being made.
     """
 
     def __init__(self, parents: Parents, since: datetime) -> None:
         """New is what comes from now on: everything, where there is no stack yet or it is being made."""
         self._parents, self._since, self._say = parents, since, parents.stacks.say
-        self._verified: dict[str, Parent] = {}
-        self.cause = ""
+        self.cause = self.refused = ""
         state = parents.stacks.find(parents.name)
         fresh = state is None or state.status == "CREATE_IN_PROGRESS"
         self._seen = set() if fresh else {identifier for identifier, _, _ in self._new()}
 
     def look(self, *, making: bool = False) -> list[Parent]:
-        """The instances as they are now, the verified ones with their documents; those of a stack that is
-        being made are signalled for.
-        """
+        """The instances now, judged anew; those of a stack that is being made are signalled for, once."""
         for identifier, text, failed in self._new():
             self._tell(identifier, f"{self._parents.name}: {text}", text if failed else self.cause)
         return [self._judged(parent, making=making) for parent in self._parents.listed()]
 
     def _judged(self, parent: Parent, *, making: bool) -> Parent:
-        found = self._verified.get(parent.instance)
-        if found is not None:
-            return replace(found, lifecycle=parent.lifecycle)
         try:
             found = self._parents.look(parent, since=self._since)
         except (FoundFalse, EnvironmentFailure) as error:
             text = f"{parent.instance}: {error.what}"
             if making and not isinstance(error, AwsFailure):
                 self._say(f"{text}: rolling back")
-                self._parents.signal(parent.instance, "FAILURE")
-                self._parents.stacks.settled(self._parents.name)
+                self.refused = parent.instance
             elif error.code == "boot-failed":
                 self._tell(text, text, text)
                 return parent
             raise
         if found is None:
             return parent
-        self._verified[parent.instance] = found
-        self._say(f"{parent.instance}: {found.module_id}: the document matches the decision")
-        if making:
+        text = f"{parent.instance}: {found.module_id}: the document matches the decision"
+        if self._tell(parent.instance, text, self.cause) and making:
             self._parents.signal(parent.instance, "SUCCESS")
         return found
 
-    def _tell(self, identifier: str, text: str, cause: str) -> None:
-        """Say it, if it is new; it may be the cause of a failure."""
-        if identifier not in self._seen:
+    def _tell(self, identifier: str, text: str, cause: str) -> bool:
+        """Say it, if it is new, and return whether it was; it may be the cause of a failure."""
+        if new := identifier not in self._seen:
             self._seen.add(identifier)
             self._say(text)
             self.cause = cause
+        return new
 
     def _new(self) -> Iterator[tuple[str, str, bool]]:
         name, autoscaling = self._parents.name, self._parents.aws.autoscaling(self._parents.settings.region)

@@ -83,8 +83,7 @@ class StackPlan:
     @property
     def stacks(self) -> tuple[str, ...]:
         """The names of the stacks."""
-        parents = (self.parents_stack,) if self.reports else ()
-        return (self.settings.base_stack, *parents)
+        return (self.settings.base_stack, *([self.parents_stack] if self.reports else []))
 
     def summary(self) -> dict[str, Any]:
         """The content of plan.json."""

@@ -52,14 +52,10 @@ class Applied:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, and whether an enclave was verified."""
-        return {
-            "verified": bool(self.parents),
-            "role": self.role_arn,
-            "stack": self.stack,
-            "parents": [parent.to_json() for parent in self.parents],
-            "beside": list(self.beside),
-            "retired": list(self.retired),
-        }
+        parents = [parent.to_json() for parent in self.parents]
+        others = {"beside": list(self.beside), "retired": list(self.retired)}
+        first = {"verified": bool(parents), "role": self.role_arn, "stack": self.stack}
+        return {**first, "parents": parents, **others}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +178,7 @@ def _owned(settings: Settings, bucket: str) -> Any:
 
 def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     """The state of stacks, drift, every instance with its document, and the buyers' keys, with everything
-    that is wrong as ``findings`` (``Finding.to_json``).
-
-    It waits for nothing and changes nothing.
+    that is wrong as ``findings`` (``Finding.to_json``). It waits for nothing and changes nothing.
     """
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
@@ -200,13 +194,10 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
         parents, silent = _looked_at(plan, cloud.parents(plan, base))
         findings += silent
     if base is not None and "ResultBucket" in base.outputs:
-        findings += _untaken(settings, cloud, base.output("ResultBucket"))
+        findings += _untaken(plan, cloud, base.output("ResultBucket"))
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
-    findings += [
-        Finding("key-state", f"key of {name}", state, expected="Enabled", found=state)
-        for name, state in keys.items()
-        if state not in _FINE
-    ]
+    bad = {name: state for name, state in keys.items() if state not in ("Enabled", _UNREADABLE)}
+    findings += [Finding("key-state", f"key of {name}", bad[name], "Enabled", bad[name]) for name in bad]
     return {
         "decision": plan.decision.digest.hex(),
         "release": plan.decision.release,
@@ -234,22 +225,40 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
         except CoattestError as error:
             findings += error.findings or [Finding(error.code, parent.instance, error.what)]
         shown.append(found or parent)
-    serving = sum(parent.lifecycle == IN_SERVICE for parent in shown)
-    if serving != plan.settings.capacity:
-        counts = {"expected": str(plan.settings.capacity), "found": str(serving)}
-        findings.append(Finding("not-running", parents.name, "instances in service", **counts))
+    serving, wanted = str(sum(each.lifecycle == IN_SERVICE for each in shown)), str(plan.settings.capacity)
+    if serving != wanted:
+        findings.append(Finding("not-running", parents.name, "instances in service", wanted, serving))
     return shown, findings
 
 
-def _untaken(settings: Settings, cloud: Cloud, bucket: str) -> Iterator[Finding]:
-    """Open jobs of releases that have no parents, whose couriers would tell of them."""
-    stacks, client, place = cloud.stacks(settings), cloud.aws.s3(settings.region), f"s3://{bucket}/{JOBS}"
-    states = map(stacks.find, stacks.named(settings.parents_stacks))
-    served = {state.outputs.get("Release") for state in states if state is not None}
-    for release in list_spools(client, place):
+def _untaken(plan: StackPlan, cloud: Cloud, bucket: str) -> list[Finding]:
+    """Open jobs of releases that have no parents, whose couriers would tell of them; and unlisted spools."""
+    stacks, client = cloud.stacks(plan.settings), cloud.aws.s3(plan.settings.region)
+    states = map(stacks.find, stacks.named(plan.settings.parents_stacks))
+    served = {_served(state, plan) for state in states if state is not None}
+    findings: list[Finding] = []
+
+    def listed(listing: Callable[[S3Client, str], list[str]], uri: str) -> list[str]:
+        try:
+            return listing(client, uri)
+        except AwsFailure as error:
+            findings.append(Finding(error.code, uri, error.what))
+            return []
+
+    for release in listed(list_spools, place := f"s3://{bucket}/{JOBS}"):
         if release not in served:
             why = f"release {release} has no parents to take it: apply that release, or move the job"
-            yield from (Finding("open-jobs", job, why) for job in open_jobs(client, f"{place}/{release}"))
+            findings += [Finding("open-jobs", job, why) for job in listed(open_jobs, f"{place}/{release}")]
+    return findings
+
+
+def _served(state: StackState, plan: StackPlan) -> str | None:
+    """The release whose jobs a stack's parents take or, being made for the plan, will take; None without."""
+    if (state.name, state.status) == (plan.parents_stack, "CREATE_IN_PROGRESS"):
+        return plan.decision.release
+    step = next_step(state.status)
+    usable = step in ("update", "continue") or (step == "wait" and state.status.startswith("UPDATE_"))
+    return state.outputs.get("Release") if usable else None
 
 
 def _of_stack(stacks: Stacks, name: str, state: StackState | None, drift: Sequence[str]) -> Iterator[Finding]:
@@ -271,7 +280,6 @@ def _of_stack(stacks: Stacks, name: str, state: StackState | None, drift: Sequen
 
 
 _UNREADABLE = "not readable from this account"
-_FINE = ("Enabled", _UNREADABLE)
 
 
 def _key(aws: Aws, arn: str, region: str) -> str:

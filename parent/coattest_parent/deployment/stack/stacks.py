@@ -261,7 +261,7 @@ class Stacks:
 
     def settled(self, name: str, making: Callable[[], object] | None = None) -> StackState | None:
         """The stack once no operation on it is in progress, whoever began it; ``making`` is called at each
-        look at one that is being made.
+        look at one that is being made, whose failure is raised (EnvironmentFailure, stack-failed).
         """
         said: set[str] = set()
 
@@ -271,14 +271,16 @@ class Stacks:
             if making is not None and state.status == "CREATE_IN_PROGRESS":
                 making()
             elif state.status not in said:
-                said.add(state.status)
                 self.say(f"{name}: {state.status}, waiting")
+            said.add(state.status)
             return False
 
         state = self._awaited(lambda: self.find(name), over)
         if state is not None and next_step(state.status) == "wait":
             what = f"still {state.status} after {WAIT_SECONDS} s"
             raise stack_failed(what, name, "apply again once it has ended")
+        if making and "CREATE_IN_PROGRESS" in said and (state is None or next_step(state.status) == "remove"):
+            raise self.failure(name, state)
         return state
 
     def _await_taken(self, name: str, before: StackState | None) -> None:
