@@ -135,6 +135,6 @@ def _date(page: Any, where: str) -> datetime:
     """S3's time, from an answer's Date."""
     try:
         said = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         raise AwsFailure("S3's answer has no date", where=where, code="bad-answer") from None
     return said.replace(tzinfo=timezone.utc)  # RFC 9110, 5.6.7: always GMT

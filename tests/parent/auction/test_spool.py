@@ -615,7 +615,15 @@ def test_a_clock_that_is_set_during_an_attempt_decides_nothing(auction: Auction,
 
 
 @pytest.mark.parametrize(
-    "date", ["Mon, 01 Jan 0001 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "", "today", None]
+    "date",
+    [
+        "Mon, 01 Jan 0001 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999",
+        "",
+        "today",
+        None,
+    ],
 )
 def test_a_date_that_s3_does_not_have_keeps_a_courier_from_working_and_no_more(
     auction: Auction, bucket: InBucket, monkeypatch: pytest.MonkeyPatch, date: str | None

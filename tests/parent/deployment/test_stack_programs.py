@@ -96,17 +96,19 @@ def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> Non
     make_wheel_file(house, "dep", "1.1")
     with raises_code(UsageError, "bad-wheelhouse", match="two wheels of dep"):
         programs.pack_programs(wheel, house, "x86_64")
-    bad = tmp_path / "bad-1.0-py3-none-any.whl"
-    bad.write_bytes(b"no zip")
-    with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
-        programs.pack_programs(bad, tmp_path, "x86_64")
-    for place in ("bad.py", "bad-1.0.dist-info/RECORD", "other/bad-1.0.dist-info/METADATA"):
-        with zipfile.ZipFile(bad, "w") as archive:
-            archive.writestr(place, "Requires-Dist: dep\n")
+    # A name for each: importlib.metadata keeps what it read of a file of the same name and time.
+    places = ("{0}.py", "{0}-1.0.dist-info/RECORD", "other/{0}-1.0.dist-info/METADATA")
+    for number, place in enumerate((None, *places)):
+        bad = tmp_path / f"bad{number}-1.0-py3-none-any.whl"
+        bad.write_bytes(b"no zip")
+        if place is not None:
+            with zipfile.ZipFile(bad, "w") as archive:
+                archive.writestr(place.format(f"bad{number}"), "Requires-Dist: dep\n")
         with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
             programs.pack_programs(bad, tmp_path, "x86_64")
+    bad = tmp_path / "crc-1.0-py3-none-any.whl"
     with zipfile.ZipFile(bad, "w") as archive:
-        archive.writestr("bad-1.0.dist-info/METADATA", "Requires-Dist: dep\n")
+        archive.writestr("crc-1.0.dist-info/METADATA", "Requires-Dist: dep\n")
     bad.write_bytes(bad.read_bytes().replace(b"Requires-Dist: dep", b"Requires-Dist: dip"))
     with raises_code(UsageError, "bad-wheelhouse", match="not a wheel: Bad CRC-32"):
         programs.pack_programs(bad, tmp_path, "x86_64")
