@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -42,13 +43,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Loopback:
-    """A context manager in which a server answers; its port is known before, its handlers are over after."""
+    """A context manager in which a server answers, over TLS where there is a context for it; its port is
+    known before, its handlers are over after.
+    """
 
-    def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
+    def __init__(self, server: http.server.ThreadingHTTPServer, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
         server.daemon_threads = False  # server_close() waits for each handler only then
         self._connections: list[socket.socket] = []
-        self._accept = server.get_request
+        self._accept, self._tls = server.get_request, tls
         server.get_request = self._get_request  # type: ignore[method-assign]
         self.port = int(server.server_address[1])
         self.url = f"http://127.0.0.1:{self.port}"
@@ -61,6 +64,8 @@ class Loopback:
 
     def _get_request(self) -> tuple[socket.socket, object]:
         connection, peer = self._accept()
+        if self._tls is not None:  # hands are shaken at the first read, in the handler's thread
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         self._connections.append(connection)
         return connection, peer
 

@@ -366,8 +366,7 @@ def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Answer]
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), registry_of(layout, hook))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(chain)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        return Loopback(server)
+        return Loopback(server, context)
 
     return make
 

@@ -167,16 +167,10 @@ class FakeKms(Loopback):
         context.load_cert_chain(certificate)
 
         class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def finish_request(self, request: Any, client_address: Any) -> None:
-                with contextlib.suppress(OSError):
-                    super().finish_request(context.wrap_socket(request, server_side=True), client_address)
-
             def handle_error(self, *_: object) -> None:
                 pass
 
-        super().__init__(Server(("127.0.0.1", 0), Endpoint))
+        super().__init__(Server(("127.0.0.1", 0), Endpoint), context)
         self.address = ("127.0.0.1", self.port)
 
     def wrap(self, data_key: bytes, key_arn: str, context: Mapping[str, str]) -> bytes:

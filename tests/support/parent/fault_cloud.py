@@ -85,20 +85,18 @@ class FaultCloud(Loopback):
         local.sni_callback = choose
 
         class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
             request_queue_size = 128
 
             def finish_request(self, request: Any, client_address: Any) -> None:
                 if cloud.down:
                     return
-                with contextlib.suppress(OSError):
-                    request.settimeout(10)
-                    super().finish_request(local.wrap_socket(request, server_side=True), client_address)
+                request.settimeout(10)
+                super().finish_request(request, client_address)
 
             def handle_error(self, *_: object) -> None:
                 pass
 
-        super().__init__(Server(("127.0.0.1", 0), Endpoint))
+        super().__init__(Server(("127.0.0.1", 0), Endpoint), local)
         self.url = f"https://localhost:{self.port}"
 
     def clear(self) -> None:

@@ -325,5 +325,6 @@ def _empty(client: S3Client, bucket: Any) -> None:
     with aws_errors(bucket["Bucket"]):
         for page in client.get_paginator("list_object_versions").paginate(**bucket):
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
-                client.delete_object(**bucket, Key=item["Key"], VersionId=item["VersionId"])
+                key, version = item.get("Key", ""), item.get("VersionId", "")
+                client.delete_object(**bucket, Key=key, VersionId=version)
         client.delete_bucket(**bucket)
