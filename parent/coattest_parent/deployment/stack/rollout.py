@@ -325,6 +325,5 @@ def _empty(client: S3Client, bucket: Any) -> None:
     with aws_errors(bucket["Bucket"]):
         for page in client.get_paginator("list_object_versions").paginate(**bucket):
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
-                key, version = item.get("Key", ""), item.get("VersionId", "")
-                client.delete_object(**bucket, Key=key, VersionId=version)
+                client.delete_object(**bucket, Key=item.get("Key", ""), VersionId=item.get("VersionId", ""))
         client.delete_bucket(**bucket)
