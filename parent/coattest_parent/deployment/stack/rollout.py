@@ -52,10 +52,14 @@ class Applied:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, and whether an enclave was verified."""
-        parents = [parent.to_json() for parent in self.parents]
-        others = {"beside": list(self.beside), "retired": list(self.retired)}
-        first = {"verified": bool(parents), "role": self.role_arn, "stack": self.stack}
-        return {**first, "parents": parents, **others}
+        return {
+            "verified": bool(self.parents),
+            "role": self.role_arn,
+            "stack": self.stack,
+            "parents": [parent.to_json() for parent in self.parents],
+            "beside": list(self.beside),
+            "retired": list(self.retired),
+        }
 
 
 @dataclass(frozen=True, slots=True)
