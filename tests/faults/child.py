@@ -143,7 +143,7 @@ def serve(job: dict[str, Any]) -> int:
     with Path(job["log"]).open("ab", buffering=0) as log:
         telemetry = Telemetry(log.fileno())
         sessions = Sessions(way.aws, way.role_arn, REGION, telemetry)
-        bucket = BucketSpool(job["spool"], sessions, job["lasts"], job["lasts"] / 4)
+        bucket = BucketSpool(job["spool"], sessions, job["lease_seconds"], job["lease_seconds"] / 4)
         courier = spool.Courier(bucket, way, telemetry, job["uri"])
         left, ahead = 1, timedelta(seconds=job["clock"])
         while left and time.monotonic() < until:

@@ -39,7 +39,7 @@ from support.parent.spools import job_files
 
 SPOOL = "spools/jobs/0.1.0"
 GARBLED = {"bad-manifest", "bad-seal", "wrong-result"}
-LASTS = 1.0
+LEASE_SECONDS = 1.0
 """Seconds of a lease here: put again every quarter of one, and an opening takes as long."""
 
 
@@ -168,7 +168,7 @@ class SpoolRun:
             cloud.asked = lambda: None
         self._check()
         cloud.clear()
-        cloud.ahead += 10 * LASTS
+        cloud.ahead += 10 * LEASE_SECONDS
         for path in [path for path in cloud.objects if path.endswith(f"/{FAILED}")]:
             said = json.loads(cloud.objects.pop(path))
             require(said["code"] != "too-late", f"{path}: the deadline is not over")
@@ -188,7 +188,7 @@ class SpoolRun:
         """S3's clock goes on by more than a lease at the schedule's requests: what was held is over."""
         self._asked += 1
         if self._asked in self.schedule.jumps:
-            self.cloud.ahead += 2 * LASTS
+            self.cloud.ahead += 2 * LEASE_SECONDS
 
     def _serve(
         self,
@@ -211,7 +211,7 @@ class SpoolRun:
                 "proxy": None,
                 "spool": f"s3://{SPOOL}",
                 "uri": "s3://results/spool/" if self.schedule.publish else None,
-                "lasts": LASTS,
+                "lease_seconds": LEASE_SECONDS,
                 "clock": clocks[number] if number < len(clocks) else 0,
                 "attempts": self.schedule.attempts,
                 "seconds": seconds,

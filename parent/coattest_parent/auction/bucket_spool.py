@@ -3,7 +3,7 @@
 Put a job's seals first and its manifest last. Sizes are looked at before anything is read.
 
 A lease (``link.job_listing``) is put where there is none, or in place of the very one that was seen
-(If-None-Match, If-Match), and is never deleted. One that was not put again for LASTS seconds is over.
+(If-None-Match, If-Match), and is never deleted. One that was not put again for LEASE_SECONDS seconds is over.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ from coattest_parent.link.job_listing import (
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-LASTS = 300.0
+LEASE_SECONDS = 300.0
 """Seconds, by S3's clock, for which a lease counts after it was put."""
 
-RENEW = LASTS / 4
+RENEW = LEASE_SECONDS / 4
 """Seconds after which it is put again by the courier that works."""
 
 
@@ -58,7 +58,7 @@ class BucketSpool:
 
     uri: str
     sessions: Sessions
-    lasts: float = LASTS
+    lease_seconds: float = LEASE_SECONDS
     renew: float = RENEW
     _me: str = field(default_factory=lambda: secrets.token_hex(TOKEN))
     _found: Mapping[str, Mapping[str, ListedObject]] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class BucketSpool:
                 return None
             self._told.add(name)
         manifest = files[MANIFEST]
-        taken = is_held(files) and files[LEASE].age <= self.lasts
+        taken = is_held(files) and files[LEASE].age <= self.lease_seconds
         return Job(
             name, (manifest.etag,), opened=RESULT in files, taken=taken, left=not taken, age=manifest.age
         )

@@ -432,7 +432,7 @@ def test_of_two_couriers_one_works_on_a_job(auction: Auction, bucket: InBucket) 
     does with an end of its own is not touched by the first. This machine's clock plays no part.
     """
     bucket.put("job", job_files(auction))
-    first, second, late = bucket.spool(), bucket.spool(), bucket.spool(lasts=-2.0)
+    first, second, late = bucket.spool(), bucket.spool(), bucket.spool(lease_seconds=-2.0)
     for spool in (first, second):
         spool.look()
     (job,) = first.look().jobs
@@ -467,7 +467,7 @@ def test_a_job_that_another_courier_took_over_and_left_is_finished(
     finishes the job, also the one that believed that it had.
     """
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(lasts=-2.0), bucket.spool(lasts=-2.0)
+    spool, other = bucket.spool(lease_seconds=-2.0), bucket.spool(lease_seconds=-2.0)
     taking = []
 
     def hanging(*_: Any, **__: Any) -> messages.ResultFile:
@@ -658,7 +658,7 @@ def test_a_date_that_s3_does_not_have_keeps_a_courier_from_working_and_no_more(
 def test_a_lease_is_put_again_while_its_courier_works(auction: Auction, bucket: InBucket) -> None:
     """So a lease can be shorter than an attempt; one that was lost is not taken back."""
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(renew=0.1), bucket.spool(lasts=-2.0)
+    spool, other = bucket.spool(renew=0.1), bucket.spool(lease_seconds=-2.0)
     (job,) = spool.look().jobs
     with spool.lease(job) as ours:
         assert ours
@@ -721,7 +721,7 @@ def test_what_was_not_published_is_published_by_another(auction: Auction, bucket
     bucket.put("job", {"lease": b"held" + b"a" * 32})
     opening = Openings(auction, failing={})
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 1
-    assert courier(bucket.spool(lasts=-2.0), opener=opening).round(opening.now) == 0
+    assert courier(bucket.spool(lease_seconds=-2.0), opener=opening).round(opening.now) == 0
     assert bucket.read("job/lease").startswith(b"finished")
     assert courier(bucket.spool(), opener=opening).round(opening.now) == 0
     assert opening.attempts == []
@@ -870,7 +870,7 @@ def test_a_lease_that_another_courier_has_is_not_ended(
     own, whose answer was lost, goes on.
     """
     bucket.put("job", job_files(auction))
-    spool, other = bucket.spool(renew=3600), bucket.spool(lasts=-2.0)
+    spool, other = bucket.spool(renew=3600), bucket.spool(lease_seconds=-2.0)
     (job,) = spool.look().jobs
     lease = _Lease(spool._client[1], spool.where(job, "lease"))
     assert lease.put("held", IfNoneMatch="*")

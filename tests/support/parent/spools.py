@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import boto3
 
 from coattest_local.aws.services import Services
-from coattest_parent.auction.bucket_spool import LASTS, RENEW, BucketSpool
+from coattest_parent.auction.bucket_spool import LEASE_SECONDS, RENEW, BucketSpool
 from coattest_parent.auction.folder_spool import FolderSpool
 from coattest_parent.auction.jobs import JobSpool, JobsSeen
 from coattest_parent.auction.steps import Sessions
@@ -89,11 +89,13 @@ class InBucket:
         session = boto3.Session(admin.access_key, admin.secret_key, region_name=services.region)
         self.aws = Aws(session, Endpoint(services.endpoint, services.ca_bundle))
 
-    def spool(self, lasts: float = LASTS, renew: float = RENEW, *, timed: bool = False) -> BucketSpool:
+    def spool(
+        self, lease_seconds: float = LEASE_SECONDS, renew: float = RENEW, *, timed: bool = False
+    ) -> BucketSpool:
         role = f"arn:aws:iam::{SERVICE}:role/{ROLE}"
         sessions = Sessions(self.aws, role, self.services.region, Telemetry())
         kind = BucketSpool if timed else Untimed
-        return kind(f"s3://{BUCKET}/{self.prefix}", sessions, lasts, renew)
+        return kind(f"s3://{BUCKET}/{self.prefix}", sessions, lease_seconds, renew)
 
     def put(self, name: str, files: Mapping[str, bytes]) -> None:
         for file, content in sorted(files.items(), key=lambda item: item[0] == "manifest.cbor"):
