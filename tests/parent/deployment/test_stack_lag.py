@@ -258,12 +258,11 @@ def untaken(monkeypatch: pytest.MonkeyPatch, statuses: Mapping[str, str], jobs: 
         name: StackState(name, status, {} if status == MAKING else {"Release": name})
         for name, status in statuses.items()
     }
-    stacks = SimpleNamespace(named=lambda _: sorted(states), find=states.get)
-    cloud: Any = SimpleNamespace(stacks=lambda _: stacks, aws=SimpleNamespace(s3=lambda _: None))
+    cloud: Any = SimpleNamespace(aws=SimpleNamespace(s3=lambda _: None))
     plan: Any = SimpleNamespace(
         settings=SETTINGS, parents_stack="own", decision=SimpleNamespace(release="own")
     )
-    return [(each.code, each.where) for each in rollout._untaken(plan, cloud, "b")]
+    return [(each.code, each.where) for each in rollout._untaken(plan, cloud, "b", states.values())]
 
 
 @pytest.mark.parametrize(

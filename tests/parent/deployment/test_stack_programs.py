@@ -96,7 +96,6 @@ def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> Non
     make_wheel_file(house, "dep", "1.1")
     with raises_code(UsageError, "bad-wheelhouse", match="two wheels of dep"):
         programs.pack_programs(wheel, house, "x86_64")
-    # A name for each: importlib.metadata keeps what it read of a file of the same name and time.
     places = ("{0}.py", "{0}-1.0.dist-info/RECORD", "other/{0}-1.0.dist-info/METADATA")
     for number, place in enumerate((None, *places)):
         bad = tmp_path / f"bad{number}-1.0-py3-none-any.whl"

@@ -6,10 +6,12 @@ what runs there. It affects availability only: the enclave's own document tells 
 
 from __future__ import annotations
 
+import email
 import hashlib
+import io
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,7 @@ def pack_programs(wheel: Path, wheelhouse: Path, architecture: str) -> bytes:
     if foreign := sorted(name for name in wheels if not runs_there(name, architecture)):
         what = f"not for Python 3.{PYTHON} with glibc 2.{GLIBC} on {architecture}: {', '.join(foreign)}"
         raise _bad_wheelhouse(what, str(wheelhouse), hint)
-    if missing := sorted(set(_needs(wheel)) - {_parsed(name)[0] for name in wheels}):
+    if missing := sorted(set(_needs(wheels[wheel.name], wheel)) - {_parsed(name)[0] for name in wheels}):
         raise _bad_wheelhouse(f"no wheel of {', '.join(missing)}", str(wheelhouse), hint)
     return tar_of({**files, **{f"{WHEELS}/{name}": content for name, content in wheels.items()}})
 
@@ -107,7 +109,7 @@ def _parsed(file: str) -> tuple[str, str, frozenset[Tag]]:
     return name, str(version), tags
 
 
-def _needs(wheel: Path) -> Iterator[str]:
+def _needs(content: bytes, where: Path) -> Iterator[str]:
     """The dependencies without a marker, and those of the extra; pip decides on other markers, on the
     instance.
     """
@@ -115,11 +117,11 @@ def _needs(wheel: Path) -> Iterator[str]:
     from packaging.utils import canonicalize_name  # noqa: PLC0415
 
     try:
-        (found,) = metadata.distributions(path=[str(wheel)])
-        if not found.read_text("METADATA"):
-            raise ValueError("it has no METADATA")
-        for need in map(Requirement, found.requires or ()):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            (name,) = filter(re.compile(r"[^/]+\.dist-info/METADATA").fullmatch, archive.namelist())
+            headers = email.message_from_bytes(archive.read(name))
+        for need in map(Requirement, headers.get_all("Requires-Dist", [])):
             if str(need.marker or "") in ("", f'extra == "{EXTRA}"'):
                 yield canonicalize_name(need.name)
     except (zipfile.BadZipFile, ValueError) as error:  # InvalidRequirement too
-        raise _bad_wheelhouse(f"not a wheel: {error}", str(wheel)) from None
+        raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -186,7 +186,8 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     """
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
-    states = {name: stacks.find(name) for name in plan.stacks}
+    named = stacks.named(settings.parents_stacks)
+    states = {name: stacks.find(name) for name in {*plan.stacks, *named}}
     drift = {name: stacks.drift(name) for name in plan.stacks}
     findings = [each for name in plan.stacks for each in _of_stack(stacks, name, states[name], drift[name])]
     parents: list[Parent] = []
@@ -198,15 +199,15 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
         parents, silent = _looked_at(plan, cloud.parents(plan, base))
         findings += silent
     if base is not None and "ResultBucket" in base.outputs:
-        findings += _untaken(plan, cloud, base.output("ResultBucket"))
+        findings += _untaken(plan, cloud, base.output("ResultBucket"), filter(None, states.values()))
     keys = {report.member: _key(cloud.aws, report.kms, report.region) for report in plan.reports}
     bad = {name: state for name, state in keys.items() if state not in ("Enabled", _UNREADABLE)}
     findings += [Finding("key-state", f"key of {name}", bad[name], "Enabled", bad[name]) for name in bad]
     return {
         "decision": plan.decision.digest.hex(),
         "release": plan.decision.release,
-        "stacks": {name: state.status if state else None for name, state in states.items()},
-        "beside": [name for name in stacks.named(settings.parents_stacks) if name not in plan.stacks],
+        "stacks": {name: state.status if (state := states[name]) else None for name in plan.stacks},
+        "beside": [name for name in named if name not in plan.stacks],
         "drift": {name: list(items) for name, items in drift.items()},
         "parents": [parent.to_json() for parent in parents],
         "keys": keys,
@@ -235,11 +236,10 @@ def _looked_at(plan: StackPlan, parents: Parents) -> tuple[list[Parent], list[Fi
     return shown, findings
 
 
-def _untaken(plan: StackPlan, cloud: Cloud, bucket: str) -> list[Finding]:
+def _untaken(plan: StackPlan, cloud: Cloud, bucket: str, states: Iterable[StackState]) -> list[Finding]:
     """Open jobs of releases that have no parents, whose couriers would tell of them; and unlisted spools."""
-    stacks, client = cloud.stacks(plan.settings), cloud.aws.s3(plan.settings.region)
-    states = map(stacks.find, stacks.named(plan.settings.parents_stacks))
-    served = {_served(state, plan) for state in states if state is not None}
+    client = cloud.aws.s3(plan.settings.region)
+    served = {_served(state, plan) for state in states}
     findings: list[Finding] = []
 
     def listed(listing: Callable[[S3Client, str], list[str]], uri: str) -> list[str]:
