@@ -7,7 +7,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.stub import ANY, Stubber
 
 from coattest_parent.deployment.stack import checks, planning
 from support.build.images import plain
@@ -211,3 +213,51 @@ def test_the_enclaves_memory_is_four_times_its_image(plan: planning.StackPlan) -
     large = dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, size=600 << 20))
     assert found(large) == ["too-little-memory"]
     assert found(large, memory=2400) == []
+
+
+class TwoPages:
+    """AWS that answers each question about EC2 in two pages of one thing each, and knows no quota."""
+
+    def __init__(self) -> None:
+        self.client = boto3.client("ec2", "eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
+        self.stub = Stubber(self.client)
+        for operation, key, things in (
+            (
+                "describe_instance_type_offerings",
+                "InstanceTypeOfferings",
+                [{"Location": "a"}, {"Location": "b"}],
+            ),
+            ("describe_instance_types", "InstanceTypes", [{}, {}]),
+            ("describe_images", "Images", [{}, {}]),
+            ("describe_subnets", "Subnets", [{"SubnetId": ONE}, {"SubnetId": TWO}]),
+            ("describe_route_tables", "RouteTables", [{"RouteTableId": "1"}, {"RouteTableId": "2"}]),
+            ("describe_vpc_endpoints", "VpcEndpoints", [{"VpcEndpointId": "1"}, {"VpcEndpointId": "2"}]),
+        ):
+            asked: dict[str, Any] = {"Filters": ANY}
+            if key == "InstanceTypeOfferings":
+                asked["LocationType"] = "availability-zone"
+            self.stub.add_response(operation, {key: things[:1], "NextToken": "more"}, asked)
+            self.stub.add_response(operation, {key: things[1:]}, {**asked, "NextToken": "more"})
+
+    def ec2(self, region: str) -> Any:
+        assert region == SETTINGS.region
+        return self.client
+
+    def quotas(self, region: str) -> Any:
+        client = boto3.client("service-quotas", region, aws_access_key_id="x", aws_secret_access_key="x")
+        stub = Stubber(client)
+        stub.add_client_error("get_service_quota", "NoSuchResourceException")
+        stub.activate()
+        return client
+
+
+def test_every_page_of_an_answer_is_read() -> None:
+    aws = TwoPages()
+    with aws.stub:
+        site = checks.look(SETTINGS, aws)
+        aws.stub.assert_no_pending_responses()
+    assert site.zones == {"a", "b"}
+    assert [each["SubnetId"] for each in site.subnets] == [ONE, TWO]
+    assert [each["RouteTableId"] for each in site.tables] == ["1", "2"]
+    assert [each["VpcEndpointId"] for each in site.endpoints] == ["1", "2"]
+    assert (len(site.types), len(site.images), site.quota) == (2, 2, None)

@@ -84,14 +84,15 @@ def look(settings: Settings, aws: Aws) -> Site:
     # By filters: what is not there is not in the answer, and no error.
     of_kind, in_vpc = _named("instance-type", kind), _named("vpc-id", settings.vpc)
     with aws_errors(settings.region):
-        offered = ec2.describe_instance_type_offerings(LocationType="availability-zone", Filters=of_kind)
+        in_zones = {"LocationType": "availability-zone", "Filters": of_kind}
+        offered = _listed(ec2, "describe_instance_type_offerings", "InstanceTypeOfferings", **in_zones)
         return Site(
-            ec2.describe_instance_types(Filters=of_kind)["InstanceTypes"],
-            frozenset(str(each.get("Location")) for each in offered["InstanceTypeOfferings"]),
-            ec2.describe_images(Filters=_named("image-id", settings.ami))["Images"],
-            ec2.describe_subnets(Filters=_named("subnet-id", *settings.subnets))["Subnets"],
-            ec2.describe_route_tables(Filters=in_vpc)["RouteTables"],
-            ec2.describe_vpc_endpoints(Filters=in_vpc)["VpcEndpoints"],
+            _listed(ec2, "describe_instance_types", "InstanceTypes", Filters=of_kind),
+            frozenset(str(each.get("Location")) for each in offered),
+            _listed(ec2, "describe_images", "Images", Filters=_named("image-id", settings.ami)),
+            _listed(ec2, "describe_subnets", "Subnets", Filters=_named("subnet-id", *settings.subnets)),
+            _listed(ec2, "describe_route_tables", "RouteTables", Filters=in_vpc),
+            _listed(ec2, "describe_vpc_endpoints", "VpcEndpoints", Filters=in_vpc),
             _quota(aws, settings.region),
         )
 
@@ -101,7 +102,7 @@ def latest_ami(aws: Aws, region: str, architecture: str) -> str:
     name = AL2023[architecture]
     filters = [*_named("name", name), *_named("state", "available")]
     with aws_errors(LATEST):
-        found = aws.ec2(region).describe_images(Owners=["amazon"], Filters=filters)["Images"]
+        found = _listed(aws.ec2(region), "describe_images", "Images", Owners=["amazon"], Filters=filters)
     if not found:
         raise UsageError(f"no image {name} in {region}", where="--ami", hint="name one", code="no-ami")
     return str(max(found, key=lambda each: each.get("CreationDate", "")).get("ImageId"))
@@ -240,6 +241,11 @@ def _reached(endpoint: Mapping[str, Any]) -> tuple[str, str]:
 def _named(name: str, *values: str) -> Any:
     """EC2's filter for things of these names."""
     return [{"Name": name, "Values": list(values)}]
+
+
+def _listed(ec2: Any, operation: str, key: str, **asked: Any) -> list[Any]:
+    """What is under ``key`` of every page of the answer."""
+    return [each for page in ec2.get_paginator(operation).paginate(**asked) for each in page[key]]
 
 
 def _quota(aws: Aws, region: str) -> float | None:

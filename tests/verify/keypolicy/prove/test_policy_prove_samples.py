@@ -39,6 +39,7 @@ from support.verify.keypolicy.prover import (
     A,
     B,
     allow,
+    deny,
 )
 from support.verify.keypolicy.solving import solve
 
@@ -227,9 +228,10 @@ def unreal(policy: Policy, answer: GoalResult) -> list[str]:
         return []
     shown = answer.counterexample
     role = shown.context.get("aws:PrincipalArn", ("",))[0] if ":assumed-role/" in shown.arn else None
-    account = shown.arn.split(":")[4] if shown.arn.startswith("arn:") else ""
+    partition, account = shown.arn.split(":")[1:5:3] if shown.arn.startswith("arn:") else ("aws", "")
     user = shown.caller.partition("federated session of ")[2] or None
-    who = Principal(shown.arn, account, role_arn=role, kind="AWS" if account else "Service", user_arn=user)
+    kind = "AWS" if account else "Service"
+    who = Principal(shown.arn, account, role_arn=role, kind=kind, user_arn=user, partition=partition)
     request = Request(who, shown.action, shown.resource, shown.context)
     wrong = [] if assess(policy, request).granted is Ternary.YES else ["the evaluator does not grant it"]
     wrong += [
@@ -244,6 +246,7 @@ def unreal(policy: Policy, answer: GoalResult) -> list[str]:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @example([allow("*", Condition={"StringEquals": {"aws:PrincipalAccount": "${kms:CallerAccount}"}})], 1)
+@example([allow("*"), deny(Principal={"AWS": "arn:aws:iam::222233334444:root"})], 1)  # "aws" alone
 @given(st.lists(statements(), min_size=1, max_size=4), st.integers(0, 2**32))
 def test_what_is_proved_no_sampled_request_contradicts(drawn: list[dict[str, Any]], seed: int) -> None:
     """A hundred requests for each goal that is proved; each counterexample is granted and could be sent."""
