@@ -211,6 +211,7 @@ def test_signature_parser(changes: list[Mutation]) -> None:
         assert (parsed.signature, parsed.payload) == (original.signature, original.payload)
 
 
+@pytest.mark.slow
 @settings(SETTINGS, max_examples=150)
 @given(changes=st.lists(mutations(len(IMAGE), start=HEADER), min_size=1, max_size=3))
 def test_describe_and_diff(changes: list[Mutation]) -> None:

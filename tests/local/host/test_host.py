@@ -399,7 +399,7 @@ def test_a_host_that_is_stopped_while_it_starts_leaves_nothing(program: Path, tm
         assert processes_of(RUNNING) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("watching", [True, False])
 def test_the_services_end_cleanly_when_told(tmp_path: Path, number: int, watching: bool) -> None:
     """Exit 0 without a traceback, also while a thread of theirs waits for its parent's end."""

@@ -309,6 +309,7 @@ def test_a_signal_ends_the_block_once_and_what_unwinds_is_not_disturbed() -> Non
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.mark.slow
 def test_the_proxy_ends_in_the_middle_of_a_flood_of_connections(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -288,7 +288,7 @@ def test_a_service_that_is_stopped_at_any_line_ends_with_one_event(verb: str, tm
     assert [run["code"] for run in runs] == [0] * (len(runs) - 1) + [100]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_real_service_ends_whenever_it_is_told(number: int, tmp_path: Path) -> None:
     """A process, told at seeded moments after its first event, some of them twice."""
     dice = random.Random(number)

@@ -58,6 +58,7 @@ def test_members_begin_the_log_again_by_turns(table: Table) -> None:
         assert files.read("log/checkpoint").splitlines()[0].endswith(chain.restart.encode())
 
 
+@pytest.mark.slow
 def test_each_commit_on_the_way_may_be_merged(table: Table) -> None:
     """``lint-change`` has nothing against the proposal, a signature, or the log that is begun again."""
     table.by_hand("ann", restart_log)

@@ -167,6 +167,7 @@ def test_signed_rebuild_says_whether_inputs_were_confirmed(confirmed, tmp_path):
     assert parse_statement(payload).inputs_confirmed is confirmed
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_committed_lock_against_the_real_archive(tmp_path):
     """Every pin of the committed lock that the archive still has is confirmed under Debian's key.
