@@ -78,13 +78,12 @@ def main(
         context = server.tls_context(directory, server.certificate_names(regions))
         listening = server.TlsServer(gate, context, port)
         listening.serve_in_background()
-        gate.groups.start()
         _announce(directory, listening.port, region, opened)
         if exit_with_parent:
             threading.Thread(target=_watch_parent, args=(stop,), daemon=True).start()
         stop.wait()
         listening.shutdown()
-        gate.groups.stop()
+        gate.stop()
 
 
 def _account(item: str) -> tuple[str, str]:

@@ -16,18 +16,15 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from http.client import responses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from moto.autoscaling import urls as autoscaling_urls
-from moto.cloudformation import urls as cloudformation_urls
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import run_wsgi_app
 
 from coattest_local.aws import sigv4
 from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
 from coattest_local.aws.faults import Faults
-from coattest_local.aws.groups.controller import AutoScaling, Groups
 from coattest_local.aws.http import (
     JSON_SERVICES,
     MAX_BODY,
@@ -40,12 +37,15 @@ from coattest_local.aws.identity import IdentityService
 from coattest_local.aws.kms.service import KmsService
 from coattest_local.aws.s3 import S3Service
 from coattest_local.aws.stacks.additions import extend_moto
-from coattest_local.aws.stacks.cloudformation import CloudFormation
-from coattest_local.aws.stacks.service import ACTIONS, DeploymentService
 from coattest_local.aws.trail import Trail
 from coattest_verify.attestation import Root
 
-SERVICES = ("autoscaling", "cloudformation", "ec2", "iam", "kms", "s3", "sts")
+if TYPE_CHECKING:
+    from coattest_local.aws.deployment import Deployment
+
+SERVICES = ("iam", "kms", "s3", "sts")
+DEPLOYING = ("autoscaling", "cloudformation", "ec2", "servicequotas")
+"""Services that a deployment asks, and nobody else: loaded when the first of them is asked."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -85,10 +85,9 @@ class Gate:
         self._faults = faults or Faults()
         self._clock = clock
         self._lock = threading.RLock()
+        self._instances = instances
+        self._deployment: Deployment | None = None
         extend_moto()
-        CloudFormation.faults, CloudFormation.clock = self._faults, staticmethod(clock)
-        cloudformation_urls.url_paths["{0}/$"] = CloudFormation.dispatch
-        autoscaling_urls.url_paths["{0}/$"] = AutoScaling.dispatch
         self._apps = {name: create_backend_app(name) for name in SERVICES}
         identity = IdentityService(forward=self._forward, clock=clock)
         self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
@@ -96,9 +95,12 @@ class Gate:
             "kms": KmsService(root, forward=self._forward, trail=trail, clock=clock).handle,
             "s3": S3Service(forward=self._forward, clock=clock).handle,
             "sts": identity.handle_sts,
-            **{name: DeploymentService(name, self._forward, clock).handle for name in ACTIONS},
         }
-        self.groups = Groups(instances, self._services["s3"], self._lock, clock, self._faults)
+
+    def stop(self) -> None:
+        """End every enclave, and the watch over the groups."""
+        if self._deployment:
+            self._deployment.groups.stop()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""
@@ -125,7 +127,7 @@ class Gate:
         return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
 
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
-        if header.service not in self._services:
+        if header.service not in (*SERVICES, *DEPLOYING):
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
         if self._faults.throttled(header.service, _action(header.service, request)):
             code = {"s3": "SlowDown", **dict.fromkeys(JSON_SERVICES, "ThrottlingException")}
@@ -134,7 +136,23 @@ class Gate:
         # elsewhere.
         with self._lock:
             caller = self._authenticate(request, header)
+            if header.service in DEPLOYING and not self._deployment:
+                self._load_deployment()
             return self._services[header.service](request, caller, header.region)
+
+    def _load_deployment(self) -> None:
+        from coattest_local.aws.deployment import Deployment  # noqa: PLC0415 - DEPLOYING says why
+
+        self._deployment = Deployment(
+            forward=self._forward,
+            s3=self._services["s3"],
+            lock=self._lock,
+            clock=self._clock,
+            instances=self._instances,
+            faults=self._faults,
+        )
+        self._services |= self._deployment.handlers
+        self._apps |= {name: create_backend_app(name) for name in DEPLOYING if name != "servicequotas"}
 
     def _authenticate(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> SignedCaller:
         now, service = self._clock(), header.service
@@ -159,7 +177,7 @@ class Gate:
 
 def _protocol(service: str, environ: Environ) -> str:
     """The service in whose form a client reads its error; for one that is not emulated, by the request."""
-    if service in (*SERVICES, *JSON_SERVICES):
+    if service in (*SERVICES, *DEPLOYING):
         return service
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
 

@@ -375,3 +375,14 @@ def test_the_process_says_that_it_is_a_simulator(tmp_path: Path) -> None:
         check=True,
     )
     assert "SIMULATOR" in process.stderr.splitlines()[0]
+
+
+def test_what_only_a_deployment_asks_is_not_loaded_before() -> None:
+    """moto's models of EC2 and CloudFormation take more time and memory than all else together."""
+    heavy = {"moto.autoscaling.models", "moto.cloudformation.models", "moto.ec2.models"}
+    code = f"import sys, coattest_local.aws.gate; print(*{heavy!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    code = f"import sys, coattest_local.aws.deployment; print(*{heavy!r} - set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,4 +1,4 @@
-"""What moto's models lack: bucket policies, updates of key policies, a default VPC's way out.
+"""What moto's models lack: bucket policies, and updates of key policies.
 
 moto is changed in place, once a process (``extend_moto``).
 """
@@ -9,7 +9,6 @@ import json
 from typing import Any, cast
 
 from moto.core.common_models import CloudFormationModel
-from moto.ec2.models import ec2_backends
 from moto.iam.access_control import PermissionResult
 from moto.kms.models import Key, kms_backends
 from moto.s3.models import FakeBucket, s3_backends
@@ -88,17 +87,3 @@ def extend_moto() -> None:
     bucket.get_permission = lambda *_: PermissionResult.PERMITTED
     key.create_from_cloudformation_json = staticmethod(_create_key)
     key.update_from_cloudformation_json = staticmethod(_update_key)
-
-
-def lead_out(account: str, region: str) -> None:
-    """Give the region's default VPC its internet gateway and route, which moto's lacks (VPC User Guide,
-    "Default VPC components").
-    """
-    backend: Any = ec2_backends[account][region]
-    (vpc,) = [each for each in backend.vpcs.values() if each.is_default]
-    if any(each.vpc and each.vpc.id == vpc.id for each in backend.internet_gateways.values()):
-        return
-    gateway = backend.create_internet_gateway()
-    backend.attach_internet_gateway(gateway.id, vpc.id)
-    (table,) = [each for each in backend.route_tables.values() if each.vpc_id == vpc.id]
-    backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)

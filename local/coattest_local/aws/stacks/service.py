@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 from urllib.parse import parse_qsl
+
+from moto.ec2.models import ec2_backends
 
 from coattest_local.aws.accounts import SignedCaller
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError, json_answer
 from coattest_local.aws.kms import keys
-from coattest_local.aws.stacks.additions import lead_out
 
 ACTIONS = {
     "autoscaling": ("DescribeAutoScalingGroups", "DescribeScalingActivities"),
@@ -64,5 +66,19 @@ class DeploymentService:
         if self._service == "servicequotas":
             return json_answer({"Quota": {**json.loads(request.body), "Value": QUOTA}})
         if self._service == "ec2":
-            lead_out(caller.principal.account, region)
+            _lead_out(caller.principal.account, region)
         return self._forward(self._service, request, caller.principal.account)
+
+
+def _lead_out(account: str, region: str) -> None:
+    """Give the region's default VPC its internet gateway and route, which moto's lacks (VPC User Guide,
+    "Default VPC components").
+    """
+    backend: Any = ec2_backends[account][region]
+    (vpc,) = [each for each in backend.vpcs.values() if each.is_default]
+    if any(each.vpc and each.vpc.id == vpc.id for each in backend.internet_gateways.values()):
+        return
+    gateway = backend.create_internet_gateway()
+    backend.attach_internet_gateway(gateway.id, vpc.id)
+    (table,) = [each for each in backend.route_tables.values() if each.vpc_id == vpc.id]
+    backend.create_route(table.id, "0.0.0.0/0", gateway_id=gateway.id)
