@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import gc
 import os
 import pickle
 import signal
@@ -47,6 +48,17 @@ A file goes to one worker as a whole (``--dist loadfile``), since tests of a mod
 
 IMAGE_SECONDS = 2400
 """For a test of an image: without a cache the first one waits until the kernel is compiled."""
+
+
+def pytest_collection() -> None:
+    """Eight thousand tests are collected, and all of them stay: garbage is not looked for meanwhile."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor is it looked for among them later."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
