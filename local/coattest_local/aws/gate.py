@@ -7,6 +7,7 @@ credential scope, so a request cannot be signed for one service and be answered 
 
 from __future__ import annotations
 
+import functools
 import hmac
 import io
 import sys
@@ -41,11 +42,11 @@ from coattest_local.aws.trail import Trail
 from coattest_verify.attestation import Root
 
 if TYPE_CHECKING:
-    from coattest_local.aws.deployment import Deployment
+    from coattest_local.aws.groups.controller import Groups
 
 SERVICES = ("iam", "kms", "s3", "sts")
 DEPLOYING = ("autoscaling", "cloudformation", "ec2", "servicequotas")
-"""Services that a deployment asks, and nobody else: loaded when the first of them is asked."""
+"""What a deployment asks, and nobody else: loaded when first asked, as moto takes seconds for it."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -86,9 +87,9 @@ class Gate:
         self._clock = clock
         self._lock = threading.RLock()
         self._instances = instances
-        self._deployment: Deployment | None = None
+        self._groups: Groups | None = None
         extend_moto()
-        self._apps = {name: create_backend_app(name) for name in SERVICES}
+        self._app = functools.cache(create_backend_app)
         identity = IdentityService(forward=self._forward, clock=clock)
         self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
             "iam": identity.handle_iam,
@@ -99,8 +100,8 @@ class Gate:
 
     def stop(self) -> None:
         """End every enclave, and the watch over the groups."""
-        if self._deployment:
-            self._deployment.groups.stop()
+        if self._groups:
+            self._groups.stop()
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         """WSGI entry point."""
@@ -136,23 +137,17 @@ class Gate:
         # elsewhere.
         with self._lock:
             caller = self._authenticate(request, header)
-            if header.service in DEPLOYING and not self._deployment:
-                self._load_deployment()
+            if header.service in DEPLOYING and not self._groups:
+                self._load()
             return self._services[header.service](request, caller, header.region)
 
-    def _load_deployment(self) -> None:
-        from coattest_local.aws.deployment import Deployment  # noqa: PLC0415 - DEPLOYING says why
+    def _load(self) -> None:
+        from coattest_local.aws.groups.controller import Groups  # noqa: PLC0415 - DEPLOYING says why
+        from coattest_local.aws.stacks.service import services  # noqa: PLC0415
 
-        self._deployment = Deployment(
-            forward=self._forward,
-            s3=self._services["s3"],
-            lock=self._lock,
-            clock=self._clock,
-            instances=self._instances,
-            faults=self._faults,
-        )
-        self._services |= self._deployment.handlers
-        self._apps |= {name: create_backend_app(name) for name in DEPLOYING if name != "servicequotas"}
+        self._services |= services(self._forward, self._clock, self._faults)
+        self._groups = Groups(self._instances, self._services["s3"], self._lock, self._clock, self._faults)
+        self._groups.start()
 
     def _authenticate(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> SignedCaller:
         now, service = self._clock(), header.service
@@ -169,7 +164,7 @@ class Gate:
     def _forward(self, service: str, request: HttpRequest, account: str) -> HttpResponse:
         """Let moto answer, in an account's name. Only called for what was authorised."""
         environ = _moto_environ(service, request, account)
-        chunks, status, headers = run_wsgi_app(self._apps[service], environ, buffered=True)
+        chunks, status, headers = run_wsgi_app(self._app(service), environ, buffered=True)
         dropped = {"connection", "transfer-encoding", "server", "date"}
         kept = {name: value for name, value in headers.items() if name.lower() not in dropped}
         return HttpResponse(int(status.split(maxsplit=1)[0]), b"".join(chunks), kept)

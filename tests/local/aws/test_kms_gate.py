@@ -383,6 +383,6 @@ def test_what_only_a_deployment_asks_is_not_loaded_before() -> None:
     code = f"import sys, coattest_local.aws.gate; print(*{heavy!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
-    code = f"import sys, coattest_local.aws.deployment; print(*{heavy!r} - set(sys.modules))"
+    code = f"import sys, coattest_local.aws.groups.controller; print(*{heavy!r} - set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from moto.autoscaling import urls as autoscaling_urls
 from moto.autoscaling.models import Activity, FakeAutoScalingGroup, autoscaling_backends
 from moto.autoscaling.responses import AutoScalingResponse
 from moto.cloudformation.exceptions import ValidationError
@@ -164,6 +165,7 @@ def extend_groups(faults: Faults) -> None:
     moto_group.active_instances = lambda group: list(group.instance_states)
     moto_group.replace_autoscaling_group_instances = replace
     moto_group.update_from_cloudformation_json = staticmethod(_update)
+    autoscaling_urls.url_paths["{0}/$"] = AutoScaling.dispatch
 
 
 _LAUNCH = FakeAutoScalingGroup.replace_autoscaling_group_instances

@@ -12,11 +12,14 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
+from moto.cloudformation import urls as cloudformation_urls
 from moto.ec2.models import ec2_backends
 
 from coattest_local.aws.accounts import SignedCaller
+from coattest_local.aws.faults import Faults
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError, json_answer
 from coattest_local.aws.kms import keys
+from coattest_local.aws.stacks.cloudformation import CloudFormation
 
 ACTIONS = {
     "autoscaling": ("DescribeAutoScalingGroups", "DescribeScalingActivities"),
@@ -42,6 +45,13 @@ INSTEAD = {"CreateStack": "deploy", "UpdateStack": "deploy"}
 
 QUOTA = 64.0
 """vCPUs that an account may run, whichever the quota: enough for an upgrade of eight small parents."""
+
+
+def services(forward: Forward, clock: Callable[[], datetime], faults: Faults) -> dict[str, Any]:
+    """Who answers for each of the services; once a process."""
+    CloudFormation.faults, CloudFormation.clock = faults, staticmethod(clock)
+    cloudformation_urls.url_paths["{0}/$"] = CloudFormation.dispatch
+    return {name: DeploymentService(name, forward, clock).handle for name in ACTIONS}
 
 
 class DeploymentService:
