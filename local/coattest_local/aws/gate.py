@@ -29,6 +29,7 @@ from coattest_local.aws.faults import Faults
 from coattest_local.aws.http import (
     JSON_SERVICES,
     MAX_BODY,
+    SERVICES,
     HttpRequest,
     HttpResponse,
     ServiceError,
@@ -44,9 +45,10 @@ from coattest_verify.attestation import Root
 if TYPE_CHECKING:
     from coattest_local.aws.groups.controller import Groups
 
-SERVICES = ("iam", "kms", "s3", "sts")
 DEPLOYING = ("autoscaling", "cloudformation", "ec2", "servicequotas")
 """What a deployment asks, and nobody else: loaded when first asked, as moto takes seconds for it."""
+
+EMULATED = (*SERVICES, *DEPLOYING)
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Environ = dict[str, Any]
@@ -128,7 +130,7 @@ class Gate:
         return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
 
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
-        if header.service not in (*SERVICES, *DEPLOYING):
+        if header.service not in EMULATED:
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
         if self._faults.throttled(header.service, _action(header.service, request)):
             code = {"s3": "SlowDown", **dict.fromkeys(JSON_SERVICES, "ThrottlingException")}
@@ -172,7 +174,7 @@ class Gate:
 
 def _protocol(service: str, environ: Environ) -> str:
     """The service in whose form a client reads its error; for one that is not emulated, by the request."""
-    if service in (*SERVICES, *DEPLOYING):
+    if service in EMULATED:
         return service
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
 

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 MAX_BODY = 256 * 1024 * 1024
 """Bytes of a body that are read into memory. S3 takes 5 GiB in one PUT; nothing here comes near that."""
 
+SERVICES = ("iam", "kms", "s3", "sts")
 JSON_SERVICES = ("kms", "servicequotas")
 
 

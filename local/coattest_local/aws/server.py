@@ -17,6 +17,7 @@ from typing import Any
 from moto.moto_server.werkzeug_app import MotoRequestHandler
 from werkzeug.serving import ThreadedWSGIServer
 
+from coattest_local.aws.http import SERVICES
 from coattest_local.host.ca import issue_server_certificate
 
 HANDSHAKE_TIMEOUT = 10.0
@@ -31,7 +32,6 @@ REGIONS = (
     "us-east-2",
     "us-west-2",
 )
-SERVICES = ("iam", "kms", "s3", "sts")
 
 
 def certificate_names(regions: Iterable[str] = REGIONS) -> tuple[str, ...]:

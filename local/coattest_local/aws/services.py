@@ -17,7 +17,7 @@ from coattest.programs.environment import OWN_VARIABLES, program_environment, py
 from coattest.programs.start import start_program
 
 START_TIMEOUT = 240.0
-"""Seconds for moto's import and the first listening socket: 1 to 2 on two cores, over 30 at a load of 20."""
+"""Seconds for moto's import and the first listening socket: 2 on two cores, many times that on a busy one."""
 
 STOP_TIMEOUT = 30.0
 """Seconds for the services to end, with every enclave of their instances."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import hashlib
+import importlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -23,12 +23,9 @@ from support.parent.deployments import SETTINGS, Release
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=timezone.utc)
 
 
-@functools.cache
-def stacks() -> Any:
-    """The module of creations. Every worker imports this file, and moto's models take it seconds."""
-    from coattest_local.aws.stacks import creation
-
-    return creation
+def creation() -> Any:
+    """The module. Every worker imports this file, and moto's models take seconds."""
+    return importlib.import_module("coattest_local.aws.stacks.creation")
 
 
 def held(count: Any = 2, **parameters: str) -> Any:
@@ -47,13 +44,13 @@ def held(count: Any = 2, **parameters: str) -> Any:
         status="CREATE_COMPLETE",
         status_reason=None,
     )
-    stacks().hold(stack, NOW)
+    creation().hold(stack, NOW)
     return stack
 
 
 def signal(stack: Any, instance: str, status: str = "SUCCESS") -> None:
     """SignalResource."""
-    stacks().signal(stack, "Group", instance, status)
+    creation().signal(stack, "Group", instance, status)
 
 
 def test_a_creation_is_complete_once_each_instance_was_signalled_for() -> None:
@@ -65,7 +62,7 @@ def test_a_creation_is_complete_once_each_instance_was_signalled_for() -> None:
     assert stack.status == "CREATE_IN_PROGRESS"
     signal(stack, "i-2")
     assert stack.status == "CREATE_COMPLETE"
-    with pytest.raises(stacks().ValidationError, match="CREATE_COMPLETE"):
+    with pytest.raises(creation().ValidationError, match="CREATE_COMPLETE"):
         signal(stack, "i-3")
 
 
@@ -81,9 +78,9 @@ def test_a_failure_ends_a_creation_at_once_and_silence_at_its_time() -> None:
     signal(failed, "i-1", "FAILURE")
     late = held()
     signal(late, "i-1")
-    stacks().end_overdue(late, NOW + timedelta(minutes=20) - timedelta(seconds=1))
+    creation().end_overdue(late, NOW + timedelta(minutes=20) - timedelta(seconds=1))
     assert late.status == "CREATE_IN_PROGRESS"
-    stacks().end_overdue(late, NOW + timedelta(minutes=20))
+    creation().end_overdue(late, NOW + timedelta(minutes=20))
     for stack, why in ((failed, "Received 1 FAILURE signal"), (late, "Failed to receive 1 resource signal")):
         assert stack.status == "ROLLBACK_COMPLETE"
         reasons = [str(event.resource_status_reason) for event in stack.events]
@@ -101,16 +98,16 @@ def test_a_failure_ends_a_creation_at_once_and_silence_at_its_time() -> None:
 )
 def test_a_signal_has_a_form(given: tuple[str, str, str]) -> None:
     """What CloudFormation would refuse is refused."""
-    with pytest.raises(stacks().ValidationError):
-        stacks().signal(held(), *given)
+    with pytest.raises(creation().ValidationError):
+        creation().signal(held(), *given)
 
 
 def test_a_time_out_has_a_form() -> None:
     """Minutes: another is no template that is emulated."""
     stack = held()
     stack.template_dict["Resources"]["Group"]["CreationPolicy"]["ResourceSignal"]["Timeout"] = "1 hour"
-    with pytest.raises(stacks().ValidationError, match="Timeout of Group"):
-        stacks().hold(stack, NOW)
+    with pytest.raises(creation().ValidationError, match="Timeout of Group"):
+        creation().hold(stack, NOW)
 
 
 DIGEST = "ab" * 32

@@ -72,7 +72,7 @@ def test_a_file_that_is_not_a_statement_is_refused_alone(three: Members, name: s
 
 
 def test_a_file_of_100_mb_is_refused_alone(three: Members) -> None:
-    """It is not read to its end."""
+    """Its size alone is a reason."""
     three.write(FILE, b" " * 100_000_000)
     assert_only_refused(three, "too-large")
 

@@ -187,7 +187,7 @@ def stacks_status(plan: StackPlan, cloud: Cloud) -> dict[str, Any]:
     settings, stacks = plan.settings, cloud.stacks(plan.settings)
     require_account(settings, cloud.aws)
     named = stacks.named(settings.parents_stacks)
-    states = {name: stacks.find(name) for name in {*plan.stacks, *named}}
+    states = {name: stacks.find(name) for name in dict.fromkeys((*plan.stacks, *named))}
     drift = {name: stacks.drift(name) for name in plan.stacks}
     findings = [each for name in plan.stacks for each in _of_stack(stacks, name, states[name], drift[name])]
     parents: list[Parent] = []
