@@ -14,15 +14,15 @@ from coattest_parent.deployment.runner import Enclave, require_local, require_pl
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import Expectation, ExpectNonce, ExpectPcrs, MaxAge, Verdict, verify_document
 from coattest_verify.attestation.profiles import root_for
-from coattest_verify.fleet.live import alive_expectations
+from coattest_verify.fleet.live import LIVE_MAX_AGE_MS, alive_expectations
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.rebuild.remeasure import binding_pcrs
 
 LIVE_TIMEOUT = 60.0
 """Seconds for a live document: an NSM signs within one second, an enclave under load may take longer."""
 
-LIVE_MAX_AGE_MS = 5 * 60 * 1000
-"""Milliseconds of age a live document may have; its nonce is fresh, so this bounds clocks that disagree."""
+ASKED_MAX_AGE_MS = 5 * 60 * 1000
+"""Milliseconds of age a document over our nonce may have: it is new, so this bounds clocks that disagree."""
 
 LIVE_SKEW_MS = 60 * 1000
 """Milliseconds the hypervisor's clock may be ahead of this instance's."""
@@ -75,15 +75,8 @@ def check_live(
     if decision.profile == "local":
         require_local(enclave)
     nonce = secrets.token_bytes(NONCE_SIZE)
-    verdict = judge_live(
-        decision,
-        ask(enclave, nonce),
-        role_arn=role_arn,
-        instance_id=instance_id,
-        now=now(),
-        max_age_ms=LIVE_MAX_AGE_MS,
-        nonce=nonce,
-    )
+    document, whose = ask(enclave, nonce), {"role_arn": role_arn, "instance_id": instance_id}
+    verdict = judge_live(decision, document, **whose, now=now(), nonce=nonce)
     if not verdict.ok:
         raise not_the_decided(enclave.id, verdict.findings)
     return Live(verdict.document.module_id, verdict.document.timestamp, enclave)
@@ -96,21 +89,19 @@ def judge_live(
     role_arn: str,
     instance_id: str,
     now: datetime,
-    max_age_ms: int,
     nonce: bytes | None = None,
 ) -> Verdict:
     """What a live document is worth: whether it is of the decided image, that role and that instance.
 
-    Without a nonce its age is what makes it live.
+    Without a nonce its age is what makes it live (LIVE_MAX_AGE_MS).
     """
     decided = {index: bytes.fromhex(value) for index, value in decision.pcrs.items()}
     expected: list[Expectation] = [
         ExpectPcrs({**decided, **binding_pcrs(role_arn, instance_id)}),
         *alive_expectations(),
-        MaxAge(max_age_ms, skew_ms=LIVE_SKEW_MS),
+        MaxAge(LIVE_MAX_AGE_MS if nonce is None else ASKED_MAX_AGE_MS, skew_ms=LIVE_SKEW_MS),
+        *([] if nonce is None else [ExpectNonce(nonce)]),
     ]
-    if nonce is not None:
-        expected.append(ExpectNonce(nonce))
     return verify_document(document, expected, now=now, root=root_for(decision.profile))
 
 

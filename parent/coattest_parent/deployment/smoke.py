@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_parent.deployment.live import LIVE_MAX_AGE_MS, NONCE_SIZE
+from coattest_parent.deployment.live import ASKED_MAX_AGE_MS, NONCE_SIZE
 from coattest_parent.link.channels import Address
 from coattest_parent.link.enclave import EnclaveClient
 from coattest_verify.attestation import (
@@ -64,7 +64,7 @@ def smoke(
 
     def document() -> str:
         nonce, found = _asked(address, kept)
-        age = MaxAge(LIVE_MAX_AGE_MS, skew_ms=skew_ms)
+        age = MaxAge(ASKED_MAX_AGE_MS, skew_ms=skew_ms)
         expected = [ExpectPcrs(pcrs), ExpectNonce(nonce), *alive_expectations(), age]
         verdict = verify_document(found, expected, now=clock(), root=root)
         if not verdict.ok:

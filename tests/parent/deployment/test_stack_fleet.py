@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_local import records
-from coattest_parent.deployment.live import judge_live
+from coattest_parent.deployment.live import NONCE_SIZE, ask, judge_live
+from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.deployment.stack.rollout import Applied
 from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
@@ -165,7 +168,9 @@ def swap_after_upload(bench: Bench, swapped: bytes) -> Callable[[str], None]:
 
 
 def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> None:
-    """``live --put`` once: the object verifies as this instance's, and as no other's."""
+    """``live --put`` once: the object verifies as this instance's, as no other's, and for three minutes; one
+    over a nonce of our own, for five.
+    """
     (parent,) = bench.apply().parents
     record = records.running_record(bench.enclave_of(parent.instance))
     assert record
@@ -175,15 +180,19 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
     assert bench.world.command("deploy-from-attestation", *live) == ""
     s3 = client_of(bench.world.services, "s3", "service")
     document = s3.get_object(Bucket=bucket, Key="live/by-hand/document.cbor")["Body"].read()
-    for instance, codes in ((parent.instance, set()), ("i-0ffffffffffffffff", {"measurement"})):
-        verdict = judge_live(
-            bench.plan.decision,
-            document,
-            role_arn=bench.plan.settings.role_arn,
-            instance_id=instance,
-            now=now(),
-            max_age_ms=60_000,
-        )
+    nonce = secrets.token_bytes(NONCE_SIZE)
+    enclave = LocalRunner(bench.enclave_of(parent.instance)).describe()
+    assert enclave
+    for instance, minutes, asked, codes in (
+        (parent.instance, 0, None, set()),
+        ("i-0ffffffffffffffff", 0, None, {"measurement"}),
+        (parent.instance, 4, None, {"too-old"}),
+        (parent.instance, 4, nonce, set()),
+        (parent.instance, 6, nonce, {"too-old"}),
+    ):
+        judged, later = ask(enclave, asked) if asked else document, now() + timedelta(minutes=minutes)
+        whose = {"role_arn": bench.plan.settings.role_arn, "instance_id": instance}
+        verdict = judge_live(bench.plan.decision, judged, **whose, now=later, nonce=asked)
         assert {finding.code for finding in verdict.findings} == codes
 
 

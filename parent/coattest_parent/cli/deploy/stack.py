@@ -153,7 +153,7 @@ def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     if given["as_json"]:
         emit_json(done.to_json())
         return
-    out().print(f"role      {done.role_arn}")
+    out().print(f"role      {done.role}")
     if done.stack is None:
         err().print("applied phase 1: the role is there, and no instance yet")
         err().print("next: give the role to the buyers, and plan again with their reports")

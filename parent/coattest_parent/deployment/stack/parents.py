@@ -16,7 +16,7 @@ from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.deployment.stack.stacks import POLL_SECONDS, REASON_MAX, Stacks, next_step
 from coattest_parent.deployment.stack.templates import BOOT_MINUTES, GROUP
 from coattest_parent.link.aws import Aws
-from coattest_verify.fleet.live import IN_SERVICE, LIVE_MAX_AGE_MS, STALE, LiveObjects, group_of
+from coattest_verify.fleet.live import IN_SERVICE, STALE, LiveObjects, group_of
 from coattest_verify.quorum.decision import Decision
 
 
@@ -69,12 +69,7 @@ class Parents:
         require_in_force(self.decision, now)
         if document is not None:
             verdict = judge_live(
-                self.decision,
-                document,
-                role_arn=self.settings.role_arn,
-                instance_id=parent.instance,
-                now=now,
-                max_age_ms=LIVE_MAX_AGE_MS,
+                self.decision, document, role_arn=self.settings.role_arn, instance_id=parent.instance, now=now
             )
             if verdict.ok:
                 found = verdict.document

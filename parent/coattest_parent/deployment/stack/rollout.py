@@ -12,7 +12,7 @@ import base64
 import functools
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ class Applied:
     or settings that still serve, ``retired`` those that were deleted.
     """
 
-    role_arn: str
+    role: str
     stack: str | None = None
     parents: tuple[Parent, ...] = ()
     beside: tuple[str, ...] = ()
@@ -52,14 +52,8 @@ class Applied:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, and whether an enclave was verified."""
-        return {
-            "verified": bool(self.parents),
-            "role": self.role_arn,
-            "stack": self.stack,
-            "parents": [parent.to_json() for parent in self.parents],
-            "beside": list(self.beside),
-            "retired": list(self.retired),
-        }
+        parents = [parent.to_json() for parent in self.parents]
+        return {**asdict(self), "verified": bool(parents), "parents": parents}
 
 
 @dataclass(frozen=True, slots=True)
