@@ -46,7 +46,9 @@ class ListedObject:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of every job, by the job's name, which may be any; and S3's time in Unix seconds."""
+    """The files of every job, by the job's name, which may be any: with slashes, or empty for what lies
+    straight below the prefix; and S3's time in Unix seconds.
+    """
 
     jobs: Mapping[str, Mapping[str, ListedObject]]
     time: float
@@ -63,7 +65,7 @@ def list_jobs(client: S3Client, uri: str) -> Listing:
         now = _date(page, uri)
         time = now.timestamp()
         for item in cast("Sequence[Any]", page.get("Contents", ())):
-            name, _, file = item["Key"].removeprefix(prefix).partition("/")
+            name, _, file = item["Key"].removeprefix(prefix).rpartition("/")
             if NAME.fullmatch(file):
                 age = (now - item["LastModified"]).total_seconds()
                 found.setdefault(name, {})[file] = ListedObject(item["ETag"], item["Size"], age)
@@ -79,9 +81,12 @@ def list_spools(client: S3Client, uri: str) -> list[str]:
 
 
 def open_jobs(client: S3Client, uri: str) -> list[str]:
-    """Addresses of the open jobs below ``uri``, in order. Raises as ``list_jobs``."""
+    """Addresses of the open jobs below ``uri``, in order, ``uri`` itself if one lies straight in it; other
+    names that no job has are left out. Raises as ``list_jobs``.
+    """
     found = list_jobs(client, uri).jobs.items()
-    return sorted(f"{uri}/{name}/" for name, files in found if NAME.fullmatch(name) and is_open(files))
+    names = (name for name, files in found if is_open(files) and (not name or NAME.fullmatch(name)))
+    return sorted(f"{uri}/{name}/" if name else f"{uri}/" for name in names)
 
 
 def is_held(files: Mapping[str, ListedObject]) -> bool:

@@ -368,13 +368,15 @@ def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
     auction: Auction, bucket: InBucket, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Sizes are looked at before anything is fetched; an odd name is told of once, and nothing is written
-    under it; keys that are no job's files are not touched.
+    under it, as for a job that lies too deep or straight in the spool; keys that are no job's files are not
+    touched.
     """
     files = job_files(auction)
     bucket.put("huge", {**files, "0.seal": bytes(cose.SIGN1_MAX + 1)})
     bucket.put("caf\xe9 [red]", files)
     bucket.put("", files)
     bucket.put("a/b", files)
+    bucket.client.put_object(Bucket=BUCKET, Key=f"{bucket.prefix}/manifest.cbor", Body=files["manifest.cbor"])
     bucket.put("seals-only", {"0.seal": files["0.seal"]})
     bucket.put("more", {**files, "0.seal": b"", "other.txt": b"", "x/y.seal": b"", " .seal": b""})
     before = {*bucket.listed()}
@@ -385,7 +387,7 @@ def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
     assert service.round(opening.now) == 0
     events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     failed = sorted(each["code"] for each in events if each["event"] == "job-failed")
-    assert failed == ["bad-name", "bad-name", "bad-seal", "too-large"]
+    assert failed == ["bad-name", "bad-name", "bad-name", "bad-seal", "too-large"]
     added = {*bucket.listed()} - before
     assert added == {f"{name}/{file}" for name in ("huge", "more") for file in ("failed.json", "lease")}
     assert not opening.attempts

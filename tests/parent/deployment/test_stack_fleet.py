@@ -199,7 +199,7 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
 def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
     """Both serve until the old release's courier, with the rights of the parents' role, has ended its jobs;
     what has ended, and what waits for the new release, keeps nothing. A job that is put for the old release
-    afterwards, or for one that never was, has nobody to take it: status tells.
+    afterwards, for one that never was, or for none, has nobody to take it: status tells.
     """
     bench.apply()
     following, old = bench.following(), bench.plan.parents_stack
@@ -220,6 +220,7 @@ def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
         f"{first}/late/manifest.cbor",
         f"{second}x/spring/manifest.cbor",
         "caf\xe9 []/a/manifest.cbor",
+        "summer/manifest.cbor",
     ):
         s3.put_object(Bucket=bucket, Key=f"jobs/{place}", Body=b"no manifest")
     told = [(each["code"], each["where"]) for each in bench.status(following)["findings"]]
@@ -227,4 +228,5 @@ def test_a_release_with_open_jobs_is_not_retired(bench: Bench) -> None:
         ("open-jobs", f"s3://{bucket}/jobs/{first}/late/"),
         ("open-jobs", f"s3://{bucket}/jobs/{second}x/spring/"),
         ("open-jobs", f"s3://{bucket}/jobs/caf\xe9 []/a/"),
+        ("open-jobs", f"s3://{bucket}/jobs/summer/"),
     ]
