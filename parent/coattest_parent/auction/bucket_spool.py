@@ -87,11 +87,9 @@ class BucketSpool:
         """The job, if there is anything to do for it."""
         if not is_open(files):
             return None
-        if not NAME.fullmatch(name):
-            # Nothing is written under such a name, so it is given out once, to be told of.
-            if name in self._told or len(self._told) >= KEYS_MAX:
-                return None
-            self._told.add(name)
+        # Nothing is written under such a name, so it is given out until it was told of.
+        if not NAME.fullmatch(name) and (name in self._told or len(self._told) >= KEYS_MAX):
+            return None
         manifest = files[MANIFEST]
         taken = is_held(files) and files[LEASE].age <= self.lease_seconds
         return Job(
@@ -156,6 +154,8 @@ class BucketSpool:
         """Put why, where no other courier has."""
         if NAME.fullmatch(job.name):
             self.put_new(job, FAILED, content)
+        else:
+            self._told.add(job.name)
 
     def exists(self) -> bool:
         """A look tells."""

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -555,6 +555,24 @@ def test_a_courier_whose_clock_is_not_s3s_leaves_its_jobs_to_others(
     assert service.round(lambda: datetime.now(timezone.utc)) == 0
     assert len(opening.attempts) == 1
     assert reason(bucket, "bad") == "bad-manifest"
+
+
+def test_an_odd_name_is_told_of_once_the_clocks_agree(
+    auction: Auction, bucket: InBucket, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Until then nothing is said to be final; afterwards it is told of, and not again."""
+    bucket.put("[odd]", job_files(auction))
+    service = courier(bucket.spool(timed=True), dice=lambda *_: 0.0)
+    service.telemetry = Telemetry(2)
+    for _ in range(2):
+        assert service.round(lambda: datetime.now(timezone.utc) + timedelta(hours=2)) == 1
+    deadline = time.monotonic() + 60
+    while service.round(lambda: datetime.now(timezone.utc)):  # S3 tells whole seconds
+        assert time.monotonic() < deadline
+    assert service.round(lambda: datetime.now(timezone.utc)) == 0
+    events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    told = [each["code"] for each in events if each["event"] == "job-failed"]
+    assert told == ["bad-name"]
 
 
 @pytest.mark.parametrize(
