@@ -64,6 +64,8 @@ class Loopback:
 
     def _get_request(self) -> tuple[socket.socket, object]:
         connection, peer = self._accept()
+        # Headers and body are two writes: the second would wait for a delayed acknowledgement (40 ms).
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._tls is not None:  # hands are shaken at the first read, in the handler's thread
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         self._connections.append(connection)

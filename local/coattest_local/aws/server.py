@@ -56,7 +56,7 @@ def tls_context(directory: Path, names: Iterable[str]) -> ssl.SSLContext:
 
 
 class _Handler(MotoRequestHandler):  # type: ignore[misc]
-    """Logs nothing; keep-alive; a time-out for idle connections."""
+    """Logs nothing; a time-out for idle connections."""
 
     protocol_version = "HTTP/1.1"
     timeout = IDLE_TIMEOUT
@@ -77,6 +77,8 @@ class TlsServer(ThreadedWSGIServer):  # type: ignore[misc]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: handshake, then requests."""
+        # Small answers one after the other: each would wait for the client's delayed acknowledgement (40 ms).
+        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             request.settimeout(HANDSHAKE_TIMEOUT)
             secured = self._tls.wrap_socket(request, server_side=True)
