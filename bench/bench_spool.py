@@ -85,14 +85,17 @@ def served(party: BigAuction, prefix: str, count: int, couriers: int) -> dict[st
     program = str(Path(sys.executable).with_name("auction"))
     with contextlib.ExitStack() as stack:
         addresses = [stack.enter_context(enclave()).address for _ in range(couriers)]
+        # Files: of pipes that are read one after the other, the others fill up and their couriers wait.
+        logs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in addresses]
         running = [
-            subprocess.Popen(
-                [program, *words, "--enclave", address], env=environment, stderr=subprocess.PIPE, text=True
-            )
-            for address in addresses
+            subprocess.Popen([program, *words, "--enclave", address], env=environment, stderr=log)
+            for address, log in zip(addresses, logs, strict=True)
         ]
-        said = [process.communicate()[1] for process in running]
-    events = [json.loads(line) for text in said for line in (text or "").splitlines()]
+        for process, log in zip(running, logs, strict=True):
+            process.wait()
+            log.seek(0)
+        said = [log.read() for log in logs]
+    events = [json.loads(line) for text in said for line in text.splitlines()]
     times = [
         datetime.fromisoformat(each["time"].replace("Z", "+00:00"))
         for each in events
