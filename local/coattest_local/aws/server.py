@@ -77,9 +77,9 @@ class TlsServer(ThreadedWSGIServer):  # type: ignore[misc]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread: handshake, then requests."""
-        # Small answers one after the other: each would wait for the client's delayed acknowledgement (40 ms).
-        request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
+            # Small answers one after the other: each would wait for a delayed acknowledgement (40 ms).
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             request.settimeout(HANDSHAKE_TIMEOUT)
             secured = self._tls.wrap_socket(request, server_side=True)
         except (OSError, ssl.SSLError):
