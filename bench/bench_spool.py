@@ -91,11 +91,11 @@ def served(party: BigAuction, prefix: str, count: int, couriers: int) -> dict[st
             subprocess.Popen([program, *words, "--enclave", address], env=environment, stderr=log)
             for address, log in zip(addresses, logs, strict=True)
         ]
-        for process, log in zip(running, logs, strict=True):
+        for process in running:
             process.wait()
+        for log in logs:
             log.seek(0)
-        said = [log.read() for log in logs]
-    events = [json.loads(line) for text in said for line in text.splitlines()]
+        events = [json.loads(line) for log in logs for line in log]
     times = [
         datetime.fromisoformat(each["time"].replace("Z", "+00:00"))
         for each in events

@@ -80,7 +80,8 @@ class BucketSpool:
         self._found = found = listing.jobs
         names = sorted(found, key=lambda name: hashlib.sha256(f"{self._me}{name}".encode()).digest())
         jobs = [job for name in names if (job := self._job(name, found[name])) is not None]
-        failed = sum(FAILED in files and not is_finished(files) for files in found.values())
+        named = (files for name, files in found.items() if NAME.fullmatch(name))
+        failed = sum(FAILED in files and not is_finished(files) for files in named)
         return JobsSeen(jobs, failed, listing.time)
 
     def _job(self, name: str, files: Mapping[str, ListedObject]) -> Job | None:

@@ -376,6 +376,7 @@ def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
     bucket.put("caf\xe9 [red]", files)
     bucket.put("", files)
     bucket.put("a/b", files)
+    bucket.put("old/failed", {**files, "failed.json": b"{}"})
     bucket.client.put_object(Bucket=BUCKET, Key=f"{bucket.prefix}/manifest.cbor", Body=files["manifest.cbor"])
     bucket.put("seals-only", {"0.seal": files["0.seal"]})
     bucket.put("more", {**files, "0.seal": b"", "other.txt": b"", "x/y.seal": b"", " .seal": b""})
@@ -388,6 +389,7 @@ def test_what_is_no_job_in_a_bucket_is_left_alone_or_set_aside(
     events = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     failed = sorted(each["code"] for each in events if each["event"] == "job-failed")
     assert failed == ["bad-name", "bad-name", "bad-name", "bad-seal", "too-large"]
+    assert "\ncoattest_jobs_failed 2\n" in service.telemetry.metrics.render()
     added = {*bucket.listed()} - before
     assert added == {f"{name}/{file}" for name in ("huge", "more") for file in ("failed.json", "lease")}
     assert not opening.attempts
