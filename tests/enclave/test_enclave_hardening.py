@@ -58,6 +58,35 @@ def test_the_program_is_closed_when_it_serves(program: Enclave) -> None:
         assert core.split()[4:6] == ["0", "0"]
 
 
+FREED = """
+import threading
+from pathlib import Path
+from coattest_enclave.payload import hardening
+hardening.close_process()
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def work():
+    del [bytearray(30_000_000)][:]  # from here on glibc would take all of them from the thread's arena
+    files, left = [], []
+    for _ in range(20):
+        files.append(bytearray(4_000_000))
+        left.append(bytearray(100_000))
+    full = resident()
+    files.clear()
+    print(full - before > 80_000_000, resident() - before < 20_000_000)
+before = resident()
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_freed_file_leaves_the_process() -> None:
+    """Also when small buffers that stay lie between the files, and in a thread."""
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert done.stdout == "True True\n"
+
+
 @pytest.mark.parametrize("machine", hardening.ARCHITECTURES)
 def test_a_filter_is_whole(machine: str) -> None:
     """Each number once, jumps within the program, and other architectures are killed."""
