@@ -57,17 +57,19 @@ def open_auction(
     try:
         for each in bound:
             keys[each.buyer] = open_request.data_key(kms.decrypt, each, files[each.buyer])
-        with turns.alone(auction.quantum(len(manifest.lots), len(manifest.buyers))) as tick:
-            stage("deciding")
+        quantum = auction.quantum(len(manifest.lots), len(manifest.buyers))
+        with turns.alone(quantum, lambda: stage("deciding")) as tick:
             for each in bound:
                 file = files.pop(each.buyer)
                 bids[each.buyer] = open_request.unpack(each, file, keys[each.buyer])
                 del file
             result = auction.result(manifest, seal.digest, bids)
             _wipe(keys, bids)
-            receipt = nsm.attest(user_data=receipt_user_data(result), nonce=seal.digest)
+            user_data = receipt_user_data(result)
     finally:
         _wipe(keys, bids)
+    # Not before the tick: the document has its own time, in milliseconds.
+    receipt = nsm.attest(user_data=user_data, nonce=seal.digest)
     if tick.count > 1:
         stage(f"the decision took {tick.count} ticks; only one says nothing of its time")
     with transport.in_time(stream, len(result)):

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 
+from coattest_enclave import session
 from coattest_enclave.decision import auction, lanes
 from coattest_enclave.payload import turns
+from coattest_enclave.payload.trust import parse_trust
 from coattest_enclave.protocol import wire
 from coattest_enclave.protocol.errors import MessageError
 from coattest_verify.auction import messages
 from support.auction import deciding
+from support.enclave.fake_nsm import fields_of
 from support.enclave.manifests import by_definition, manifest
 from support.enclave.running_enclave import Auction, Enclave
 
@@ -196,6 +199,30 @@ def test_a_decision_ends_at_a_tick(work: float, count: int, fails: bool) -> None
     assert (clock.now, tick.count) == (100.0 + count, count)
 
 
+def test_a_parent_that_is_slow_to_hear_of_a_decision_moves_no_tick() -> None:
+    """Otherwise it could choose how much of a tick is left, and see in the next one how long the work was."""
+    clock = Clock()
+    taken = turns.Turns(lambda: clock.now, clock.sleep)
+    with taken.alone(1.0, lambda: clock.sleep(0.9)) as tick:
+        clock.now += 0.25
+    assert (clock.now, tick.count) == (pytest.approx(101.9), 1)
+
+
+def test_work_alone_that_nobody_hears_of_lets_others_be_served_again() -> None:
+    """Its connection broke as it was to be told."""
+    taken = turns.Turns()
+    ours, theirs = socket.socketpair()
+
+    def tell() -> None:
+        raise BrokenPipeError
+
+    with ours, theirs:
+        with pytest.raises(BrokenPipeError), taken.alone(3600.0, tell):
+            pytest.fail("it began")
+        with taken.served(ours):
+            pass
+
+
 def test_nothing_is_served_during_a_decision() -> None:
     """A request that comes during a decision is not even read until the tick."""
     events: list[str] = []
@@ -265,3 +292,46 @@ def test_liveness_waits_for_the_tick(program: Enclave) -> None:
         assert document is not None
         assert document.type == "document"
         assert time.monotonic() - began >= auction.quantum(3, 2)
+
+
+def test_a_receipts_own_time_is_after_the_tick(program: Enclave) -> None:
+    """A document says in milliseconds when it was made: not when the decision was."""
+    book = Auction.make({"buyer-1": [5] * 3, "buyer-2": [0] * 3}).encrypt(program.kms)
+    with program.connect() as opening:
+        for frame in book.open_frames():
+            wire.write_frame(opening, frame)
+        while (answer := wire.read_frame(opening)) and answer.body.get("stage") != "deciding":
+            assert answer.type == "progress"
+        told = time.time()
+        while (answer := wire.read_frame(opening)) and answer.type == "progress":
+            pass
+    assert answer is not None
+    made = fields_of(answer.body["receipt"])["timestamp"] / 1000
+    assert made - told >= auction.quantum(3, 2) - 0.1
+
+
+def test_nothing_is_written_between_the_start_of_a_decision_and_its_tick(
+    program: Enclave, demo: Auction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the parent or to the NSM: no part of that time is anybody else's."""
+    events: list[str] = []
+
+    def noted(what: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*given: Any, **named: Any) -> Any:
+            events.append(what)
+            return call(*given, **named)
+
+        return noting
+
+    monkeypatch.setattr(session.wire, "write_frame", noted("frame", wire.write_frame))
+    monkeypatch.setattr(session.Nsm, "attest", noted("document", session.Nsm.attest))
+    trust = parse_trust((program.directory / "trust.json").read_bytes()).on_hardware(present=False)
+    taken = turns.Turns(noted("clock", time.monotonic), noted("tick", lambda _: None))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        first, *rest = demo.open_frames()
+        for frame in rest:
+            theirs.sendall(wire.encode_frame(frame))
+        session.open_auction(ours, first, trust, list(trust.proxy), taken)
+    start = events.index("clock")
+    assert events[start - 1 :] == ["frame", "clock", "clock", "tick", "document", "frame"]

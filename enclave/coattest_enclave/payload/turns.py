@@ -53,9 +53,11 @@ class Turns:
                 self._change.notify_all()
 
     @contextlib.contextmanager
-    def alone(self, seconds: float) -> Iterator[Tick]:
+    def alone(self, seconds: float, tell: Callable[[], None] = lambda: None) -> Iterator[Tick]:
         """Within it nothing is served, and it ends at a multiple of ``seconds`` after its start, also when
         it fails. One at a time.
+
+        ``tell`` says that it starts. However long that takes the parent, it is no part of the time.
         """
         with self._change:
             self._alone = True
@@ -63,13 +65,16 @@ class Turns:
                 for stream in self._served:
                     cut(stream)
                 self._change.wait_for(lambda: not self._served)
-        started, tick = self._clock(), Tick()
         try:
-            yield tick
+            tell()
+            started, tick = self._clock(), Tick()
+            try:
+                yield tick
+            finally:
+                spent = self._clock() - started
+                tick.count = math.floor(spent / seconds) + 1
+                self._sleep(tick.count * seconds - spent)
         finally:
-            spent = self._clock() - started
-            tick.count = math.floor(spent / seconds) + 1
-            self._sleep(tick.count * seconds - spent)
             with self._change:
                 self._alone = False
                 self._change.notify_all()
