@@ -458,7 +458,7 @@ ENCLAVE: Final = {
 SERVICE: Final = {
     "address-in-use": "Another process listens on the address",
     "bad-address": "The text is not an address that this command takes",
-    "bad-answer": "An answer of S3 has no length or ETag",
+    "bad-answer": "An answer is not one that AWS gives, or one of S3 has no length or ETag",
     "bad-arn": "The text is not an ARN with a region",
     "bad-digest": "A digest option is not NAME=SHA384-HEX, or names a buyer twice",
     "bad-endpoint": "The endpoint is not an https URL",

@@ -65,17 +65,24 @@ def list_jobs(client: S3Client, uri: str) -> Listing:
         now = _date(page, uri)
         time = now.timestamp()
         for item in cast("Sequence[Any]", page.get("Contents", ())):
-            name, _, file = item["Key"].removeprefix(prefix).rpartition("/")
+            match item:
+                case {"Key": str(key), "ETag": str(etag), "Size": int(size), "LastModified": put} if (
+                    put.tzinfo
+                ):
+                    pass
+                case _:
+                    raise _bad_answer("S3 lists an object without key, ETag, size or time", uri)
+            name, _, file = key.removeprefix(prefix).rpartition("/")
             if NAME.fullmatch(file):
-                age = (now - item["LastModified"]).total_seconds()
-                found.setdefault(name, {})[file] = ListedObject(item["ETag"], item["Size"], age)
+                age = (now - put).total_seconds()
+                found.setdefault(name, {})[file] = ListedObject(etag, size, age)
     return Listing(found, time)
 
 
 def list_spools(client: S3Client, uri: str) -> list[str]:
     """Names of the spools below ``uri``, which may be any, in order. Raises as ``list_jobs``."""
     pages = _pages(client, uri, Delimiter="/")
-    found = (each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ()))
+    found = (str(each.get("Prefix")) for page in pages for each in page.get("CommonPrefixes", ()))
     _, prefix = job_prefix(uri)
     return sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
 
@@ -141,5 +148,9 @@ def _date(page: Any, where: str) -> datetime:
     try:
         said = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise AwsFailure("S3's answer has no date", where=where, code="bad-answer") from None
+        raise _bad_answer("S3's answer has no date", where) from None
     return said.replace(tzinfo=timezone.utc)  # RFC 9110, 5.6.7: always GMT
+
+
+def _bad_answer(what: str, where: str) -> AwsFailure:
+    return AwsFailure(what, where=where, code="bad-answer")
