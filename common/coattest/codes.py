@@ -507,7 +507,7 @@ DEPLOYMENT: Final = {
     "too-few-cpus": "The instance type has too few vCPUs for the enclave and its parent",
     "too-few-zones": "The subnets lie in fewer than two zones, or the instance type is not offered in one of them",
     "too-little-memory": "The instance type, or --memory, is too small for the enclave",
-    "two-reports": "There are two reports of one buyer",
+    "two-reports": "There are two reports of one buyer, or two files of one name",
     "untrusted-partition": "The image does not reach KMS in the region's partition",
     "unworkable": "AWS says that the plan cannot work; each finding says why",
     "wrong-account": "The credentials belong to a different account than the plan",
