@@ -35,6 +35,10 @@ KEYS_MAX = 100_000
 """Objects below the prefix that are listed, in pages of 1,000: some 20,000 auctions of three buyers."""
 
 
+SPOOLS_MAX = 256
+"""Spools, one for each release: who looks at all lists each, and a parent can put a lease below any name."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedObject:
     """An object of a listing; ``age`` is in seconds, by S3's clock."""
@@ -80,11 +84,22 @@ def list_jobs(client: S3Client, uri: str) -> Listing:
 
 
 def list_spools(client: S3Client, uri: str) -> list[str]:
-    """Names of the spools below ``uri``, which may be any, in order. Raises as ``list_jobs``."""
+    """Names of the spools below ``uri``, which may be any, in order.
+
+    Raises as ``list_jobs``, ``too-many-files`` for more than SPOOLS_MAX.
+    """
     pages = _pages(client, uri, Delimiter="/")
     found = (str(each.get("Prefix")) for page in pages for each in page.get("CommonPrefixes", ()))
     _, prefix = job_prefix(uri)
-    return sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+    names = sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+    if len(names) > SPOOLS_MAX:
+        raise AwsFailure(
+            f"over {SPOOLS_MAX} spools",
+            where=uri,
+            hint="remove those of no release, and find out who made them",
+            code="too-many-files",
+        )
+    return names
 
 
 def open_jobs(client: S3Client, uri: str) -> list[str]:

@@ -19,7 +19,7 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest_parent.auction.courier import manifest_allow_list
 from coattest_parent.cli.options import aws_from
 from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri, region_of
-from coattest_parent.link.job_listing import list_jobs
+from coattest_parent.link.job_listing import SPOOLS_MAX, list_jobs, list_spools
 from support.auction.auctions import manifest
 
 
@@ -243,6 +243,24 @@ def test_a_listing_that_s3_does_not_give_is_no_bug_of_ours(before: str, after: s
     with pytest.raises(AwsFailure) as caught:
         list_jobs(client, "s3://bucket/jobs")
     assert caught.value.code == "bad-answer"
+
+
+def test_more_spools_than_anybody_has_releases_are_not_looked_at_one_by_one() -> None:
+    """A parent that somebody took over can put leases below any name: ``status`` says so in one line."""
+
+    def page(count: int) -> str:
+        names = "".join(
+            f"<CommonPrefixes><Prefix>jobs/{each:05}/</Prefix></CommonPrefixes>" for each in range(count)
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{names}</ListBucketResult>"
+
+    def listed(count: int) -> list[str]:
+        return list_spools(answering(200, page(count)).s3("eu-central-1"), "s3://bucket/jobs")
+
+    assert len(listed(SPOOLS_MAX)) == SPOOLS_MAX
+    with pytest.raises(AwsFailure) as caught:
+        listed(SPOOLS_MAX + 1)
+    assert caught.value.code == "too-many-files"
 
 
 @pytest.mark.parametrize(
