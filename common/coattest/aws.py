@@ -33,8 +33,23 @@ def aws_errors(where: str, *expected: str) -> Iterator[None]:
     answer with one of the ``expected`` codes ends the block only.
 
     ``service_code`` is AWS's own code where a service answered (``AccessDenied``); otherwise ``code`` is
-    ``no-credentials``, ``aws-settings`` or ``unreachable``.
+    ``no-credentials``, ``aws-settings``, ``unreachable``, or ``bad-answer`` for one that AWS does not give:
+    botocore and the block make of that whatever Python raises.
     """
+    from botocore.parsers import ResponseParserError  # noqa: PLC0415
+
+    try:
+        with _botocore_errors(where, *expected):
+            yield
+    except (ResponseParserError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+        # Not its text, which may repeat the answer: one of STS has credentials.
+        raise AwsFailure(
+            f"the answer cannot be read: {type(error).__name__}", where=where, code="bad-answer"
+        ) from None
+
+
+@contextlib.contextmanager
+def _botocore_errors(where: str, *expected: str) -> Iterator[None]:
     from botocore.exceptions import (  # noqa: PLC0415
         BotoCoreError,
         ClientError,
@@ -49,11 +64,11 @@ def aws_errors(where: str, *expected: str) -> Iterator[None]:
         yield
     except ClientError as error:
         reply = error.response.get("Error", {})
-        code = reply.get("Code", "Unknown")
+        code = str(reply.get("Code", "Unknown"))
         if code in expected:
             return
         raise AwsFailure(
-            f"{error.operation_name}: {code}: {reply.get('Message', '')[:MESSAGE_MAX]}",
+            f"{error.operation_name}: {code}: {str(reply.get('Message', ''))[:MESSAGE_MAX]}",
             where=where,
             hint=_hint(code, error.operation_name),
             service_code=code,
@@ -86,7 +101,7 @@ def aws_settings(where: str) -> Iterator[None]:
     there, it makes whatever Python raises.
     """
     try:
-        with aws_errors(where):
+        with _botocore_errors(where):
             yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         # Not its text, which may repeat what a file has where a key should be.

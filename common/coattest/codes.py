@@ -458,7 +458,7 @@ ENCLAVE: Final = {
 SERVICE: Final = {
     "address-in-use": "Another process listens on the address",
     "bad-address": "The text is not an address that this command takes",
-    "bad-answer": "An answer of S3 has no length or ETag",
+    "bad-answer": "An answer is not one that AWS gives, or one of S3 has no length or ETag",
     "bad-arn": "The text is not an ARN with a region",
     "bad-digest": "A digest option is not NAME=SHA384-HEX, or names a buyer twice",
     "bad-endpoint": "The endpoint is not an https URL",
@@ -507,7 +507,7 @@ DEPLOYMENT: Final = {
     "too-few-cpus": "The instance type has too few vCPUs for the enclave and its parent",
     "too-few-zones": "The subnets lie in fewer than two zones, or the instance type is not offered in one of them",
     "too-little-memory": "The instance type, or --memory, is too small for the enclave",
-    "two-reports": "There are two reports of one buyer",
+    "two-reports": "There are two reports of one buyer, or two files of one name",
     "untrusted-partition": "The image does not reach KMS in the region's partition",
     "unworkable": "AWS says that the plan cannot work; each finding says why",
     "wrong-account": "The credentials belong to a different account than the plan",

@@ -87,14 +87,18 @@ class S3Bids:
         size, etag = head.get("ContentLength"), head.get("ETag")
         if not isinstance(size, int) or size < 0 or not etag:
             raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
-        return BidUpload(buyer.name, size, _object(client, bucket, key, etag))
+        return BidUpload(buyer.name, size, _object(client, bucket, key, etag, size))
 
 
-def _object(client: S3Client, bucket: str, key: str, etag: str) -> Iterator[bytes]:
-    with aws_errors(f"s3://{bucket}/{key}"):
+def _object(client: S3Client, bucket: str, key: str, etag: str, size: int) -> Iterator[bytes]:
+    """An object's content, which has no end after ``size`` bytes if S3 lied: then it is a failure."""
+    with aws_errors(uri := f"s3://{bucket}/{key}"):
         body = client.get_object(Bucket=bucket, Key=key, IfMatch=etag)["Body"]
         try:
             while piece := body.read(wire.CHUNK_MAX):
+                size -= len(piece)
+                if size < 0:
+                    raise AwsFailure("S3's answer is longer than it said", where=uri, code="bad-answer")
                 yield piece
         finally:
             body.close()

@@ -72,16 +72,26 @@ class FolderSpool:
 
     def seals(self, job: Job) -> Sequence[str]:
         """Names of its files that end as seals do."""
-        with Folder(self.folder / job.name) as folder:
+        with self._opened(job) as folder:
             return [name for name in folder.names() if name.endswith(SEAL)]
 
     def read(self, job: Job, file: str, most: int) -> bytes:
         """A plain file. What is in a spool comes from buyers, maybe in an archive."""
-        with Folder(self.folder / job.name) as folder:
+        with self._opened(job) as folder:
             try:
                 return folder.read(file, most)
             except Rejected as error:
+                if error.code == "absent":
+                    raise _gone(self.where(job, file)) from None
                 raise UsageError(error.what, where=self.where(job, file), code=error.code) from None
+
+    def _opened(self, job: Job) -> Folder:
+        """The job's directory. Raises EnvironmentFailure (``absent``) when it was moved away since the look:
+        then it is no job, and nothing is wrong with it.
+        """
+        if not os.path.lexists(self.folder / job.name):
+            raise _gone(self.where(job))
+        return Folder(self.folder / job.name)
 
     @contextlib.contextmanager
     def lease(self, job: Job) -> Iterator[bool]:
@@ -94,8 +104,13 @@ class FolderSpool:
 
     def fail(self, job: Job, content: bytes) -> None:
         """Write why."""
+        self._opened(job).close()  # nothing is made where the job is gone
         write_atomic(self.folder / job.name / FAILED, content)
 
     def exists(self) -> bool:
         """Whether the folder is there."""
         return self.folder.is_dir()
+
+
+def _gone(where: str) -> EnvironmentFailure:
+    return EnvironmentFailure("it was there and is gone", where=where, code="absent")

@@ -44,8 +44,12 @@ def get_whole(client: S3Client, uri: str, most: int, **conditions: Any) -> tuple
                 raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
             if size > most:
                 raise too_large(uri, most)
-            # Only a read without a limit compares what came with the length.
-            return body.read(), etag
+            # An answer in chunks may be longer than it said.
+            content = body.read(size + 1)
+            if len(content) != size:
+                code = "unreachable" if len(content) < size else "bad-answer"
+                raise AwsFailure("S3's answer is not as long as it said", where=uri, code=code)
+            return content, etag
 
 
 def too_large(uri: str, most: int) -> UsageError:

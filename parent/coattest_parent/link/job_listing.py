@@ -35,6 +35,10 @@ KEYS_MAX = 100_000
 """Objects below the prefix that are listed, in pages of 1,000: some 20,000 auctions of three buyers."""
 
 
+SPOOLS_MAX = 256
+"""Spools, one for each release: who looks at all lists each, and a parent can put a lease below any name."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedObject:
     """An object of a listing; ``age`` is in seconds, by S3's clock."""
@@ -65,19 +69,37 @@ def list_jobs(client: S3Client, uri: str) -> Listing:
         now = _date(page, uri)
         time = now.timestamp()
         for item in cast("Sequence[Any]", page.get("Contents", ())):
-            name, _, file = item["Key"].removeprefix(prefix).rpartition("/")
+            match item:
+                case {"Key": str(key), "ETag": str(etag), "Size": int(size), "LastModified": put} if (
+                    put.tzinfo
+                ):
+                    pass
+                case _:
+                    raise _bad_answer("S3 lists an object without key, ETag, size or time", uri)
+            name, _, file = key.removeprefix(prefix).rpartition("/")
             if NAME.fullmatch(file):
-                age = (now - item["LastModified"]).total_seconds()
-                found.setdefault(name, {})[file] = ListedObject(item["ETag"], item["Size"], age)
+                age = (now - put).total_seconds()
+                found.setdefault(name, {})[file] = ListedObject(etag, size, age)
     return Listing(found, time)
 
 
 def list_spools(client: S3Client, uri: str) -> list[str]:
-    """Names of the spools below ``uri``, which may be any, in order. Raises as ``list_jobs``."""
+    """Names of the spools below ``uri``, which may be any, in order.
+
+    Raises as ``list_jobs``, ``too-many-files`` for more than SPOOLS_MAX.
+    """
     pages = _pages(client, uri, Delimiter="/")
-    found = (each["Prefix"] for page in pages for each in page.get("CommonPrefixes", ()))
+    found = (str(each.get("Prefix")) for page in pages for each in page.get("CommonPrefixes", ()))
     _, prefix = job_prefix(uri)
-    return sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+    names = sorted(name for each in found if (name := each.removeprefix(prefix).rstrip("/")))
+    if len(names) > SPOOLS_MAX:
+        raise AwsFailure(
+            f"over {SPOOLS_MAX} spools",
+            where=uri,
+            hint="remove those of no release, and find out who made them",
+            code="too-many-files",
+        )
+    return names
 
 
 def open_jobs(client: S3Client, uri: str) -> list[str]:
@@ -141,5 +163,9 @@ def _date(page: Any, where: str) -> datetime:
     try:
         said = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
     except (KeyError, ValueError, TypeError, OverflowError):
-        raise AwsFailure("S3's answer has no date", where=where, code="bad-answer") from None
+        raise _bad_answer("S3's answer has no date", where) from None
     return said.replace(tzinfo=timezone.utc)  # RFC 9110, 5.6.7: always GMT
+
+
+def _bad_answer(what: str, where: str) -> AwsFailure:
+    return AwsFailure(what, where=where, code="bad-answer")

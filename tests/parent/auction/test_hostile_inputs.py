@@ -17,12 +17,15 @@ from typing import Any
 import boto3
 import click
 import pytest
+from botocore.awsrequest import AWSRequest, AWSResponse
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from coattest import shell
 from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
+from coattest_enclave.protocol import wire
 from coattest_parent.auction.courier import S3Bids, bid_digests
+from coattest_parent.auction.objects import get_whole
 from coattest_parent.cli.auction import cli, options
 from coattest_parent.cli.auction import open as open_verb
 from coattest_parent.cli.auction.manifest import read_lots
@@ -221,6 +224,40 @@ def test_a_line_that_breaks_within_tls_is_a_failure(fetched: Callable[..., BidUp
     part = fetched(b"x" * 100_000, "", "no-tls")
     with pytest.raises(AwsFailure):
         b"".join(part.content)
+
+
+def test_an_answer_that_goes_on_for_ever_is_a_failure() -> None:
+    """Whatever length was said: a bid file that somebody looks at, and a file of a spool."""
+    read = 0
+
+    class Endless:
+        def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+            yield b""
+
+        def read(self, most: int | None = None) -> bytes:
+            nonlocal read
+            assert most is not None
+            read += most
+            assert read <= 2 * wire.CHUNK_MAX, "it is read for ever"
+            return bytes(most)
+
+        def close(self) -> None:
+            pass
+
+    def answer(request: AWSRequest, **_: object) -> AWSResponse:
+        return AWSResponse(request.url, 200, {"content-length": "5", "etag": "x"}, Endless())
+
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+    session.events.register("before-send", answer)
+    aws, auction = Aws(session, Endpoint("https://127.0.0.1:9")), manifest()
+    digests = {buyer.name: messages.bid_digest(b"bid") for buyer in auction.buyers}
+    with pytest.raises(AwsFailure, match="longer than it said") as caught:
+        bid_digests(auction, aws, digests)
+    assert caught.value.code == "bad-answer"
+    read = 0
+    with pytest.raises(AwsFailure, match="not as long as it said"):
+        get_whole(aws.s3("eu-central-1"), "s3://bucket/jobs/a/manifest.cbor", 1000)
+    assert read <= 1000
 
 
 def test_an_object_is_never_unpacked(fetched: Callable[..., BidUpload]) -> None:

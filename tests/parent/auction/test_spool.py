@@ -515,6 +515,36 @@ def test_a_courier_with_a_wrong_clock_sets_no_job_aside(
     assert ("failed.json" in place.files("job")) is not again
 
 
+@pytest.mark.parametrize("files", [(), ("manifest.cbor",)])
+def test_a_job_that_is_moved_away_during_anothers_attempt_is_not_set_aside(
+    auction: Auction, place: Place, files: tuple[str, ...]
+) -> None:
+    """It is no job any more: nothing is made in its place, nobody is told that it failed."""
+    jobs = {name: named(auction, name) for name in "ab"}
+    for name, each in jobs.items():
+        place.put(name, job_files(each))
+    opening = Openings(*jobs.values(), failing={})
+    taken: list[str] = []
+
+    def opener(manifest: messages.Manifest, *args: Any, **options: Any) -> messages.ResultFile:
+        taken.append(manifest.auction)
+        place.remove("b" if manifest.auction == "a" else "a", *files)
+        return opening(manifest, *args, **options)
+
+    service = courier(place.spool(), opener=opener)
+    assert service.round(opening.now) == 1
+    (first,) = taken
+    (other,) = {*"ab"} - {first}
+    if files:
+        assert sorted(place.files(other)) == ["0.seal", "1.seal"]
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            assert place.files(other) == {}
+            assert not isinstance(place, InFolder)
+    assert service.round(opening.now) == 0
+    assert "result.cbor" in place.files(first)
+
+
 def timed(auction: Auction, closes: float, publish_by: float) -> Auction:
     """The same with these times."""
     manifest = dataclasses.replace(auction.manifest, closes=int(closes), publish_by=int(publish_by))

@@ -15,11 +15,17 @@ from support.parent.stack_world import BUYERS, Bench
 
 def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
     """Apply a plan's folder in a process that is killed at the ``point``-th step; its exit code."""
-    done = subprocess.run(
+    done = verb(bench, folder, point, "apply", "--image", str(release.image), *release.deciding)
+    assert done.returncode in (-9, 0), done.stderr
+    return done.returncode
+
+
+def verb(bench: Bench, folder: Path, point: int, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process that is killed at the ``point``-th step."""
+    return subprocess.run(
         [
             *bench.world.forks.command("support.parent.killed:killed"),
-            *(str(point), "apply", "--target", "aws"),
-            *("--plan", str(folder), "--image", str(release.image), *release.deciding),
+            *(str(point), name, "--target", "aws", "--plan", str(folder), *words),
             *("--endpoint-url", bench.world.services.endpoint),
             *("--ca-bundle", str(bench.world.services.ca_bundle)),
         ],
@@ -33,8 +39,6 @@ def command(bench: Bench, release: Any, folder: Path, point: int) -> int:
         timeout=200,
         check=False,
     )
-    assert done.returncode in (-9, 0), done.stderr
-    return done.returncode
 
 
 def written(plan: Any, release: Any, folder: Path) -> Path:
@@ -88,3 +92,21 @@ def test_an_upgrade_that_was_killed_never_touches_what_serves_before_its_time(
     assert bench.apply(following, retire=True).retired == (bench.plan.parents_stack,)
     assert bench.stack(bench.plan.parents_stack) is None
     assert bench.instances(following.parents_stack)
+
+
+def test_a_destroy_that_is_killed_again_and_again_leaves_no_data(bench: Bench, tmp_path: Path) -> None:
+    """SIGKILL after each change, each time the first of the next call: what is left is found every time."""
+    folder = written(bench.plan, bench.world.first, tmp_path / "plan")
+    bench.apply()
+    assert len(bench.buckets()) == 2
+    ended = []
+    while not ended or ended[-1] == -9:
+        done = verb(bench, folder, 1, "destroy", "--delete-data")
+        ended.append(done.returncode)
+        assert len(ended) < 30, done.stderr
+    # The last change is the base's deletion: the call after it finds nothing.
+    assert len(ended) > 6
+    assert "no stack of" in done.stderr
+    assert bench.buckets() == []
+    assert bench.stack(bench.plan.parents_stack) is None
+    assert bench.stack(bench.plan.settings.base_stack) is None

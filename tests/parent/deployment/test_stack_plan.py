@@ -525,6 +525,13 @@ def test_a_report_that_does_not_fit_is_no_plan(
         planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
 
 
+def test_two_reports_in_files_of_one_name_are_no_plan(release: Release) -> None:
+    """The plan's folder would have one of them only, and ``apply`` would say for ever that it differs."""
+    reports = {f"{name}/report.json": release.report(name) for name in ACCOUNTS}
+    with raises_code(UsageError, "two-reports", match=r"report\.json"):
+        planning.make_stack_plan(release.authority, release.image, SETTINGS, reports)
+
+
 def test_reports_of_another_plan_are_neither_taken_nor_removed(tmp_path: Path) -> None:
     """They may be somebody's only copies, or lie elsewhere, behind a link."""
     place = tmp_path / "reports"

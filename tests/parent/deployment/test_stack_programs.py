@@ -79,6 +79,48 @@ def test_one_set_of_wheels_is_one_archive(tmp_path: Path) -> None:
     assert archive_digest(first) == hashlib.sha256(first).hexdigest()
 
 
+def test_a_wheel_may_have_the_long_name_that_indexes_give(tmp_path: Path) -> None:
+    """Over 100 characters, as charset_normalizer's."""
+    house = tmp_path / "house"
+    short = make_wheel_file(house, "charset_normalizer", "3.4.4")
+    tags = "manylinux2014_x86_64.manylinux_2_17_x86_64.manylinux_2_28_x86_64"
+    long = short.rename(house / f"charset_normalizer-3.4.4-cp311-cp311-{tags}.whl")
+    packed = programs.pack_programs(main_wheel(tmp_path, "charset-normalizer"), house, "x86_64")
+    with tarfile.open(fileobj=io.BytesIO(packed)) as held:
+        file = held.extractfile(f"{programs.WHEELS}/{long.name}")
+        assert file
+        assert file.read() == long.read_bytes()
+
+
+def packed_wheel(path: Path, metadata: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    """A file with a wheel's name and this METADATA."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr(f"{path.name.partition('-')[0]}-1.0.dist-info/METADATA", metadata)
+    return path
+
+
+def test_a_wheel_that_unpacks_to_gigabytes_or_not_at_all_is_none(tmp_path: Path) -> None:
+    """One line, and no more of it in memory than METADATA may have."""
+    bomb = packed_wheel(tmp_path / "bomb-1.0-py3-none-any.whl", b"X: y\n" * 30_000_000)
+    with raises_code(UsageError, "bad-wheelhouse", match="METADATA is over"):
+        programs.pack_programs(bomb, tmp_path / "none", "x86_64")
+    good = packed_wheel(tmp_path / "flags-1.0-py3-none-any.whl", b"X: y\n").read_bytes()
+    at, central = good.index(b"flags-1.0"), good.rindex(b"PK\1\2")
+    damages = {
+        "encrypted": {central + 8: 1, 6: 1},
+        "an unknown method": {central + 10: 99, 8: 99},
+        "what deflate does not read": {at + len("flags-1.0.dist-info/METADATA"): 255},
+    }
+    for changes in damages.values():
+        bad = bytearray(good)
+        for place, value in changes.items():
+            bad[place] = value
+        path = tmp_path / "bad-1.0-py3-none-any.whl"
+        path.write_bytes(bad)
+        with raises_code(UsageError, "bad-wheelhouse", match="not a wheel"):
+            programs.pack_programs(path, tmp_path / "none", "x86_64")
+
+
 def test_a_wheelhouse_that_cannot_be_installed_is_refused(tmp_path: Path) -> None:
     """A missing dependency, two versions of one, and a file that is no wheel: each is named."""
     wheel = main_wheel(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.exceptions import ClientError, NoCredentialsError
 
 from coattest.aws import AwsFailure, aws_errors
@@ -16,6 +19,7 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest_parent.auction.courier import manifest_allow_list
 from coattest_parent.cli.options import aws_from
 from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri, region_of
+from coattest_parent.link.job_listing import SPOOLS_MAX, list_jobs, list_spools
 from support.auction.auctions import manifest
 
 
@@ -165,3 +169,106 @@ def test_the_proxy_knows_the_manifests_regions_only() -> None:
     assert manifest_allow_list(manifest(), ("localhost", 4443)) == {
         "kms.eu-central-1.coattest.test:443": ("localhost", 4443)
     }
+
+
+def answering(status: int, body: str, kind: str = "text/xml") -> Aws:
+    """AWS that answers every request so."""
+    session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+
+    class Raw(io.BytesIO):
+        def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+            yield self.read()
+
+    def answer(request: AWSRequest, **_: object) -> AWSResponse:
+        headers = {"content-type": kind, "date": "Mon, 30 Nov 2026 00:00:00 GMT"}
+        return AWSResponse(request.url, status, headers, Raw(body.encode()))
+
+    session.events.register("before-send", answer)
+    return Aws(session, Endpoint("https://127.0.0.1:9"))
+
+
+GIVEN = (
+    "<AccessKeyId>ASIASECRET</AccessKeyId><SecretAccessKey>SECRET</SecretAccessKey>"
+    "<SessionToken>SECRET</SessionToken>"
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "SECRET",
+        f"<AssumeRoleResponse><AssumeRoleResult><Credentials>{GIVEN}",
+        f"<AssumeRoleResponse><AssumeRoleResult>{GIVEN}</AssumeRoleResult></AssumeRoleResponse>",
+        f"<AssumeRoleResponse><AssumeRoleResult><Credentials>{GIVEN}<Expiration>SECRET</Expiration>"
+        "</Credentials></AssumeRoleResult></AssumeRoleResponse>",
+        "<SECRET/>",
+    ],
+)
+def test_a_damaged_answer_with_credentials_is_not_repeated(body: str) -> None:
+    """Nor is it a bug of ours: exit 3, and which role it was."""
+    with pytest.raises(AwsFailure, match=r"role/parent") as caught:
+        answering(200, body).assume("arn:aws:iam::111122223333:role/parent", "eu-central-1")
+    assert (caught.value.code, caught.value.exit_code) == ("bad-answer", 3)
+    assert "SECRET" not in str(caught.value)
+
+
+OBJECT = (
+    "<Contents><Key>jobs/a/lease</Key><ETag>x</ETag><Size>5</Size>"
+    "<LastModified>2026-11-30T00:00:00Z</LastModified></Contents>"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("<Key>jobs/a/lease</Key>", ""),
+        ("<Key>jobs/a/lease</Key>", "<Key>a</Key><Key>b</Key>"),
+        ("<ETag>x</ETag>", ""),
+        ("<ETag>x</ETag>", "<ETag>x</ETag><ETag>y</ETag>"),
+        ("<Size>5</Size>", ""),
+        ("<Size>5</Size>", "<Size>many</Size>"),
+        ("<LastModified>2026-11-30T00:00:00Z</LastModified>", ""),
+        ("00:00Z", "00:00"),
+        ("2026-11-30T00:00:00Z", "yesterday"),
+        ("2026-11-30T00:00:00Z", "1e300"),
+    ],
+)
+def test_a_listing_that_s3_does_not_give_is_no_bug_of_ours(before: str, after: str) -> None:
+    """A courier says that the spool is unread, and looks again."""
+    page = f"<ListBucketResult><IsTruncated>false</IsTruncated>{OBJECT}</ListBucketResult>"
+    client = answering(200, page).s3("eu-central-1")
+    assert list_jobs(client, "s3://bucket/jobs").jobs["a"]["lease"].size == 5
+    client = answering(200, page.replace(before, after)).s3("eu-central-1")
+    with pytest.raises(AwsFailure) as caught:
+        list_jobs(client, "s3://bucket/jobs")
+    assert caught.value.code == "bad-answer"
+
+
+def test_more_spools_than_anybody_has_releases_are_not_looked_at_one_by_one() -> None:
+    """A parent that somebody took over can put leases below any name: ``status`` says so in one line."""
+
+    def page(count: int) -> str:
+        names = "".join(
+            f"<CommonPrefixes><Prefix>jobs/{each:05}/</Prefix></CommonPrefixes>" for each in range(count)
+        )
+        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{names}</ListBucketResult>"
+
+    def listed(count: int) -> list[str]:
+        return list_spools(answering(200, page(count)).s3("eu-central-1"), "s3://bucket/jobs")
+
+    assert len(listed(SPOOLS_MAX)) == SPOOLS_MAX
+    with pytest.raises(AwsFailure) as caught:
+        listed(SPOOLS_MAX + 1)
+    assert caught.value.code == "too-many-files"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"__type": 5}', '{"__type": "X", "message": null}', '{"message": {"a": 1}}', "[1]", "{"]
+)
+def test_an_error_that_aws_does_not_give_is_one_line(body: str) -> None:
+    """Whatever is in the places of code and message."""
+    kms = answering(400, body, "application/x-amz-json-1.1").kms("eu-central-1")
+    with pytest.raises(AwsFailure) as caught, aws_errors("key"):
+        kms.describe_key(KeyId="x")
+    assert caught.value.exit_code == 3

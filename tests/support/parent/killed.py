@@ -14,7 +14,17 @@ from botocore.client import BaseClient
 
 from coattest_parent.cli.deploy import main
 
-CHANGES = frozenset({"CreateChangeSet", "ExecuteChangeSet", "PutObject", "SignalResource", "DeleteStack"})
+CHANGES = frozenset(
+    {
+        "CreateChangeSet",
+        "ExecuteChangeSet",
+        "PutObject",
+        "SignalResource",
+        "DeleteStack",
+        "DeleteObject",
+        "DeleteBucket",
+    }
+)
 _left = 0
 
 

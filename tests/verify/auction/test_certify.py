@@ -20,7 +20,7 @@ from coattest_verify.auction.certify import (
     certify_buyer_key,
     check_buyer_certificate,
 )
-from coattest_verify.auction.withdrawal import Withdrawal, read_withdrawals, sign_withdrawal
+from coattest_verify.auction.withdrawal import Withdrawal, file_name, read_withdrawals, sign_withdrawal
 from coattest_verify.quorum.authority import Authority
 from support.auction.auctions import manifest, spki
 from support.raises import raises_code
@@ -128,6 +128,29 @@ def test_a_withdrawn_certificate_binds_nobody_any_more(three: Members) -> None:
         certificate_check(authority, now=CLOSES, withdrawn=withdrawn)(good, AUCTION)
     later = buyer(three, Life(LIFE.begins + timedelta(days=1), LIFE.ends))
     certificate_check(authority, now=CLOSES, withdrawn=withdrawn)(later, AUCTION)
+
+
+def test_only_withdrawals_of_the_auctions_certificates_are_read(
+    three: Members, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever hosts the attestations can put thousands of others there; a wrong name is still told."""
+    mine = check_buyer_certificate(buyer(three), three.file)
+    signed = sign_withdrawal(Withdrawal("buyer-1", mine.sha256, CLOSES), three.signers["buyer-1"])
+    three.write(file_name("buyer-1", mine.sha256), signed)
+    for number in range(20):
+        three.write(file_name("buyer-2", f"{number:064x}"), signed)
+    three.write("withdraw-buyer-key.x", b"junk")
+    read: list[str] = []
+    whole = Folder.read
+
+    def reading(self: Folder, name: str, *given: int) -> bytes:
+        read.append(name)
+        return whole(self, name, *given)
+
+    monkeypatch.setattr(Folder, "read", reading)
+    withdrawn, refused = read_withdrawals(Folder(three.attestations), three.file, [mine])
+    assert (withdrawn, [finding.code for finding in refused]) == ({mine.sha256}, ["bad-name"])
+    assert read == [file_name("buyer-1", mine.sha256)]
 
 
 def test_one_hostile_withdrawal_does_not_hide_the_others(three: Members) -> None:

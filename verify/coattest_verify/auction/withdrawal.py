@@ -7,6 +7,7 @@ sealed. Only the member itself withdraws, with any of its present keys.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,7 @@ from coattest.errors import Rejected
 from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest.strictjson import Fields, canonical, parse
+from coattest_verify.auction.certify import Certified
 from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc
 from coattest_verify.signatures.dsse import DsseEnvelope, sign_envelope
 from coattest_verify.signatures.keys import Signer
@@ -51,7 +53,12 @@ class Withdrawal:
     @property
     def file_name(self) -> str:
         """Its name among the attestations."""
-        return f"{PREFIX}{self.member}.{self.certificate[:16]}.dsse.json"
+        return file_name(self.member, self.certificate)
+
+
+def file_name(member: str, certificate: str) -> str:
+    """The name among the attestations of a member's withdrawal of a certificate (``Certified.sha256``)."""
+    return f"{PREFIX}{member}.{certificate[:16]}.dsse.json"
 
 
 def sign_withdrawal(withdrawal: Withdrawal, signer: Signer) -> bytes:
@@ -59,12 +66,21 @@ def sign_withdrawal(withdrawal: Withdrawal, signer: Signer) -> bytes:
     return sign_envelope(signer, PAYLOAD_TYPE, withdrawal.payload).encode()
 
 
-def read_withdrawals(evidence: Evidence, members: MembersFile) -> tuple[frozenset[str], list[Finding]]:
-    """The certificates that their members withdrew, and a finding for each file that only looks like that."""
+def read_withdrawals(
+    evidence: Evidence, members: MembersFile, only: Collection[Certified] | None = None
+) -> tuple[frozenset[str], list[Finding]]:
+    """The certificates that their members withdrew, and a finding for each file that only looks like that.
+
+    With ``only`` the files of other certificates are left alone: whoever hosts the attestations can put
+    thousands of them there, and each would cost the checking of many signatures.
+    """
     found: set[str] = set()
     refused = []
+    wanted = None if only is None else {file_name(each.member, each.sha256) for each in only}
     for name in evidence.names():
         if not name.startswith(PREFIX):
+            continue
+        if wanted is not None and name not in wanted and WITHDRAWAL_NAME.fullmatch(name):
             continue
         try:
             found.add(_authentic(name, evidence, members).certificate)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any, Final
 
 from coattest.aws import aws_errors
@@ -104,20 +104,20 @@ class LiveObjects:
             )
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield str(item["Key"]).removeprefix(prefix), item["LastModified"]
+                    yield str(item["Key"]).removeprefix(prefix), item["LastModified"].astimezone(timezone.utc)
 
 
 def group_of(autoscaling: Any, name: str) -> AutoScalingGroup:
     """A group as it is now, by a boto3 client. Raises AwsFailure."""
     with aws_errors(name):
         answer = autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])
-    groups = answer["AutoScalingGroups"]
-    found = {
-        str(each["InstanceId"]): str(each["LifecycleState"])
-        for group in groups
-        for each in group.get("Instances", ())
-    }
-    wanted = sum(int(group.get("DesiredCapacity", 0)) for group in groups)
+        groups = answer["AutoScalingGroups"]
+        found = {
+            str(each["InstanceId"]): str(each["LifecycleState"])
+            for group in groups
+            for each in group.get("Instances", ())
+        }
+        wanted = sum(int(group.get("DesiredCapacity", 0)) for group in groups)
     return AutoScalingGroup(dict(sorted(found.items())), wanted)
 
 

@@ -99,7 +99,9 @@ def bid_command(
     bids = _read(csv_path, manifest, as_json)
     _preview(manifest, bids, show_amounts and not as_json)
     now = utc_now()
-    found = grounds(decision, name=name, seal_key=load_own_key(auction_key), record=record_path, now=now)
+    found = grounds(
+        decision, manifest, name=name, seal_key=load_own_key(auction_key), record=record_path, now=now
+    )
     record = SealJournal(journal or default_journal())
     others = known_buyers(known, manifest, name)
     looked = look_before_bid(

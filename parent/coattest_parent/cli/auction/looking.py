@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +10,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest.shell import err
 from coattest_parent.auction.live_key import live_key_findings
 from coattest_parent.link.aws import Aws
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_buyer
-from coattest_verify.auction.certify import CertificateCheck, Own, certificate_check
+from coattest_verify.auction.certify import (
+    CertificateCheck,
+    Own,
+    certificate_check,
+    check_buyer_certificate,
+)
 from coattest_verify.auction.checks import Looked, Opening, lots_digest, refuse
 from coattest_verify.auction.outcomes import moment_text
 from coattest_verify.auction.withdrawal import read_withdrawals
 from coattest_verify.quorum.authority import Authority, authority_from, evidence_from
 from coattest_verify.quorum.decision import Decision
 from coattest_verify.quorum.members.file import utc
+
+REFUSED_SHOWN = 20
+"""Files that only look like withdrawals which are named one by one; whoever hosts them can put thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +49,16 @@ class Grounds:
 
 
 def grounds(
-    decision: Mapping[str, Any], *, name: str, seal_key: bytes, record: Path, now: datetime
+    decision: Mapping[str, Any],
+    manifest: messages.Manifest,
+    *,
+    name: str,
+    seal_key: bytes,
+    record: Path,
+    now: datetime,
 ) -> Grounds:
     """The decision with the buyer's own statement, the buyer from its own record and key file, and the check
-    of everybody's certificates with the withdrawals among the attestations.
+    of everybody's certificates with the withdrawals of the manifest's among the attestations.
 
     Raises FoundFalse without a decision, UsageError for a record of somebody else or of another key.
     """
@@ -57,10 +72,16 @@ def grounds(
             hint="give the record that you made with 'auction certify' from this auction key",
             code="bad-buyer-record",
         )
+    certified = []
+    for buyer in manifest.buyers:
+        with contextlib.suppress(Rejected):  # ``check`` says what is wrong with it
+            certified.append(check_buyer_certificate(buyer, authority.members))
     with evidence_from(decision) as evidence:
-        withdrawn, refused = read_withdrawals(evidence, authority.members)
-    for finding in refused:
+        withdrawn, refused = read_withdrawals(evidence, authority.members, certified)
+    for finding in refused[:REFUSED_SHOWN]:
         err().print(f"not counted: {finding.where}: {finding.detail}", style="yellow")
+    if len(refused) > REFUSED_SHOWN:
+        err().print(f"not counted: {len(refused) - REFUSED_SHOWN} more files", style="yellow")
     check = certificate_check(authority, now=now, withdrawn=withdrawn)
     return Grounds(Own(name, seal_key, own.kms, own.bids), authority, check)
 

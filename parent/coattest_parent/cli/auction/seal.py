@@ -103,7 +103,9 @@ def seal_command(
         need_extra("aws")
     now = utc_now()
     key = load_auction_key(auction_key)
-    found = grounds(decision, name=name, seal_key=spki_der(key.public_key()), record=record_path, now=now)
+    found = grounds(
+        decision, manifest, name=name, seal_key=spki_der(key.public_key()), record=record_path, now=now
+    )
     own_file = read_whole(own_bid, CSV_MAX)
     if fetched:
         chosen = {name: messages.bid_digest(own_file), **chosen}

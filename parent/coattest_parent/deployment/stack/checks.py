@@ -249,10 +249,11 @@ def _listed(ec2: Any, operation: str, key: str, **asked: Any) -> list[Any]:
 
 
 def _quota(aws: Aws, region: str) -> float | None:
-    (service, code), answer = QUOTA, None
+    service, code = QUOTA
     with aws_errors(f"quota {code}", *FORBIDDEN, "NoSuchResourceException"):
         answer = aws.quotas(region).get_service_quota(ServiceCode=service, QuotaCode=code)
-    return float(answer["Quota"]["Value"]) if answer else None
+        return float(answer["Quota"]["Value"])
+    return None
 
 
 _TYPES = "Nitro Enclaves User Guide, Requirements: parent instance"

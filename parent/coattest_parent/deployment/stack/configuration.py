@@ -59,9 +59,12 @@ def configuration(settings: Settings, decision: Decision, regions: Iterable[str]
 
 
 def tar_of(files: Mapping[str, bytes]) -> bytes:
-    """A tar archive of files by name, in this order; modes, owners and times are always the same."""
+    """A tar archive of files by name, in this order; modes, owners and times are always the same.
+
+    A wheel's name may have more than the 100 characters of ustar: then it is in a header of pax.
+    """
     target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name, content in files.items():
             item = tarfile.TarInfo(name)
             item.size, item.mode = len(content), 0o644

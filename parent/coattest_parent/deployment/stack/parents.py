@@ -192,11 +192,10 @@ class Watch:
         for each in reversed(self._parents.stacks.events(name)):
             reason = str(each.get("ResourceStatusReason") or "")[:REASON_MAX]
             text = f"{each.get('LogicalResourceId')} {each.get('ResourceStatus')} {reason}"
-            yield str(each["EventId"]), text.rstrip(), False
-        did: Mapping[str, Any] = {"Activities": []}
+            yield str(each.get("EventId")), text.rstrip(), False
         with aws_errors(name, "ValidationError"):  # there is no group yet
             did = autoscaling.describe_scaling_activities(AutoScalingGroupName=name, MaxRecords=20)
-        for each in reversed(did["Activities"]):
-            status = str(each["StatusCode"])
-            text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}"
-            yield f"{each['ActivityId']} {status}", text.rstrip()[:REASON_MAX], status == "Failed"
+            for each in reversed(did["Activities"]):
+                status = str(each["StatusCode"])
+                text = f"{each['Description']}: {status} {each.get('StatusMessage', '')}"
+                yield f"{each['ActivityId']} {status}", text.rstrip()[:REASON_MAX], status == "Failed"

@@ -135,8 +135,13 @@ def _checked(
     authority: Authority, settings: Settings, reports: Mapping[str, bytes]
 ) -> tuple[BuyerReport, ...]:
     found: dict[str, BuyerReport] = {}
+    names: set[str] = set()
     for where, content in sorted(reports.items()):
         report = check_report(content, authority.members)
+        if (name := Path(where).name) in names:
+            what = f"another report's file is called {name} too, and the plan has them in one folder"
+            raise UsageError(what, where=where, hint="rename one", code="two-reports")
+        names.add(name)
         if report.member in found:
             raise UsageError(f"two reports of {report.member}", where=where, code="two-reports")
         found[report.member] = report

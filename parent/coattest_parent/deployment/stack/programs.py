@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,9 @@ EXTRA = "aws"
 REQUIREMENTS, WHEELS = "requirements.txt", "wheels"
 PROGRAMS_MAX = 512 * 1024 * 1024
 """Bytes of all wheels; today's are about 40 MB."""
+
+METADATA_MAX = 1024 * 1024
+"""Bytes of a wheel's METADATA; coattest's has some thousand."""
 
 PYTHON = 11
 """The instance's Python is 3.11, a package of Amazon Linux 2023 beside its own 3.9."""
@@ -119,9 +123,14 @@ def _needs(content: bytes, where: Path) -> Iterator[str]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             (name,) = filter(re.compile(r"[^/]+\.dist-info/METADATA").fullmatch, archive.namelist())
-            headers = email.message_from_bytes(archive.read(name))
+            with archive.open(name) as file:
+                metadata = file.read(METADATA_MAX + 1)
+        if len(metadata) > METADATA_MAX:
+            raise ValueError(f"METADATA is over {METADATA_MAX} bytes")
+        headers = email.message_from_bytes(metadata)
         for need in map(Requirement, headers.get_all("Requires-Dist", [])):
             if str(need.marker or "") in ("", f'extra == "{EXTRA}"'):
                 yield canonicalize_name(need.name)
-    except (zipfile.BadZipFile, ValueError) as error:  # InvalidRequirement too
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        # InvalidRequirement too; RuntimeError is of what is encrypted, or packed in an unknown way.
         raise _bad_wheelhouse(f"not a wheel: {error}", str(where)) from None

@@ -290,7 +290,8 @@ def _key(aws: Aws, arn: str, region: str) -> str:
 
 def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Mapping[str, list[str]]:
     """Delete the stacks of every release and then the base, with ``delete_data`` the buckets too; returns
-    what is ``gone`` and what ``remains``.
+    what is ``gone`` and what ``remains``. The base comes last: only there it says which buckets are its own,
+    to the next call too.
 
     Raises EnvironmentFailure (no-deployment) when none is there: nothing was looked at then.
     """
@@ -298,6 +299,7 @@ def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Ma
     stacks = cloud.stacks(settings)
     base = stacks.settled(settings.base_stack)
     names = [*stacks.named(settings.parents_stacks), *([settings.base_stack] if base else [])]
+    buckets = [base.output(name) for name in BUCKETS if name in base.outputs] if base else []
     if not names:
         raise EnvironmentFailure(
             f"no stack of {settings.name} is there",
@@ -306,21 +308,19 @@ def destroy_stacks(settings: Settings, cloud: Cloud, *, delete_data: bool) -> Ma
             code="no-deployment",
         )
     for name in names:
+        if name == settings.base_stack and delete_data:
+            for bucket in buckets:
+                _empty(cloud.aws.s3(settings.region), _owned(settings, bucket))
         # One that is being made is not waited for: nobody signals for it.
         stacks.delete(name)
     gone = [f"stack {name}" for name in names]
-    buckets = [base.output(name) for name in BUCKETS if name in base.outputs] if base else []
     remains = [f"bucket {bucket}" for bucket in buckets]
-    if not delete_data:
-        return {"gone": gone, "remains": remains}
-    for bucket in buckets:
-        _empty(cloud.aws.s3(settings.region), _owned(settings, bucket))
-    return {"gone": gone + remains, "remains": []}
+    return {"gone": gone + remains, "remains": []} if delete_data else {"gone": gone, "remains": remains}
 
 
 def _empty(client: S3Client, bucket: Any) -> None:
-    """Delete every version of every object, and the bucket."""
-    with aws_errors(bucket["Bucket"]):
+    """Delete every version of every object, and the bucket, if it is there."""
+    with aws_errors(bucket["Bucket"], "NoSuchBucket"):
         for page in client.get_paginator("list_object_versions").paginate(**bucket):
             for item in (*page.get("Versions", []), *page.get("DeleteMarkers", [])):
                 client.delete_object(**bucket, Key=item.get("Key", ""), VersionId=item.get("VersionId", ""))

@@ -137,17 +137,17 @@ class Stacks:
         try:
             with aws_errors(name):
                 answer = self.client.describe_stacks(StackName=name)["Stacks"]
+                if not answer:
+                    return None
+                found: Any = answer[0]
+                outputs = {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
+                tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
+                reason, updated = found.get("StackStatusReason"), found.get("LastUpdatedTime")
+                return StackState(name, found["StackStatus"], outputs, tags, reason, updated)
         except AwsFailure as error:
             if error.service_code == "ValidationError" and "does not exist" in str(error):
                 return None
             raise
-        if not answer:
-            return None
-        found: Any = answer[0]
-        outputs = {item["OutputKey"]: item["OutputValue"] for item in found.get("Outputs", [])}
-        tags = {tag["Key"]: tag["Value"] for tag in found.get("Tags", [])}
-        reason, updated = found.get("StackStatusReason"), found.get("LastUpdatedTime")
-        return StackState(name, found["StackStatus"], outputs, tags, reason, updated)
 
     def named(self, pattern: re.Pattern[str]) -> tuple[str, ...]:
         """The names of the stacks that are there and match, sorted."""
