@@ -364,3 +364,21 @@ def test_each_file_is_read_for_its_own_release(tmp_path: Path) -> None:
     with Folder(quorum.attestations) as folder:
         assert appended(Counted(folder), quorum.root, seen=None).fresh
     assert max(Counter(name for name in reads if "revoke" in name).values()) == 1
+
+
+def test_a_file_in_a_commitments_place_keeps_nobody_from_committing(tmp_path: Path) -> None:
+    """Whoever may push put junk under the one name that each member's commitment had."""
+    table = Table.make(tmp_path / "table", 4, names=THREE, threshold=2, commitments=2)
+    table.everybody_builds(RELEASE)
+    report = json.loads(table.claims[RELEASE].read_bytes())["source"]
+    name = f"commit.ann.{report['tree_sha256'][:8]}-{report['lock_sha256'][:8]}.dsse.json"
+    table.by_hand("cat", lambda folder: put_file(folder, f"releases/{RELEASE}/{name}", b"{}"))
+    member = turn(table, "ann", own)
+    assert member.done[0] == f"committed to a result for release {RELEASE}"
+    again = turn(table, "ann", own)
+    assert again.done == []
+    assert waits(again) == {"no-claim"}
+    with table.common.files_at(table.tip) as files:
+        assert (
+            len([each for each in files.names(f"releases/{RELEASE}") if each.startswith("commit.ann.")]) == 2
+        )
