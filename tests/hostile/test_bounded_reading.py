@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sysconfig
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -377,6 +380,28 @@ def test_an_image_that_the_checkout_brought_is_copied_only_if_it_is_the_claimed_
         PLACES[kind](out / result.name, secret)
     assert save_claimed_images(claim, [out, tmp_path / "absent"], scratch) == {}
     assert not list(scratch.iterdir())
+
+
+def test_claimed_images_of_a_terabyte_are_not_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of holes in ``out/`` would fill the disk of whoever rebuilds."""
+    claim = Claimed.decode((REPOSITORY / "attestations/releases/0.1.0/claim.json").read_bytes())
+    large = {name: replace(result, size=1 << 40) for name, result in claim.profiles.items()}
+    for result in large.values():
+        with (tmp_path / result.name).open("wb") as file:
+            file.truncate(result.size)
+    monkeypatch.setattr(shutil, "copyfileobj", pytest.fail)
+    assert save_claimed_images(replace(claim, profiles=large), [tmp_path], tmp_path / "scratch") == {}
+
+
+def test_two_profiles_of_a_claim_may_name_one_file(tmp_path: Path) -> None:
+    """The second one's takes no first one's copy away."""
+    claim = Claimed.decode((REPOSITORY / "attestations/releases/0.1.0/claim.json").read_bytes())
+    made = replace(claim.profiles["aws"], size=1, sha256=hashlib.sha256(b"x").hexdigest())
+    profiles = {"aws": made, "local": replace(made, sha256="0" * 64)}
+    (tmp_path / made.name).write_bytes(b"x")
+    (tmp_path / "scratch").mkdir()
+    saved = save_claimed_images(replace(claim, profiles=profiles), [tmp_path], tmp_path / "scratch")
+    assert {name: path.read_bytes() for name, path in saved.items()} == {"aws": b"x"}
 
 
 def test_a_terabyte_that_is_no_image_is_refused(tmp_path: Path) -> None:

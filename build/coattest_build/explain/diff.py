@@ -26,6 +26,9 @@ from coattest_build.formats.measure import measure_found
 MAX_READ = 1 << 20
 """Bytes of a command line or of metadata that are compared as what they are."""
 
+MAX_LEAVES = 16 << 20
+"""Characters of metadata's values, each with all names above it: what is below a long one repeats it."""
+
 MAX_DIFFERENCES = 1000
 """Findings reported at most: a hostile or unrelated image should not fill the screen or the memory."""
 
@@ -228,7 +231,7 @@ def _content(name: str, one: Span, other: Span, offset: int) -> Found:
 
 def _metadata(a: bytes, b: bytes, one: Span, other: Span, offset: int) -> Iterator[Found]:
     try:
-        ours, theirs = dict(_leaves(json.loads(a), "metadata")), dict(_leaves(json.loads(b), "metadata"))
+        ours, theirs = _named_leaves(a), _named_leaves(b)
     except (ValueError, RecursionError):
         ours = theirs = {}
     changed = [key for key in (ours | theirs) if ours.get(key) != theirs.get(key)]
@@ -236,6 +239,17 @@ def _metadata(a: bytes, b: bytes, one: Span, other: Span, offset: int) -> Iterat
         yield differs("metadata", key, ours.get(key), theirs.get(key))
     if not changed:
         yield _content("metadata", one, other, offset)
+
+
+def _named_leaves(metadata: bytes) -> dict[str, str]:
+    """The values of JSON by name. Raises ValueError, RecursionError."""
+    found, left = {}, MAX_LEAVES
+    for name, value in _leaves(json.loads(metadata), "metadata"):
+        left -= len(name) + len(value)
+        if left < 0:
+            raise ValueError("too much to be named")
+        found[name] = value
+    return found
 
 
 def _leaves(value: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coattest_build.explain.details import Found, Place, differs
 from coattest_build.explain.excerpt import Span, excerpt, first_difference
@@ -22,6 +22,8 @@ class _Pair:
     a: Unpacking
     b: Unpacking
     excerpts: int = 0
+    compared: dict[tuple[Node, Node], tuple[bool, Place | None]] = field(default_factory=dict)
+    """Whether two files are equal, and where not: a file with many names is looked at once."""
 
     @property
     def packed(self) -> bool:
@@ -87,22 +89,30 @@ def _nodes(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]:
 
 def _content(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]:
     a, b = one.body, other.body
-    if pair.packed:
-        if a.length == b.length and _digest(pair.a, one) == _digest(pair.b, other):
-            return
-        place = None
-        if pair.excerpts < MAX_EXCERPTS:
-            pair.excerpts += 1
-            place = _place(_span(pair.a, one), _span(pair.b, other))
-    else:
-        offset = first_difference(pair.a.streams.blocks(a), pair.b.streams.blocks(b))
-        if offset is None:
-            return
-        place = Place(offset, excerpt(_span(pair.a, one), _span(pair.b, other), offset))
+    if (one, other) not in pair.compared:
+        pair.compared[one, other] = _compared(pair, one, other)
+    equal, place = pair.compared[one, other]
+    if equal:
+        return
     if a.length == b.length:
         yield differs("entry-content", where, place=place)
     else:
         yield differs("entry-size", where, f"{a.length} bytes", f"{b.length} bytes", place=place)
+
+
+def _compared(pair: _Pair, one: Node, other: Node) -> tuple[bool, Place | None]:
+    a, b = one.body, other.body
+    if not pair.packed:
+        offset = first_difference(pair.a.streams.blocks(a), pair.b.streams.blocks(b))
+        if offset is None:
+            return True, None
+        return False, Place(offset, excerpt(_span(pair.a, one), _span(pair.b, other), offset))
+    if a.length == b.length and _digest(pair.a, one) == _digest(pair.b, other):
+        return True, None
+    if pair.excerpts == MAX_EXCERPTS:
+        return False, None
+    pair.excerpts += 1
+    return False, _place(_span(pair.a, one), _span(pair.b, other))
 
 
 def _place(a: Span, b: Span) -> Place | None:

@@ -6,7 +6,7 @@ import json
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from coattest.findings import Finding
 from coattest_build.explain import diff as differ
+from coattest_build.explain import trees
 from coattest_build.explain.details import Place
 from coattest_build.explain.diff import Comparison, compare
 from coattest_build.explain.excerpt import first_difference
@@ -288,6 +289,31 @@ def test_reports_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "b.eif").write_bytes(spec(archive()).build())
     comparison = compare(tmp_path / "a.eif", tmp_path / "b.eif")
     assert (len(comparison.findings), comparison.truncated) == (2, True)
+
+
+def test_a_file_with_many_names_is_compared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.5 kB of names of one file whose 4 GiB are not there took four minutes."""
+    looks: list[object] = []
+
+    def counted(*blocks: Iterable[bytes]) -> int | None:
+        looks.append(blocks)
+        return first_difference(*blocks)
+
+    def named(last: bytes) -> bytes:
+        names = [newc(b"f%d" % number, inode=7, links=2) for number in range(20)]
+        return archive(*names, newc(b"last", inode=7, links=2, data=last))
+
+    monkeypatch.setattr(trees, "first_difference", counted)
+    comparison = compared(tmp_path, spec(named(b"one")), spec(named(b"two")))
+    assert [finding.code for finding in comparison.findings] == ["entry-content"] * 21
+    assert len(looks) == 2  # that file, and init
+
+
+def test_a_long_name_above_much_metadata_is_not_repeated(tmp_path: Path) -> None:
+    """Half a megabyte of it became 20 GB of names."""
+    deep = json.dumps({"k" * 400_000: {str(number): 1 for number in range(5_000)}}).encode()
+    (found,) = compared(tmp_path, plain(metadata=deep), plain(metadata=b"{}")).findings
+    assert (found.code, found.where) == ("section-size", "metadata")
 
 
 def _blocks(data: bytes, cuts: list[int]) -> list[bytes]:

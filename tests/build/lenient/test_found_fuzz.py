@@ -208,6 +208,18 @@ def test_a_limit_says_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         describe_image(path, now=NOW, files=False)
 
 
+def test_bytes_that_are_not_there_have_a_limit(tmp_path: Path) -> None:
+    """Each compressed archive may end inside a file of 4 GiB: 50 bytes took the reader ten seconds."""
+    path = tmp_path / "image.eif"
+    ends = gzip.compress(newc(b"hole", size=0xFFFFFFF0), mtime=0)
+    path.write_bytes(plain(ramdisks=(archive(newc(b"x")), ends * 1000)).build())
+    with pytest.raises(CoattestError, match=f"more than {decompress.MAX_UNPACKED} bytes") as refused:
+        describe_image(path, now=NOW, files=True)
+    assert refused.value.code == "cpio-limit"
+    path.write_bytes(plain(ramdisks=(archive(newc(b"x")), ends)).build())
+    assert describe_image(path, now=NOW, files=False).unpacked.tree.stat(b"hole") is not None
+
+
 def test_zstd_without_a_library_is_exit_3(tmp_path: Path) -> None:
     """The message says what is missing; the registers can be measured all the same."""
     path = tmp_path / "image.eif"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from coattest.errors import UsageError
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
+from coattest_verify.quorum import memory
 from coattest_verify.quorum.cosigning import append_log
 from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.members.chain import Seen, SeenObjection
@@ -241,19 +242,36 @@ def test_a_version_that_the_log_had_is_not_overruled(quorum: Members) -> None:
 
 
 def test_one_members_many_objections_push_no_others_out(tmp_path: Path) -> None:
-    """Whoever signs a thousand dissents fills its own place alone."""
+    """Whoever signs a thousand dissents fills its own place alone, and a thief that of the stolen key."""
     roots, root = Roots(tmp_path), bytes(32)
 
-    def objection(member: str, number: int) -> SeenObjection:
-        return SeenObjection(DISSENT, member, "a" * 64, f"{number:064x}", "b" * 64, "c" * 64)
+    def objection(member: str, number: int, key: str = "a" * 64) -> SeenObjection:
+        return SeenObjection(DISSENT, member, key, f"{number:064x}", "b" * 64, "c" * 64)
 
     roots.remember(root, Seen(1, "d" * 64, objections=frozenset(objection("ann", n) for n in range(1000))))
-    late = objection("zoe", 1)
-    roots.remember(root, Seen(1, "d" * 64, objections=frozenset({late})))
+    late = frozenset({objection("zoe", 1), objection("ann", 1, "e" * 64)})
+    roots.remember(root, Seen(1, "d" * 64, objections=late))
     seen = roots.seen(root)
     assert seen is not None
-    assert late in seen.objections
-    assert len(seen.objections) == 257
+    assert late <= seen.objections
+    assert len(seen.objections) == 258
+
+
+def test_what_many_members_objected_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """50 members with 256 objections each made a file that no later command read."""
+    roots, root = Roots(tmp_path), bytes(32)
+    many = frozenset(
+        SeenObjection(DISSENT, f"m{number % 50}", "a" * 64, f"{number:064x}", "b" * 64, "c" * 64, "1", "x86")
+        for number in range(50 * 256)
+    )
+    roots.remember(root, Seen(1, "d" * 64, objections=many))
+    seen = roots.seen(root)
+    assert seen is not None
+    assert seen.objections == many
+    monkeypatch.setattr(memory, "MAX_ROOTS_FILE", roots.path.stat().st_size)
+    with pytest.raises(EnvironmentFailure, match="more objections than can be remembered"):
+        roots.remember(bytes(31) + b"x", Seen(1, "d" * 64))
+    assert roots.seen(root) == seen
 
 
 def test_nothing_that_was_seen_is_ever_lowered(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -16,8 +17,9 @@ import pytest
 from ceremony.table import Seat, SharedStore, Table
 from coattest.errors import FoundFalse
 from coattest.files import Folder, ReadOnce
-from coattest.strictjson import canonical
+from coattest.strictjson import MAX_SIZE, canonical
 from coattest_verify.quorum.commitments import commitments_missing
+from coattest_verify.quorum.cosigning import appended
 from coattest_verify.quorum.log.entries import parse_entry, vote_entry
 from coattest_verify.quorum.log.examine import read_quorum_log
 from coattest_verify.quorum.members.chain import follow
@@ -343,3 +345,40 @@ def test_a_logged_statement_keeps_its_file(quorum: Members) -> None:
         logged(quorum, "ann")
     assert len(list(quorum.released.glob("rebuild.ann.*intoto.json"))) == 2
     logged(quorum, "cat")
+
+
+def test_each_file_is_read_for_its_own_release(tmp_path: Path) -> None:
+    """Junk in a thousand releases, once read for each of them, kept every append busy for hours."""
+    quorum = Members.make(tmp_path, THREE, threshold=2)
+    quorum.claim(report_json())
+    for number in range(30):
+        for word in range(5):
+            put_file(quorum.attestations, f"releases/r{number}/revoke.ann.{word}.dsse.json", b"{}")
+    reads: list[str] = []
+
+    class Counted(ReadOnce):
+        def read(self, name: str, limit: int = MAX_SIZE) -> bytes:
+            reads.append(name)
+            return super().read(name, limit)
+
+    with Folder(quorum.attestations) as folder:
+        assert appended(Counted(folder), quorum.root, seen=None).fresh
+    assert max(Counter(name for name in reads if "revoke" in name).values()) == 1
+
+
+def test_a_file_in_a_commitments_place_keeps_nobody_from_committing(tmp_path: Path) -> None:
+    """Whoever may push put junk under the one name that each member's commitment had."""
+    table = Table.make(tmp_path / "table", 4, names=THREE, threshold=2, commitments=2)
+    table.everybody_builds(RELEASE)
+    report = json.loads(table.claims[RELEASE].read_bytes())["source"]
+    name = f"commit.ann.{report['tree_sha256'][:8]}-{report['lock_sha256'][:8]}.dsse.json"
+    table.by_hand("cat", lambda folder: put_file(folder, f"releases/{RELEASE}/{name}", b"{}"))
+    member = turn(table, "ann", own)
+    assert member.done[0] == f"committed to a result for release {RELEASE}"
+    again = turn(table, "ann", own)
+    assert again.done == []
+    assert waits(again) == {"no-claim"}
+    with table.common.files_at(table.tip) as files:
+        assert (
+            len([each for each in files.names(f"releases/{RELEASE}") if each.startswith("commit.ann.")]) == 2
+        )

@@ -11,6 +11,7 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.quorum.links import filtered, link_name, link_of, metablock, sign_link
 from coattest_verify.quorum.releases import ReleaseFiles
 from coattest_verify.quorum.statements import provenance
-from coattest_verify.signatures import dsse
+from coattest_verify.signatures import dsse, keys
 from coattest_verify.signatures.olpc import encode_olpc
 from support.verify.members import Members, report_json, sentences
 
@@ -152,6 +153,42 @@ def test_many_signatures_do_not_cost_many_verifications(three: Members) -> None:
     envelope["signatures"] *= 17
     three.write(FILE, canonical(envelope))
     assert_only_refused(three, "malformed")
+
+
+@pytest.mark.parametrize("ids", ["none", "made-up", "one", "right"])
+def test_a_file_costs_one_verification_a_key(
+    tmp_path: Path, ids: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of files of 16 bad signatures each, by who has no key, took the verifier half an hour."""
+    quorum = Members.make(tmp_path / "quorum", ["ann"], keys_each=4)
+    quorum.claim(report_json())
+    envelope = json.loads(quorum.sign("ann", report_json()).read_bytes())
+    real = [keys.load_signer(quorum.key(name)).public.keyid for name in ("ann", "ann-key-2")]
+    names = {"none": [], "made-up": [f"{n:x}" for n in range(16)], "one": real[:1], "right": real}[ids]
+    bad = base64.b64encode(quorum.signers["ann"].sign(b"something else")).decode()
+    envelope["signatures"] = [
+        {"sig": bad, **({"keyid": names[n % len(names)]} if names else {})} for n in range(16)
+    ]
+    tried: list[bytes] = []
+    verifies = keys.PublicKey.verifies
+
+    def counted(key: keys.PublicKey, signature: bytes, message: bytes) -> bool:
+        tried.append(signature)
+        return verifies(key, signature, message)
+
+    monkeypatch.setattr(keys.PublicKey, "verifies", counted)
+    found = dsse.DsseEnvelope.decode(canonical(envelope), provenance.PAYLOAD_TYPE)
+    assert found.signers(quorum.file.members[0].keys) == ()
+    assert len(tried) <= 4
+
+
+def test_several_keys_of_a_member_sign_one_file(tmp_path: Path) -> None:
+    """Each is found under its id; a lone signature whatever its id says."""
+    quorum = Members.make(tmp_path / "quorum", ["ann"], keys_each=4)
+    known = quorum.file.members[0].keys
+    made = [dsse.sign_envelope(signer, "text/plain", b"x") for signer in quorum.signers.values()]
+    assert replace(made[0], signatures=tuple(each.signatures[0] for each in made)).signers(known) == known
+    assert replace(made[2], signatures=(("another", made[2].signatures[0][1]),)).signers(known) == known[2:3]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from coattest_verify.quorum.log import checkpoint as notes
 from coattest_verify.quorum.log.entries import parse_entry
 from coattest_verify.quorum.log.examine import cosignature_file, head, read_quorum_log
 from coattest_verify.quorum.members.file import Member, MemberGroup, MembersFile
+from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.logs import sign_log_as, write_log
-from support.verify.members import NOW, Members, report_json, sentences
+from support.verify.members import NOW, Members, claim_json, report_json, sentences
 
 
 def log(quorum: Members, name: str) -> None:
@@ -209,3 +211,29 @@ def test_one_member_does_not_bring_two_routes(tmp_path: Path) -> None:
     quorum.sign("buyer-1", report_json())
     quorum.sign("buyer-1", {**report_json(), "route": "container"}, name="rebuild.buyer-1.again.intoto.json")
     assert sentences(quorum.decide().reasons) == ("quorum.toml: 1 of 2 different build routes",)
+
+
+def test_no_single_member_says_what_was_taken_as_given(tmp_path: Path) -> None:
+    """The first by name leaves the container image out; and nobody decides by a claim that names another."""
+    quorum = Members.make(tmp_path, ["ann", "ben", "cat"], threshold=2, dissent="report")
+    taken = {"kind": "container", "name": "config", "version": "1", "path": "config", "sha256": "c" * 64}
+    given = {**report_json(), "inputs": [taken]}
+
+    def claim(config: str) -> None:
+        quorum.claim(given)
+        next(quorum.released.glob("publish.*")).unlink()
+        data = json.dumps(claim_json(given) | {"container": {"config": config}}).encode()
+        quorum.write("claim.json", data)
+        quorum.claimed = Claimed.decode(data)
+        quorum.publish("ann")
+
+    claim("d" * 64)
+    quorum.sign("ann", report_json())
+    quorum.sign("ben", given)
+    quorum.sign("cat", given)
+    assert "too-few-members" in {reason.code for reason in quorum.decide().reasons}
+    claim("c" * 64)
+    outcome = quorum.decide()
+    assert outcome.require().container == "c" * 64
+    assert outcome.agree == ("ben", "cat")
+    assert [(item.where, item.code) for item in outcome.refused] == [("rebuild.ann.intoto.json", "mismatch")]

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from coattest_verify.quorum.bundle import pack_bundle, read_bundle
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
 from support.verify.history.commits import History
 from support.verify.history.shared import SharedHistory, codes
-from support.verify.members import NOW
+from support.verify.members import NOW, report_json
 from support.verify.signing_world import NAMES, SigningWorld
 
 RELEASE = "0.1.0"
@@ -108,3 +116,32 @@ def test_a_bundle_that_does_not_decide_is_not_named(world: SigningWorld, tmp_pat
     bundle.write_bytes(pack_bundle(left, held.made))
     found = archive(world, "buyer-2", bundle)
     assert (found["exit"], found["code"]) == (1, "bad-bundle")
+
+
+def test_a_claim_swapped_while_the_passphrase_is_read_is_not_archived(
+    world: SigningWorld, tmp_path: Path
+) -> None:
+    """What is archived is what was decided, and not another source under the release's name."""
+    decided = world.report["source"]["tree_sha256"]
+    path = world.folder / "keys" / "buyer-1"
+    key = load_pem_private_key(path.read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    path.write_bytes(locked)
+    fifo, bundle = tmp_path / "fifo", tmp_path / "0.1.0.json"
+    os.mkfifo(fifo)
+    digest = archive(world, "buyer-2", bundle)["sha256"]
+
+    def swap() -> None:
+        with fifo.open("w") as opened:
+            world.publish(report_json("evil", source="evil"))
+            opened.write("secret\n")
+
+    host = threading.Thread(target=swap)
+    host.start()
+    done = world.desk.run(
+        "release", "archive", *world.who("buyer-1"), "--passphrase-file", str(fifo), *world.root,
+        "--release", RELEASE, "--out", str(bundle), "--expect", f"sha256:{digest}",
+    )  # fmt: skip
+    host.join()
+    assert done.returncode == 0, done.stderr
+    assert world.signed("archive.buyer-1.*")["source"]["tree_sha256"] == decided

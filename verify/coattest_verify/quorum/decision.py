@@ -97,7 +97,7 @@ class Decision:
     root_sha256: str
     """SHA-256 (hex) of quorum.toml version 1."""
     container: str | None = None
-    """SHA-256 (hex) of the configuration of a container image that is the payload, as a statement says:
+    """SHA-256 (hex) of the configuration of a container image that is the payload, as all who agreed say:
     it was taken as given, not built from source. ``lock_sha256`` covers it."""
 
     @property
@@ -448,14 +448,7 @@ def _conclude(
                 lambda left: not uncommitted(left, members, committed, root),
             ),
             root_sha256=root.hex(),
-            container=next(
-                (
-                    answer.statement.built.container
-                    for answer in tally.agree
-                    if answer.statement and answer.statement.built
-                ),
-                None,
-            ),
+            container=claim.container,
         )
         warnings += ending(decision.release, decision.expires, question.now)
     return Outcome(

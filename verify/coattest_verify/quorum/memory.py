@@ -34,12 +34,14 @@ MAX_NAMES_FILE = 256 * 1024
 _NAMED = re.compile(r"sha256:[0-9a-f]{64}(?:@[1-9][0-9]{0,5})?")
 FLOOR = re.compile(r"[1-9][0-9]{0,5}")
 MAX_ROOTS = 1024
-MAX_ROOTS_FILE = 16 * 1024 * 1024
-MAX_OBJECTIONS = 16384
+MAX_ROOTS_FILE = 64 * 1024 * 1024
+"""Bytes of ``roots.json``; an objection has about 500."""
+
+MAX_OBJECTIONS = 65536
 """Dissents and revocations that are remembered for one root."""
 
 MAX_OF_ONE = 256
-"""Of them, one member's."""
+"""Of them, those by one key of a member: a thief's leave room for those by the key that follows."""
 
 
 def parse_quorum_root(text: str) -> bytes:
@@ -137,8 +139,15 @@ class Roots:
         with self._locked():
             roots = self._load()
             roots[root] = _higher(roots.get(root), accepted)
+            content = _encode(roots)
+            if len(content) > MAX_ROOTS_FILE:  # it could never be read again
+                raise EnvironmentFailure(
+                    "there are more objections than can be remembered",
+                    where=str(self.path),
+                    hint="remove roots that you do not follow",
+                )
             # One's own folder, which may well be a link.
-            write_atomic(self.path.parent.resolve() / self.path.name, _encode(roots), 0o600)
+            write_atomic(self.path.parent.resolve() / self.path.name, content, 0o600)
 
     def _load(self) -> dict[bytes, Seen]:
         try:
@@ -192,12 +201,12 @@ def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
 
 
 def _merged(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -> frozenset[SeenObjection]:
-    """What is remembered of both: the earlier ones first, and no member's many in the place of another's."""
+    """What is remembered of both: the earlier ones first, and no key's many in the place of another's."""
     merged = list(earlier)
-    count = Counter(each.member for each in merged)
+    count = Counter((each.member, each.key) for each in merged)
     for each in sorted(more - earlier, key=astuple):
-        if count[each.member] < MAX_OF_ONE and len(merged) < MAX_OBJECTIONS:
-            count[each.member] += 1
+        if count[each.member, each.key] < MAX_OF_ONE and len(merged) < MAX_OBJECTIONS:
+            count[each.member, each.key] += 1
             merged.append(each)
     return frozenset(merged)
 
@@ -230,7 +239,7 @@ def _objection(each: SeenObjection) -> dict[str, str]:
 
 
 def _decode(content: bytes) -> dict[bytes, Seen]:
-    fields = Fields(parse(content), "")
+    fields = Fields(parse(content, max_size=MAX_ROOTS_FILE), "")
     fields.exactly("format", FORMAT)
     roots = {}
     for name, value in fields.mapping("roots", low=0, high=MAX_ROOTS).items():

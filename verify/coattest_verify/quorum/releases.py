@@ -46,15 +46,18 @@ class ReleaseFiles:
     are read once. ``misplaced`` are files of a release that lie beside ``releases/``: they do not count.
     """
 
-    def __init__(self, evidence: Evidence, release: str) -> None:
-        """Raises Rejected when the release's folder cannot be listed."""
+    def __init__(self, evidence: Evidence, release: str, *, alone: bool = False) -> None:
+        """``alone`` is without other releases' revocations, for who looks into every release anyway.
+
+        Raises Rejected when the release's folder cannot be listed.
+        """
         self.release = release
         self._evidence = evidence
         top = evidence.names()
         own = evidence.names(f"{RELEASES}/{release}")
         elsewhere = [
             f"{RELEASES}/{other}/{name}"
-            for other in releases_in(evidence)
+            for other in (() if alone else releases_in(evidence))
             if other != release
             for name in _listed(evidence, other)
             if name.startswith(_ABOUT_A_SOURCE)
@@ -131,10 +134,10 @@ def release_files(evidence: Evidence, release: str | None) -> ReleaseFiles:
 
 
 def every_release(evidence: Evidence) -> Iterator[ReleaseFiles]:
-    """Each release's files; what is not a folder is no release. Raises Rejected for too many of them."""
+    """Each release's own files; what is not a folder is no release. Raises Rejected for too many of them."""
     for release in releases_in(evidence):
         try:
-            files = ReleaseFiles(evidence, release)
+            files = ReleaseFiles(evidence, release, alone=True)
         except Rejected:
             continue
         yield files

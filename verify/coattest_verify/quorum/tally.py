@@ -13,8 +13,9 @@ Then per member, over all of its statements that passed:
 
 4. Two different results for one target count as dissent.
 5. A signed dissent counts as dissent, however old. "Could not build" does, until a later result replaces it.
-6. Agreement means: every digest, size and section of the profile equals the claim's, the statement is neither
-   from the future nor too old, and the kernel was compiled by that member where the members file asks for it.
+6. Agreement means: every digest, size and section of the profile equals the claim's, and so does the
+   container image that was taken as given, or that there is none; the statement is neither from the future
+   nor too old, and the kernel was compiled by that member where the members file asks for it.
 
 Adding an agreeing statement never makes a member stop agreeing, and the order of files does not matter.
 """
@@ -187,6 +188,10 @@ def _unfit(item: SignedStatement, question: DecisionQuestion) -> Finding | None:
     if now - statement.time > members.max_age:
         text = f"dated {utc(statement.time)}, older than {members.max_age_days} days"
         return Finding("too-old", item.file, text)
+    found, claimed = statement.built.container if statement.built else None, question.claim.container
+    if found != claimed:
+        text = f"container {found or 'none'} instead of {claimed or 'none'}"
+        return Finding("mismatch", item.file, text, claimed, found)
     if members.require_compiled_kernel and not (statement.built and statement.built.kernel_compiled):
         text = "this member did not compile the kernel, and quorum.toml requires it"
         return Finding("cached-kernel", item.file, text)

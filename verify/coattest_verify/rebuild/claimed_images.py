@@ -14,26 +14,32 @@ from coattest_build.explain.diff import Comparison, compare
 from coattest_build.inputs.cache import sha256_file
 from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 
+MAX_SAVED = 8 << 30
+"""Bytes of images that are copied and hashed: a file of holes takes no space where it came from."""
+
 
 def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
-    The images are copied into ``scratch``: the rebuild may write to the same folder.
+    The images are copied into ``scratch``, as far as they are small enough together: the rebuild may write to
+    the same folder.
     """
     saved: dict[str, Path] = {}
+    left = MAX_SAVED
     for profile, claimed in sorted(claim.profiles.items()):
         for folder in folders:
-            if profile not in saved and _copy(folder, claimed, scratch / claimed.name):
-                saved[profile] = scratch / claimed.name
+            if profile in saved or claimed.size > left:
+                continue
+            left -= claimed.size
+            if _copy(folder, claimed, scratch / profile):
+                saved[profile] = scratch / profile
     return saved
 
 
 def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
     """Whether a folder has at least one of the claimed images."""
     with tempfile.TemporaryDirectory() as scratch:
-        return any(
-            _copy(folder, claimed, Path(scratch) / claimed.name) for claimed in claim.profiles.values()
-        )
+        return bool(save_claimed_images(claim, [folder], Path(scratch)))
 
 
 def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:

@@ -15,7 +15,7 @@ from coattest.strictjson import MAX_DEPTH, MAX_SIZE, Fields, canonical, more_tha
 from coattest_verify.signatures.keys import PublicKey, Signer
 
 MAX_SIGNATURES = 16
-"""Signatures on one envelope; each costs a verification per key of the member."""
+"""Signatures on one envelope: a member's keys, and those that it had before."""
 
 _MAX_PARTS = 8 * MAX_SIGNATURES
 """Commas, brackets and escapes of an envelope: what has more is not read. Base64 has none of them."""
@@ -59,10 +59,15 @@ class DsseEnvelope:
         return pae(self.payload_type, self.payload)
 
     def signers(self, keys: Sequence[PublicKey]) -> tuple[PublicKey, ...]:
-        """Those of ``keys`` that signed this envelope; the key ids in it are ignored."""
-        message = self.pae
+        """Those of ``keys`` that signed this envelope, which takes one verification a key.
+
+        A key id says which of several signatures to try, and no more: anybody can write one.
+        """
+        message, named = self.pae, dict(self.signatures)
+        ((_, first), *others) = self.signatures
+        tried = ((key, named.get(key.keyid) if others else first) for key in keys)
         return tuple(
-            key for key in keys if any(key.verifies(signature, message) for _, signature in self.signatures)
+            key for key, signature in tried if signature is not None and key.verifies(signature, message)
         )
 
     def encode(self) -> bytes:

@@ -443,6 +443,11 @@ class _Unpacker:
             node.body = vfs.EMPTY
         if body.length:
             node.body = body
+            self._unpacked += body.zeros
+            if self._unpacked > MAX_UNPACKED:  # zeros take no memory, and much time to look at
+                raise ImageError(
+                    f"its files become more than {MAX_UNPACKED} bytes that are not there", code="cpio-limit"
+                )
         node.own(header.uid, header.gid)
         node.mode = header.mode
         if not body.zeros:  # a copy that never ends sets no time

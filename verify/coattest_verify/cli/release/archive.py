@@ -23,7 +23,7 @@ from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.bundle import MAX_BUNDLE, make_bundle, read_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.memory import Roots
-from coattest_verify.quorum.releases import put_vote, release_files
+from coattest_verify.quorum.releases import put_vote
 from coattest_verify.quorum.statements.votes import ARCHIVE, make_vote
 
 
@@ -71,8 +71,7 @@ def archive_command(
     digest = hashlib.sha256(data).hexdigest()
     with read_once(attestations) as evidence:
         signer = signing.signer(evidence, decided.members)
-        claim = release_files(evidence, release).claim()
-    vote = make_vote(ARCHIVE, signing.member, root=root, claim=claim, note=digest, now=now)
+    vote = make_vote(ARCHIVE, signing.member, root=root, claim=decided.decision, note=digest, now=now)
     if not target.exists():
         # Before the question: what a later --expect names must still be there.
         write_atomic(target, data)

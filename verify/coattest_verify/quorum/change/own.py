@@ -118,7 +118,8 @@ class OwnFiles:
 
     def _require_commitments(self, release: str, shown: Claimed | Statement) -> None:
         """Who shows a result before enough members committed would lock the others out of committing."""
-        missing = commitments_missing(ReleaseFiles(self._base, release), self._before, shown, self._root)
+        files = ReleaseFiles(self._base, release, alone=True)
+        missing = commitments_missing(files, self._before, shown, self._root)
         if missing is not None:
             raise Rejected(missing.detail, code=missing.code)
 
@@ -187,7 +188,7 @@ class OwnFiles:
 
     def _published(self, evidence: Evidence, members: MembersFile, release: str) -> set[str]:
         """The digests of the claims that members published under a release's name."""
-        votes = read_votes(ReleaseFiles(evidence, release), members)[0]
+        votes = read_votes(ReleaseFiles(evidence, release, alone=True), members)[0]
         return {vote.claim for vote in votes if (vote.kind, vote.root) == (PUBLISH, self._root.hex())}
 
     def _link(self, place: FilePlace, data: bytes) -> str:

@@ -47,7 +47,7 @@ def archive_of(
     members named are none.
     """
     try:
-        votes = read_votes(ReleaseFiles(evidence, release), members)[0]
+        votes = read_votes(ReleaseFiles(evidence, release, alone=True), members)[0]
     except Rejected:
         return None
     found: dict[tuple[str, str, str], dict[str, int]] = {}

@@ -88,11 +88,14 @@ def pack_entries(entries: Sequence[bytes]) -> dict[str, bytes]:
 
 def unpack_entries(bundle: bytes) -> list[bytes]:
     """The entries of a bundle. Raises ValueError when it is not one."""
-    entries, position = [], 0
+    entries: list[bytes] = []
+    position = 0
     while position < len(bundle):
         end = position + 2 + int.from_bytes(bundle[position : position + 2], "big")
         if position + 2 > len(bundle) or end > len(bundle):
             raise ValueError("cut short")
+        if len(entries) == TILE_WIDTH:  # an empty entry has two bytes, and may be there eight million times
+            raise ValueError("more entries than a bundle has")
         entries.append(bundle[position + 2 : end])
         position = end
     return entries

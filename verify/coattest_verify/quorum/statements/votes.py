@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from coattest.errors import Rejected
 from coattest.files import Evidence
@@ -21,7 +22,7 @@ from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile, parse_utc, utc
 from coattest_verify.quorum.statements.claim import COMMIT as GIT_COMMIT
 from coattest_verify.quorum.statements.claim import RELEASE, SHA256, WORD, Claimed
-from coattest_verify.quorum.statements.statement import MAX_REASON, RebuildReport, clean
+from coattest_verify.quorum.statements.statement import MAX_REASON, clean
 from coattest_verify.signatures import dsse
 from coattest_verify.signatures.keys import PublicKey, Signer
 
@@ -96,6 +97,17 @@ class Vote:
         )
 
 
+class NamedSource(Protocol):
+    """A source that a vote can be about: a claim's, a build's, a decision's or another vote's."""
+
+    @property
+    def release(self) -> str: ...
+    @property
+    def tree_sha256(self) -> str: ...
+    @property
+    def lock_sha256(self) -> str: ...
+
+
 def payload_type(kind: str) -> str:
     """The DSSE payload type of a kind: a review never passes as a revocation, nor the other way round."""
     return f"application/vnd.coattest.{kind}+json"
@@ -106,7 +118,7 @@ def make_vote(
     member: str,
     *,
     root: bytes,
-    claim: Claimed | RebuildReport | Vote,
+    claim: NamedSource,
     note: str,
     now: datetime,
     since: str | None = None,
@@ -114,7 +126,7 @@ def make_vote(
     excused: str | None = None,
     published: tuple[str, str | None, str] = ("", None, ""),
 ) -> Vote:
-    """A vote on the source that a claim, a build report or an earlier vote names.
+    """A vote on the source that ``claim`` names.
 
     ``published`` are claim, commit and tag of a ``publish``.
     """
