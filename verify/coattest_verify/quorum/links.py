@@ -179,13 +179,12 @@ def _link_signature(evidence: Evidence, key: PublicKey, link: Mapping[str, Any])
 
 def _signatures(fields: Fields, *, limit: int) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
-    for index, item in enumerate(fields.items("signatures", high=limit)):
-        entry = Fields(item, f"signatures[{index}]")
+    for entry in fields.each("signatures", high=limit):
         keyid = entry.text("keyid")
         try:
             found[keyid] = bytes.fromhex(entry.text("sig", limit=4096))
         except ValueError:
-            raise Rejected(f"signatures[{index}].sig: not hex") from None
+            raise Rejected(f"{entry.at('sig')}: not hex") from None
     return found
 
 

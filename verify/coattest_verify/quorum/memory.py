@@ -245,7 +245,6 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
             log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
             if part.has("restart"):
                 log = replace(log, restart=part.text("restart", SHA256), version=part.integer("version", 2))
-            part.done()
         roots[root] = Seen(
             entry.integer("version", 1),
             entry.text("sha256", SHA256),
@@ -260,8 +259,7 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
 
 def _objections(entry: Fields) -> frozenset[SeenObjection]:
     found = set()
-    for index, item in enumerate(entry.items("objections", low=0, high=MAX_OBJECTIONS)):
-        part = Fields(item, f"objections[{index}]")
+    for part in entry.each("objections", high=MAX_OBJECTIONS):
         digests = [part.text(name, SHA256) for name in ("key", "sha256", "tree_sha256", "lock_sha256")]
         kind, member = part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME)
         # Without a release it is about a source: a revocation, or a dissent from before releases were named.
@@ -271,5 +269,4 @@ def _objections(entry: Fields) -> frozenset[SeenObjection]:
             else ()
         )
         found.add(SeenObjection(kind, member, *digests, *named))
-        part.done()
     return frozenset(found)

@@ -278,7 +278,7 @@ def _read(data: bytes) -> MembersFile:
         revoke_threshold=fields.optional("revoke_threshold", fields.integer, 1, len(members)) or 1,
         reviews=fields.optional("reviews", fields.integer, 0, len(members)) or 0,
         change=fields.optional("change", fields.integer, 1, len(members)) or 0,
-        restart=_restart(fields) if fields.has("restart") else None,
+        restart=_restart(fields.fields("restart")) if fields.has("restart") else None,
         raw=data,
     )
     fields.done()
@@ -295,18 +295,14 @@ def _read(data: bytes) -> MembersFile:
     return file
 
 
-def _restart(fields: Fields) -> RestartPoint:
-    part = fields.fields("restart")
-    found = RestartPoint(part.integer("size", 1, MAX_LOG), part.text("root", _SHA256))
-    part.done()
-    return found
+def _restart(part: Fields) -> RestartPoint:
+    return RestartPoint(part.integer("size", 1, MAX_LOG), part.text("root", _SHA256))
 
 
 def _members(fields: Fields) -> tuple[Member, ...]:
     found: list[Member] = []
     owner: dict[PublicKey, str] = {}
-    for index, item in enumerate(fields.items("members", low=1, high=MAX_MEMBERS)):
-        entry = Fields(item, f"members[{index}]")
+    for entry in fields.each("members", low=1, high=MAX_MEMBERS):
         name = entry.text("name", NAME)
         keys = []
         for text in entry.items("keys", low=1, high=MAX_KEYS):
@@ -318,7 +314,6 @@ def _members(fields: Fields) -> tuple[Member, ...]:
                 raise Rejected(f"members {owner[key]} and {name} have the same key", code="members-same-key")
             owner[key] = name
             keys.append(key)
-        entry.done()
         if any(member.name == name for member in found):
             raise Rejected(f"member {name} is named twice")
         found.append(Member(name, tuple(keys)))
@@ -329,9 +324,7 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
     known = list(members)
     within = {name: {name} for name in members}
     found = []
-    items = fields.optional("groups", fields.items, high=MAX_GROUPS) or []
-    for index, item in enumerate(items):
-        entry = Fields(item, f"groups[{index}]")
+    for entry in fields.optional("groups", fields.each, high=MAX_GROUPS) or ():
         name = entry.text("name", NAME)
         parts = entry.items("members", low=1, high=MAX_MEMBERS)
         unknown = [part for part in parts if not isinstance(part, str) or part not in known]
@@ -347,7 +340,6 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
             raise Rejected(
                 f"{entry.at('members')}: a member is in {name} twice", code="members-counted-twice"
             )
-        entry.done()
     return tuple(found)
 
 

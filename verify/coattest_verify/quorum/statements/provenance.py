@@ -171,21 +171,7 @@ def _statement(fields: Fields, payload: bytes = b"") -> Statement:
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
-    parts = (
-        inputs,
-        quorum,
-        source,
-        builder,
-        metadata,
-        external,
-        internal,
-        definition,
-        details,
-        predicate,
-        fields,
-    )
-    for part in parts:
-        part.done()
+    fields.done()
     return statement
 
 
@@ -245,19 +231,18 @@ def _read_profiles(
 
 def _read_subjects(fields: Fields) -> dict[str, Any]:
     subjects: dict[str, Any] = {}
-    for index, item in enumerate(fields.items("subject", low=1, high=4 * MAX_PROFILES)):
-        entry = Fields(item, f"subject[{index}]")
+    for entry in fields.each("subject", low=1, high=4 * MAX_PROFILES):
         name = entry.text("name", limit=128)
         if name in subjects:
-            raise Rejected(f"subject[{index}]: named twice", code="duplicate-key")
+            raise Rejected(f"{entry.path}: named twice", code="duplicate-key")
         subjects[name] = dict(entry.mapping("digest", high=4))
-        entry.done()
+        entry.done()  # here: what was read before is not read again
     return subjects
 
 
 def _built(definition: Fields, external: Fields, internal: Fields, source: Fields, payload: bytes) -> Built:
     kernel, tool = internal.fields("kernel"), internal.fields("tool")
-    built = Built(
+    return Built(
         route=external.text("route", WORD),
         commit=source.optional("commit", source.text, COMMIT),
         kernel_compiled=kernel.boolean("compiled_here"),
@@ -267,9 +252,6 @@ def _built(definition: Fields, external: Fields, internal: Fields, source: Field
         isolation=internal.mapping("isolation", low=0, high=64),
         inputs=_inputs(definition, payload),
     )
-    kernel.done()
-    tool.done()
-    return built
 
 
 def _require_nothing(definition: Fields, external: Fields, internal: Fields, source: Fields) -> None:
