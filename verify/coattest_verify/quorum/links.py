@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest.errors import Rejected
-from coattest.files import Evidence
+from coattest.files import Evidence, read_or_none
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
@@ -121,11 +121,9 @@ def members_signatures(evidence: Evidence, members: MembersFile) -> list[dict[st
     layout = layout_of(members)
     found = []
     for member in members.members:
-        try:
-            data = evidence.read(layout_name(members, member.name), MAX_LAYOUT)
-        except Rejected:
-            continue
-        found += layout_signatures(data, layout, member.keys)
+        data = read_or_none(evidence, layout_name(members, member.name), MAX_LAYOUT)
+        if data is not None:
+            found += layout_signatures(data, layout, member.keys)
     return found
 
 

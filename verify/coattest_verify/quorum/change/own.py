@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held
+from coattest.files import Evidence, Held, read_or_none
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.change.names import (
@@ -91,10 +91,10 @@ class OwnFiles:
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
         if place.kind == CLAIM:
-            claim = Claimed.decode(data)
-            _require_release(claim.release, place)
-            self._require_commitments(place.release, claim)
-            if claim.sha256 not in self._published(self._head, self._after.current, place.release):
+            shown = Claimed.decode(data)
+            _require_release(shown.release, place)
+            self._require_commitments(place.release, shown)
+            if shown.sha256 not in self._published(self._head, self._after.current, place.release):
                 raise Rejected("no member signed that it publishes this claim", code="claim-unsigned")
             return None
         if place.kind == LINK:
@@ -108,7 +108,8 @@ class OwnFiles:
         elif place.kind == STATEMENT:
             made = _statement(name, data, self._after.current).statement
             _require_release(made.release, place)
-            if made.outcome == AGREE and not self._claimed(place.release):
+            claim = release_place(place.release, CLAIM_FILE)
+            if made.outcome == AGREE and not read_or_none(self._head, claim, MAX_CLAIM):
                 self._require_commitments(place.release, made)
         elif place.kind == OTHER:
             self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
@@ -121,12 +122,6 @@ class OwnFiles:
         missing = commitments_missing(ReleaseFiles(self._base, release), self._before, shown, self._root)
         if missing is not None:
             raise Rejected(missing.detail, code=missing.code)
-
-    def _claimed(self, release: str) -> bool:
-        try:
-            return bool(self._head.read(release_place(release, CLAIM_FILE), MAX_CLAIM))
-        except Rejected:
-            return False
 
     def replaceable(self, name: str, place: FilePlace, before: bytes, after: bytes) -> bool:
         """Whether ``after``, which is authentic, may stand in the place of ``before``.
@@ -256,16 +251,10 @@ class OwnFiles:
             raise Rejected("signs a version that does not follow the one in force", code="stale")
         # Whom a version names has a say on it once it is proposed; whoever is a member has one anyway.
         known = [current, *self._before.versions[-1:]]
-        if agreed or self._proposed() == members.raw:
+        if agreed or read_or_none(self._head, PROPOSAL_FILE) == members.raw:
             known.append(members)
         if not any((party := each.member(place.member)) and envelope.signers(party.keys) for each in known):
             raise Rejected(f"not signed by a key of {place.member}", code="bad-signature")
-
-    def _proposed(self) -> bytes | None:
-        try:
-            return self._head.read(PROPOSAL_FILE)
-        except Rejected:
-            return None
 
     def _signed(self, envelope: DsseEnvelope, name: str) -> None:
         member = self._after.current.member(name)

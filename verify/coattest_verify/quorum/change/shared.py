@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held
+from coattest.files import Evidence, Held, read_or_none
 from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
@@ -61,7 +61,7 @@ def _files(commits: TwoCommits, log: Log, *, again: bool) -> Iterator[Finding]:
         if name not in commits.head.entries:
             if name in expected or (".p/" not in name and not again):
                 yield Finding("file-removed", name, "a part of the log, which is only extended")
-        elif name not in expected or _optional(commits.head, name, MAX_PART) != expected[name]:
+        elif name not in expected or read_or_none(commits.head, name, MAX_PART) != expected[name]:
             yield Finding("bad-log", name, "is not what the log's entries give")
     for name in sorted(set(expected) - set(commits.head.entries)):
         yield Finding("bad-log", name, "is missing")
@@ -114,17 +114,19 @@ def _held(head: CommitFiles, releases: Iterable[str]) -> Held:
     held = {}
     for name in head.entries:
         place = place_of(name, {})
-        if place and place.release in releases and place.kind in {CLAIM, STATEMENT, VOTE}:
-            try:
-                held[name] = head.read(name, place.limit)
-            except Rejected:
-                continue
+        if (
+            place
+            and place.release in releases
+            and place.kind in {CLAIM, STATEMENT, VOTE}
+            and (data := read_or_none(head, name, place.limit)) is not None
+        ):
+            held[name] = data
     return Held(held)
 
 
 def judge_attributes(commits: TwoCommits) -> list[Finding]:
     """What is wrong with a change of ``.gitattributes``: it may only become what ``members init`` writes."""
-    if _optional(commits.head, ATTRIBUTES_FILE, len(ATTRIBUTES_TEXT)) == ATTRIBUTES_TEXT:
+    if read_or_none(commits.head, ATTRIBUTES_FILE, len(ATTRIBUTES_TEXT)) == ATTRIBUTES_TEXT:
         return []
     return [Finding("malformed", ATTRIBUTES_FILE, "is not what verify members init writes")]
 
@@ -132,7 +134,7 @@ def judge_attributes(commits: TwoCommits) -> list[Finding]:
 def judge_members(commits: TwoCommits, after: MembersChain) -> list[Finding]:
     """What is wrong with a change of ``quorum.toml``, which ``follow`` found in the chain."""
     versions = [version.raw for version in after.versions]
-    old, new = (_optional(each, MEMBERS_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
+    old, new = (read_or_none(each, MEMBERS_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
     if old in versions and new in versions and versions.index(new) < versions.index(old):
         return [Finding("members-rollback", MEMBERS_FILE, "is an older version than before")]
     return []
@@ -140,7 +142,7 @@ def judge_members(commits: TwoCommits, after: MembersChain) -> list[Finding]:
 
 def judge_proposal(commits: TwoCommits, before: MembersChain, after: MembersChain) -> list[Finding]:
     """What is wrong with a proposal: that it follows nothing, or takes the place of one that was signed."""
-    old, new = (_optional(each, PROPOSAL_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
+    old, new = (read_or_none(each, PROPOSAL_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
     chain = {version.raw for version in after.versions}
     findings = []
     if old is not None and old not in chain and (signed := _signed_by(commits.base, before, old)):
@@ -165,10 +167,3 @@ def _signed_by(evidence: Evidence, before: MembersChain, payload: bytes) -> set[
         return found | signers(MembersFile.decode(payload), payload, envelopes)
     except Rejected:
         return found
-
-
-def _optional(evidence: Evidence, name: str, limit: int) -> bytes | None:
-    try:
-        return evidence.read(name, limit)
-    except Rejected:
-        return None
