@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_signer
-from coattest.files import make_folder, read_bounded, write_atomic
+from coattest.files import read_bounded, write_atomic, write_new
 from coattest_verify.signatures.olpc import encode_olpc
 
 SCHEMES = {
@@ -226,10 +226,6 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
     """
     if kind not in SCHEMES:
         raise UsageError(f"unknown key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
-    if path.exists() or path.is_symlink():
-        raise UsageError(
-            "already exists", where=str(path), hint="a key file is never overwritten", code="exists"
-        )
     key: Any
     if kind == "ed25519":
         key = ed25519.Ed25519PrivateKey.generate()
@@ -242,12 +238,10 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
     public = PublicKey.from_pem(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    make_folder(path.parent)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    if not write_new(path, content, 0o600):
+        raise UsageError(
+            "already exists", where=str(path), hint="a key file is never overwritten", code="exists"
+        )
     write_atomic(path.with_name(path.name + ".pub"), public.pem)
     return public
 
