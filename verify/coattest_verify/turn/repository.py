@@ -105,11 +105,8 @@ class OwnRepository:
                 hint="check url and branch in turn.toml, and your access",
                 code="git",
             )
-        with self._opened() as repository:
-            try:
-                found = repository.commit(TIP)
-            except Rejected as error:
-                raise self._unreadable(error) from None
+        with self._opened() as repository, self._readable():
+            found = repository.commit(TIP)
         if found is None:
             raise EnvironmentFailure("git fetched no commit", where=self.settings.url, code="git")
         return found
@@ -138,34 +135,31 @@ class OwnRepository:
     def files_at(self, commit: str) -> Iterator[CommitFiles]:
         """The folder of attestations in a commit. Raises EnvironmentFailure (``bad-repository``)."""
         with self._opened() as repository:
-            try:
+            with self._readable():
                 files = CommitFiles(repository, commit, self.settings.folder)
-            except Rejected as error:
-                raise self._unreadable(error) from None
             yield files
 
     def parents(self, commit: str) -> list[str]:
         """The ids of a commit's parents. Raises EnvironmentFailure (``bad-repository``)."""
-        with self._opened() as repository:
-            try:
-                return repository.parents(commit)
-            except Rejected as error:
-                raise self._unreadable(error) from None
+        with self._opened() as repository, self._readable():
+            return repository.parents(commit)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Repository]:
         with Folder(self.path) as folder:
-            try:
+            with self._readable():
                 found = open_bare(folder)
-            except Rejected as error:
-                raise self._unreadable(error) from None
             if found is None:
                 raise EnvironmentFailure("not a repository", where=str(self.path), code="bad-repository")
             with found:
                 yield found
 
-    def _unreadable(self, error: Rejected) -> EnvironmentFailure:
-        return EnvironmentFailure(error.what, where=str(self.path), code="bad-repository")
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Rejected as error:
+            raise EnvironmentFailure(error.what, where=str(self.path), code="bad-repository") from None
 
     def _push(self, url: str, what: str) -> Pushed:
         done = self._run(
