@@ -141,7 +141,7 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
                         "kind": entry.kind,
                         "member": entry.member,
                         "sha256": entry.sha256,
-                        **dict(entry.facts),
+                        **entry.facts,
                     }
                     for entry in entries
                 ],
@@ -150,13 +150,12 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         return
     rows = []
     for index, entry in enumerate(entries):
-        facts = dict(entry.facts)
-        what = entry.outcome or facts.get("version") or facts.get("release", "")
+        what = entry.outcome or entry.facts.get("version") or entry.facts.get("release", "")
         rows.append((str(index), entry.kind, entry.member or "", what, entry.sha256))
     out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
-    for facts in (dict(entry.facts) for entry in entries):
-        if "claim" in facts:
-            out().print(f"claim {facts['claim']} of {facts.get('release', '')}")
+    for entry in entries:
+        if "claim" in entry.facts:
+            out().print(f"claim {entry.facts['claim']} of {entry.facts.get('release', '')}")
     out().print(f"root {checkpoint.root.hex()}")
     for note in notes:
         size = note.checkpoint.size

@@ -120,7 +120,7 @@ def cosign_rows(member: str, plan: CosignPlan) -> Rows:
 def entry_words(data: bytes) -> str:
     """An entry of the log in a few words. Raises Rejected."""
     entry = parse_entry(data)
-    facts = dict(entry.facts)
+    facts = entry.facts
     version = f"version {facts['version']}" if "version" in facts else ""
     words = (entry.kind, entry.member, entry.outcome, version, facts.get("release"))
     return " ".join(word for word in words if word)

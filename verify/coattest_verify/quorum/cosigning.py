@@ -105,7 +105,8 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
     log = sound_log(chain)
     logged = set(log.entries) if log else set()
-    here = present_entries(evidence, chain.current, root) + signature_entries(evidence, chain.versions)
+    here = present_in(of_each_release(evidence), chain.current, root)
+    here += signature_entries(evidence, chain.versions)
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
     entries = [*(log.entries if log else ()), *fresh]
     if not entries:
@@ -277,18 +278,13 @@ def of_each_release(evidence: Evidence) -> Releases:
     return found
 
 
-def present_entries(evidence: Evidence, members: MembersFile, root: bytes) -> list[bytes]:
-    """The entries that a member would log: one for everything authentic that is here.
+def present_in(there: Releases, members: MembersFile, root: bytes) -> list[bytes]:
+    """The entries that a member would log: one for everything authentic that is there.
 
     A vote in another quorum, with the same key, is none here: its entry would not say so.
     What shows a result first, claims before statements, then by kind and name, and publications of a claim
     that is not the one here last, so that the same files give the same log, whoever appends.
     """
-    return present_in(of_each_release(evidence), members, root)
-
-
-def present_in(there: Releases, members: MembersFile, root: bytes) -> list[bytes]:
-    """Entries for everything authentic in the folder."""
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
     votes = [
         (vote, claim)
@@ -318,7 +314,7 @@ def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
     """Who commits in the same append as another one's statement could have copied it."""
     found = parse_entry(entry)
     hidden = found.kind != "rebuild" or found.outcome == COULD_NOT_BUILD
-    return hidden, found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
+    return hidden, found.kind, found.facts.get("release", ""), found.member or "", found.sha256
 
 
 def all_recomputed(
@@ -358,7 +354,7 @@ def all_recomputed(
         if _archived_with(index, entry, archived):
             continue
         settled = index < len(chain.state.entries)
-        on_trust = settled or dict(entry.facts).get("quorum") not in ordered
+        on_trust = settled or entry.facts.get("quorum") not in ordered
         if not on_trust or not any(_replaces(each, entry, chain.current, settled=settled) for each in later):
             raise _no_file(index, entry)
 
@@ -373,7 +369,7 @@ def _replaces(later: LogEntry, entry: LogEntry, current: MembersFile, *, settled
     no commitment is: of one member's only the first few count.
     """
     names = ("release", "architecture", "tree_sha256", "lock_sha256")
-    old, new = dict(entry.facts), dict(later.facts)
+    old, new = entry.facts, later.facts
     place = (new.get("quorum"), new.get("round"))
     if not settled and place not in (
         (old.get("quorum"), old.get("round")),
@@ -396,7 +392,7 @@ def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) 
     return (
         entry.kind in LEAVES
         and entry.outcome != DISSENT
-        and any(each.covers(dict(entry.facts)) and index < each.since for each in archived)
+        and any(each.covers(entry.facts) and index < each.since for each in archived)
     )
 
 

@@ -71,8 +71,7 @@ class OwnFiles:
         statements, votes = read_statements(held, self.members)[0], read_votes(held, self.members)[0]
         made = [parse_entry(entry) for entry in (*map(statement_entry, statements), *map(vote_entry, votes))]
         return bool(made) and all(
-            found.covers(dict(each.facts)) and each.kind in LEAVES and each.outcome != DISSENT
-            for each in made
+            found.covers(each.facts) and each.kind in LEAVES and each.outcome != DISSENT for each in made
         )
 
     def _archive(self, release: str) -> Archived | None:

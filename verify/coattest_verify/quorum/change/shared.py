@@ -9,7 +9,7 @@ from coattest.files import Evidence, Held, read_or_none
 from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
-from coattest_verify.quorum.cosigning import present_entries
+from coattest_verify.quorum.cosigning import of_each_release, present_in
 from coattest_verify.quorum.log.entries import SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
@@ -75,11 +75,8 @@ def _entries(
     if not fresh:
         return
     yield from _too_late(head, log, start, after, root)
-    releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
-    known = {
-        *present_entries(_held(head, releases), after.current, root),
-        *signature_entries(head, after.versions),
-    }
+    releases = {parse_entry(entry).facts.get("release", "") for entry in fresh}
+    known = {*_present(head, releases, after, root), *signature_entries(head, after.versions)}
     logged = set(log.entries[:start])
     for index, entry in enumerate(fresh, start):
         if entry in logged:
@@ -99,7 +96,7 @@ def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root
         return
     shown = {entry.source for entry in entries[:start] if entry.shows}
     releases = {place.release for name in head.entries if (place := place_of(name, {})) and place.release}
-    here = set(present_entries(_held(head, releases), after.current, root)) - set(log.entries[:start])
+    here = set(_present(head, releases, after, root)) - set(log.entries[:start])
     waiting = {entry.source for entry in map(parse_entry, here) if entry.shows} - shown
     for index, entry in enumerate(entries[start:], start):
         if entry.shows:
@@ -109,8 +106,8 @@ def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root
             yield Finding("bad-log", CHECKPOINT_FILE, text)
 
 
-def _held(head: CommitFiles, releases: Iterable[str]) -> Held:
-    """The signed files and claims of these releases."""
+def _present(head: CommitFiles, releases: Iterable[str], after: MembersChain, root: bytes) -> list[bytes]:
+    """The entries that the signed files and claims of these releases give."""
     held = {}
     for name in head.entries:
         place = place_of(name, {})
@@ -121,7 +118,7 @@ def _held(head: CommitFiles, releases: Iterable[str]) -> Held:
             and (data := read_or_none(head, name, place.limit)) is not None
         ):
             held[name] = data
-    return Held(held)
+    return present_in(of_each_release(Held(held)), after.current, root)
 
 
 def judge_attributes(commits: TwoCommits) -> list[Finding]:

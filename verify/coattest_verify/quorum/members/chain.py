@@ -40,7 +40,6 @@ from coattest_verify.quorum.log.examine import (
     agreed_size,
     checked_log,
     cosigned_by,
-    cosigned_sizes,
     readable,
 )
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
@@ -204,7 +203,9 @@ def _state(
 
         @functools.cache
         def cosigned(version: MembersFile) -> Mapping[str, int]:
-            return cosigned_sizes(evidence, log, version)
+            found = cosigned_by(evidence, log, version)
+            notes = found.cosignatures if isinstance(found, Log) else {}
+            return {name: note.checkpoint.size for name, note in notes.items()}
 
         def agreed(base: MembersFile, following: MembersFile) -> int:
             return agreed_size(base, (cosigned(base), cosigned(following)))
