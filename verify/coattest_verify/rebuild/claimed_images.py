@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,22 +17,15 @@ from coattest_verify.quorum.statements.claim import Claimed, ProfileResult
 def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) -> dict[str, Path]:
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
-    The images are copied into ``scratch``: the rebuild may write to the same folder.
+    The images are copied into ``scratch``: the rebuild may write to the same folder. Those that are there
+    already are not looked for again.
     """
     saved: dict[str, Path] = {}
     for profile, claimed in sorted(claim.profiles.items()):
-        for folder in folders:
-            if profile not in saved and _copy(folder, claimed, scratch / claimed.name):
-                saved[profile] = scratch / claimed.name
+        image = scratch / claimed.name
+        if not image.exists() and any(_copy(folder, claimed, image) for folder in folders):
+            saved[profile] = image
     return saved
-
-
-def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
-    """Whether a folder has at least one of the claimed images."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return any(
-            _copy(folder, claimed, Path(scratch) / claimed.name) for claimed in claim.profiles.values()
-        )
 
 
 def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:
