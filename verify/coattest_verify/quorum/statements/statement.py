@@ -167,12 +167,15 @@ class RebuildReport:
 
     def differences(self, claim: Claimed) -> tuple[Finding, ...]:
         """Each difference of this build from a claim, most telling first; empty when there is none."""
-        found = []
-        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
-            mine, theirs = getattr(self, name), getattr(claim, name)
+        found: list[Finding] = []
+
+        def check(name: str, mine: str, theirs: str, detail: str | None = None) -> None:
             if mine != theirs:
-                detail = f"{mine} instead of {theirs}"
+                detail = detail or f"{mine} instead of {theirs}"
                 found.append(Finding("mismatch", name, detail, expected=theirs, found=mine))
+
+        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
+            check(name, getattr(self, name), getattr(claim, name))
         for profile in sorted({*claim.profiles, *self.profiles}):
             if profile not in self.profiles:
                 found.append(Finding("not-built", profile, "not built here"))
@@ -180,14 +183,8 @@ class RebuildReport:
                 found.append(Finding("not-claimed", profile, "not in the claim"))
             else:
                 found += self.profiles[profile].differences(claim.profiles[profile], profile)
-        if self.built.container != claim.container:
-            mine, theirs = self.built.container or "none", claim.container or "none"
-            detail = f"{mine} instead of {theirs}"
-            found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
-        if self.network != claim.network:
-            mine, theirs = str(self.network), str(claim.network)
-            detail = "not the claim's network"
-            found.append(Finding("mismatch", "network", detail, expected=theirs, found=mine))
+        check("container", self.built.container or "none", claim.container or "none")
+        check("network", str(self.network), str(claim.network), "not the claim's network")
         return tuple(found)
 
 
