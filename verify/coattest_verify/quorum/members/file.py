@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -350,29 +350,21 @@ def _time(fields: Fields, name: str) -> datetime:
     return value.astimezone(timezone.utc)
 
 
+_ALWAYS = ("expires", "round", "threshold", "dissent", "max_age_days", "require_compiled_kernel")
+_DEFAULTS = {"routes": 1, "hosts": 0, "commitments": 0, "revoke_threshold": 1, "reviews": 0, "change": 0}
+"""Values that every members file has, and the defaults of those that are left out."""
+
+
 def _render(file: MembersFile) -> bytes:
     values: dict[str, Any] = {"format": FORMAT, "version": file.version}
     if file.previous is not None:
         values["previous"] = file.previous
+    values |= {name: getattr(file, name) for name in _ALWAYS}
     values |= {
-        "expires": file.expires,
-        "round": file.round,
-        "threshold": file.threshold,
-        "dissent": file.dissent,
-        "max_age_days": file.max_age_days,
-        "require_compiled_kernel": file.require_compiled_kernel,
+        name: value for name, default in _DEFAULTS.items() if (value := getattr(file, name)) != default
     }
-    optional: Mapping[str, tuple[int, int]] = {
-        "routes": (file.routes, 1),
-        "hosts": (file.hosts, 0),
-        "commitments": (file.commitments, 0),
-        "revoke_threshold": (file.revoke_threshold, 1),
-        "reviews": (file.reviews, 0),
-        "change": (file.change, 0),
-    }
-    values |= {name: value for name, (value, default) in optional.items() if value != default}
     if file.restart is not None:
-        values["restart"] = {"size": file.restart.size, "root": file.restart.root}
+        values["restart"] = asdict(file.restart)
     values["members"] = [
         {"name": member.name, "keys": [key.text for key in member.keys]} for member in file.members
     ]
