@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
+from typing import Any
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import config_folder, read_bounded, read_whole, write_atomic, write_plain
@@ -204,17 +205,15 @@ def _merged(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -
 
 def _encode(roots: dict[bytes, Seen]) -> bytes:
     values = {
-        f"sha256:{root.hex()}": {
-            "version": seen.version,
-            "sha256": seen.sha256,
-            **({"log": _log(seen.log)} if seen.log else {}),
-            **({"agreed": True} if seen.agreed else {}),
-            **(
-                {"objections": [_objection(each) for each in sorted(seen.objections, key=astuple)]}
-                if seen.objections
-                else {}
-            ),
-        }
+        f"sha256:{root.hex()}": _said(
+            {
+                "version": seen.version,
+                "sha256": seen.sha256,
+                "log": _log(seen.log) if seen.log else None,
+                "agreed": seen.agreed,
+                "objections": [_said(asdict(each)) for each in sorted(seen.objections, key=astuple)],
+            }
+        )
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
@@ -225,8 +224,9 @@ def _log(log: SeenLog) -> dict[str, str | int]:
     return values if log.restart else {name: values[name] for name in ("size", "root")}
 
 
-def _objection(each: SeenObjection) -> dict[str, str]:
-    return {name: value for name, value in asdict(each).items() if value}
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without those that say nothing."""
+    return {name: value for name, value in values.items() if value}
 
 
 def _decode(content: bytes) -> dict[bytes, Seen]:
