@@ -121,17 +121,19 @@ def review_command(
             shown_lock=digest,
             expect=expect,
         )
-    _tell(
-        path,
-        {
-            "moved": rows,
-            "kernel_profile": kernel,
-            "network": network.to_json() if network else None,
-            "container": lock.container.identity() if lock.container else None,
-            "compared_with": str(since) if since else None,
-        },
-        as_json,
-    )
+    if as_json:
+        emit_json(
+            {
+                "moved": rows,
+                "kernel_profile": kernel,
+                "network": network.to_json() if network else None,
+                "container": lock.container.identity() if lock.container else None,
+                "compared_with": str(since) if since else None,
+                "file": str(path) if path else None,
+            }
+        )
+    elif path is not None:
+        err().print(f"{path}: signed")
 
 
 def _change(move: locker.Move) -> str:
@@ -226,10 +228,3 @@ def _sign(
         expected=expect,
     )
     return put_vote(attestations, vote, signer)
-
-
-def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit_json({**values, "file": str(path) if path else None})
-    elif path is not None:
-        err().print(f"{path}: signed")
