@@ -231,6 +231,8 @@ def root_named(text: str) -> Root:
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
     """The documents to verify, each with its time, and the names of the other files of the directory."""
+    if at not in (None, AT_DOCUMENT, AT_INDEX):
+        now = parse_time(at)
     if path == STDIN:
         if at == AT_INDEX:
             raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where="stdin")
@@ -295,8 +297,7 @@ def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: In
     try:
         document = decode_document(data)
     except Rejected as refused:
-        when = now if at in (None, AT_DOCUMENT, AT_INDEX) else parse_time(at or "")
-        return Item(path, b"", when, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
+        return Item(path, b"", now, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
     finding = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
         finding = Finding("index", "", f"not the file that {INDEX_NAME} names: its SHA-256 differs")
@@ -306,12 +307,10 @@ def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: In
 
 
 def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> datetime:
-    if at is None:
+    if at not in (AT_DOCUMENT, AT_INDEX):
         return now
     if at == AT_INDEX and entry is not None and entry.at is not None:
         return entry.at
-    if at not in (AT_DOCUMENT, AT_INDEX):
-        return parse_time(at)
     try:
         return parse_unverified(document).timestamp
     except Malformed:
