@@ -13,7 +13,6 @@ from coattest.shell import confirm_signing, err, expect_option, json_option, out
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options, tell_expiry
 from coattest_verify.cli.words import cosign_rows, entry_words
 from coattest_verify.quorum.cosigning import (
-    WHENEVER,
     CosignPlan,
     append_log,
     cosign_log,
@@ -93,7 +92,7 @@ def log_cosign_command(
     )
     if seen is not None:
         with Folder(attestations) as folder:
-            chain = follow(folder, pinned, seen=seen, now=WHENEVER, deciding=False)
+            chain = follow(folder, pinned, seen=seen, now=None)
             memory.remember(pinned, seen_by_cosigner(folder, chain, log, seen))
     names = sorted({*log.times, signing.member})
     if as_json:

@@ -66,9 +66,6 @@ OTHER_HEAD = "get the log that you cosigned from the other members, or cosign on
 TAKEN_BACK = "whoever appended it takes that back, before anybody cosigned it"
 """What to do about an entry that no honest member appends."""
 
-WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
-"""An expired members file stops decisions, and neither its log nor its succession."""
-
 STALE = {"log-shrunk", "log-gone"}
 """Codes of a log that may only be old: nothing is known to be false."""
 
@@ -102,7 +99,7 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=None)
     log = sound_log(chain)
     logged = set(log.entries) if log else set()
     here = present_in(of_each_release(evidence), chain.current, root)
@@ -193,7 +190,7 @@ def ready_to_cosign(
 
     Everything that a cosignature says is checked. Raises as ``cosign_log``.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=None)
     own_key(member, _speaking(chain, member, signer), signer)
     log = sound_log(chain)
     if log is None:
@@ -239,7 +236,8 @@ def _objections_here(evidence: Evidence, chain: MembersChain) -> frozenset[SeenO
         votes = read_votes(files, chain.current)[0]
         found |= seen_revocations(votes, root)
         if claim is not None:
-            question = DecisionQuestion(claim, chain.current, "", WHENEVER, chain.versions)
+            whenever = datetime.min.replace(tzinfo=timezone.utc)
+            question = DecisionQuestion(claim, chain.current, "", whenever, chain.versions)
             found |= seen_objections(read_statements(files, chain.current)[0], votes, question, root)
     return found
 

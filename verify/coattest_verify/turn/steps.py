@@ -19,7 +19,6 @@ from coattest.findings import Finding
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
 from coattest_verify.quorum.commitments import commitments_missing
 from coattest_verify.quorum.cosigning import (
-    WHENEVER,
     CosignPlan,
     append_log,
     cosign_log,
@@ -185,7 +184,7 @@ class MemberTurn:
     def _chain(self, evidence: Evidence) -> MembersChain:
         """What is in force, expired or not. Raises Rejected."""
         seen = self.memory.seen(self.root)
-        return follow(evidence, self.root, seen=seen, now=WHENEVER, deciding=False)
+        return follow(evidence, self.root, seen=seen, now=None)
 
     def _append(self, attestations: Path) -> None:
         try:
