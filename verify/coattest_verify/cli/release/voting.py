@@ -1,4 +1,4 @@
-"""What the verbs share by which a member objects, or takes an objection back: each signs one vote."""
+"""What the verbs share by which a member signs a vote: it reviewed, objects, or takes an objection back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ class VoteRequest:
     as_json: bool
 
     def vote(
-        self, kind: str, source: Claimed | Vote, *, undoes: str | None = None, excused: str | None = None
+        self,
+        kind: str,
+        source: Claimed | Vote,
+        *,
+        since: str | None = None,
+        undoes: str | None = None,
+        excused: str | None = None,
     ) -> Vote:
         """The vote as of now, with the reason as its note; see ``make_vote``."""
         return make_vote(
@@ -39,6 +45,7 @@ class VoteRequest:
             claim=source,
             note=self.reason,
             now=utc_now(),
+            since=since,
             undoes=undoes,
             excused=excused,
         )
