@@ -88,12 +88,12 @@ def take_turn(
             _name_origin(repository, member, tip, now())
             member.done += member.logged
             return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
-        pushed = repository.push(made)
-        if pushed.done:
+        refused = repository.push(made)
+        if refused is None:
             published = True
             member.done += member.logged
             continue
-        said = pushed.said
+        said = refused
         refusals += 1
     raise EnvironmentFailure(
         f"{MAX_ROUNDS} rounds, and others pushed first in each: {said}",
