@@ -53,14 +53,10 @@ class OwnFiles:
     ) -> None:
         """``member`` is whose change it is known to be, if that is known."""
         self._root, self._before, self._after = root, before, after
+        self._members = before.current
         self._base, self._head = commits.base, commits.head
         self._member = member
         self._archived: dict[str, Archived | None] = {}
-
-    @property
-    def members(self) -> MembersFile:
-        """The members file in force before the change."""
-        return self._before.current
 
     def may_go(self, name: str, place: FilePlace, data: bytes) -> bool:
         """Whether enough members archived a file, by what was merged before: no objection, and no archive."""
@@ -68,7 +64,7 @@ class OwnFiles:
         if found is None or place.kind in {CLAIM, LINK}:
             return found is not None
         held = Held({leaf(name): data})
-        statements, votes = read_statements(held, self.members)[0], read_votes(held, self.members)[0]
+        statements, votes = read_statements(held, self._members)[0], read_votes(held, self._members)[0]
         made = [parse_entry(entry) for entry in (*map(statement_entry, statements), *map(vote_entry, votes))]
         return bool(made) and all(
             found.covers(each.facts) and each.kind in LEAVES and each.outcome != DISSENT for each in made
@@ -77,14 +73,14 @@ class OwnFiles:
     def _archive(self, release: str) -> Archived | None:
         if release not in self._archived:
             self._archived[release] = (
-                archive_of(self._base, release, self.members, self._root, self._logged) if release else None
+                archive_of(self._base, release, self._members, self._root, self._logged) if release else None
             )
         return self._archived[release]
 
     @functools.cached_property
     def _logged(self) -> Mapping[bytes, int]:
         """The entries of the log before the change."""
-        log = read_quorum_log(self._base, self._root, self.members)
+        log = read_quorum_log(self._base, self._root, self._members)
         return {entry: index for index, entry in enumerate(log.entries)} if log else {}
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
@@ -174,7 +170,7 @@ class OwnFiles:
             raise Rejected("is about a different quorum", code="members-wrong-root")
         _require_release(votes[0].release, place)
         earlier = (
-            self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
+            self._published(self._base, self._members, place.release) if votes[0].kind == PUBLISH else set()
         )
         if earlier - {votes[0].claim}:
             raise Rejected("another claim is published under this release's name", code="name-taken")

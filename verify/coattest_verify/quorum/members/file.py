@@ -139,10 +139,7 @@ class MembersFile:
 
     def owner(self, key: PublicKey) -> str | None:
         """The member whose key this is, or None."""
-        for member in self.members:
-            if key in member.keys:
-                return member.name
-        return None
+        return next((member.name for member in self.members if key in member.keys), None)
 
     def unmet(self, agreeing: Collection[str]) -> tuple[Finding, ...]:
         """Each threshold that the members in ``agreeing`` do not reach; empty when they reach all.
