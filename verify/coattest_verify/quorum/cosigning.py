@@ -253,16 +253,11 @@ def sound_log(chain: MembersChain) -> Log | None:
 
 
 def _unsound(finding: Finding) -> FoundFalse | EnvironmentFailure:
+    hint = "ask the other members for their copy"
     if finding.code in STALE:
-        return EnvironmentFailure(
-            finding.detail,
-            where=finding.where,
-            hint="this may be an old copy: fetch, or ask the other members for theirs",
-            code=finding.code,
-        )
-    return FoundFalse(
-        finding.detail, where=finding.where, hint="ask the other members for their copy", code=finding.code
-    )
+        hint = "this may be an old copy: fetch, or ask the other members for theirs"
+    kind = EnvironmentFailure if finding.code in STALE else FoundFalse
+    return kind(finding.detail, where=finding.where, hint=hint, code=finding.code)
 
 
 def of_each_release(evidence: Evidence) -> Releases:
