@@ -160,15 +160,12 @@ def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
 
     A proposal that cannot be read has none: whoever put it there stops nobody.
     """
-    found: dict[PublicKey, None] = {}
     installed, proposal = _read(evidence, MEMBERS_FILE), None
     with contextlib.suppress(Rejected, UsageError):
         proposal = _read(evidence, PROPOSAL_FILE)
     chain = latest_state(evidence, installed).versions if installed else ()
-    for members in (*chain[-1:], installed, proposal):
-        party = members.member(member) if members else None
-        found.update(dict.fromkeys(party.keys if party else ()))
-    return tuple(found)
+    parties = [members.member(member) for members in (*chain[-1:], installed, proposal) if members]
+    return tuple(dict.fromkeys(key for party in parties if party for key in party.keys))
 
 
 def check_countersigner(waiting: Pending, member: str, key: PublicKey) -> None:
