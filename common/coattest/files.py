@@ -349,6 +349,14 @@ class Evidence(Protocol):
         ...
 
 
+def read_or_none(evidence: Evidence, name: str, limit: int = MAX_SIZE) -> bytes | None:
+    """A file's bytes; None for what is absent, or cannot be read and so counts for nothing."""
+    try:
+        return evidence.read(name, limit)
+    except Rejected:
+        return None
+
+
 class Folder:
     """A folder on disk, opened once; names are resolved in it and never through a symbolic link.
 

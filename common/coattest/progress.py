@@ -5,47 +5,31 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
 
 from coattest.shell import byte_progress, err, step_progress
 from coattest.text import printable
 
 
-class Reporter(Protocol):
-    """Receives the progress of a long operation."""
+class Reporter:
+    """Receives the progress of a long operation; this one shows nothing."""
 
     def note(self, text: str) -> None:
         """Show one line."""
 
     def step(self, text: str) -> AbstractContextManager[None]:
         """A step of unknown length runs while the context is open."""
-        ...
+        return contextlib.nullcontext()
 
     def transfer(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """``total`` bytes are transferred while the context is open; call the value with each increment."""
-        ...
-
-
-class Quiet:
-    """A reporter that shows nothing."""
-
-    def note(self, text: str) -> None:
-        """Ignore the line."""
-
-    def step(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002, PLR6301, RUF100
-        """Run the step."""
-        return contextlib.nullcontext()
-
-    def transfer(  # noqa: PLR6301, RUF100
-        self,
-        text: str,  # noqa: ARG002, RUF100
-        total: int,  # noqa: ARG002, RUF100
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        """Run the transfer, and ignore its increments."""
         return contextlib.nullcontext(lambda _: None)
 
 
-class Terminal:
+class Quiet(Reporter):
+    """A reporter that shows nothing."""
+
+
+class Terminal(Reporter):
     """A reporter on stderr: bars and spinners on a terminal, one line per step elsewhere."""
 
     def __init__(self) -> None:

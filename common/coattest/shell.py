@@ -84,9 +84,7 @@ json_option: Decorator = option_group(
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def _expected(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
+def _expected(value: str) -> str:
     if not _DIGEST.fullmatch(value):
         raise UsageError(
             f"--expect {value[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-expect"
@@ -97,7 +95,7 @@ def _expected(_context: click.Context, _parameter: click.Parameter, value: str |
 expect_option: Decorator = option_group(
     click.option(
         "--expect",
-        callback=_expected,
+        type=_expected,
         metavar="sha256:HEX",
         help="Sign only what has this digest, as the command shows it; without a terminal there is no other"
         " way to say yes.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from coattest.errors import Rejected
@@ -109,9 +109,9 @@ def shown(text: str, limit: int = 60) -> str:
 
 
 class Fields:
-    """Typed access to one JSON object; whatever is not taken by the end is an unknown field."""
+    """Typed access to a JSON object and those in it; whatever is not taken by the end is an unknown field."""
 
-    __slots__ = ("_taken", "path", "values")
+    __slots__ = ("_inside", "_taken", "path", "values")
 
     def __init__(self, value: Any, path: str) -> None:
         if not isinstance(value, dict):
@@ -119,6 +119,7 @@ class Fields:
         self.values: Mapping[str, Any] = value
         self.path = path
         self._taken: set[str] = set()
+        self._inside: dict[str | tuple[str, int], Fields] = {}
 
     def _get(self, name: str) -> Any:
         self._taken.add(name)
@@ -179,8 +180,17 @@ class Fields:
         return value
 
     def fields(self, name: str) -> Fields:
-        """The object in a field."""
-        return Fields(self._get(name), self.at(name))
+        """The object in a field: the same one at each call, and ``done`` looks into it."""
+        value = self._get(name)
+        if name not in self._inside:
+            self._inside[name] = Fields(value, self.at(name))
+        return self._inside[name]
+
+    def each(self, name: str, *, low: int = 0, high: int) -> Iterator[Fields]:
+        """The objects of an array of ``low`` to ``high`` items; ``done`` looks into them."""
+        for index, item in enumerate(self.items(name, low=low, high=high)):
+            entry = self._inside[name, index] = Fields(item, self.at(f"{name}[{index}]"))
+            yield entry
 
     def mapping(self, name: str, *, low: int = 1, high: int) -> Mapping[str, Any]:
         """An object whose keys are data, with ``low`` to ``high`` members."""
@@ -199,7 +209,9 @@ class Fields:
         return read(name, *form, **limits) if self.values.get(name) is not None else None
 
     def done(self) -> None:
-        """Refuse fields that were not read. Raises Rejected."""
+        """Refuse fields that were not read, here or in an object inside. Raises Rejected."""
+        for inside in self._inside.values():
+            inside.done()
         unknown = sorted(set(self.values) - self._taken)
         if unknown:
             raise Rejected(f"{self.at(shown(unknown[0]))}: unknown field", code="unknown-field")

@@ -38,7 +38,7 @@ from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.signatures.keys import Signer
 from coattest_verify.turn.loop import TurnEnd, take_turn
 from coattest_verify.turn.objects import write_commit
-from coattest_verify.turn.repository import OwnRepository, Pushed
+from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.settings import TurnSettings
 from coattest_verify.turn.steps import MemberTurn, Questions
 from support.verify.desk import Desk
@@ -59,13 +59,13 @@ class SharedStore(OwnRepository):
         """The branch's tip."""
         return (self.path / MAIN.decode()).read_text().strip()
 
-    def push(self, commit: str) -> Pushed:
+    def push(self, commit: str) -> str | None:
         """Fast-forward only: the tip must be the commit's parent."""
         with self._opened() as repository:
             if not repository.descends(commit, self.fetch()):
-                return Pushed(False, "! [rejected] (fetch first)")
+                return "! [rejected] (fetch first)"
         (self.path / MAIN.decode()).write_text(f"{commit}\n")
-        return Pushed(True, "")
+        return None
 
 
 @dataclass
@@ -217,7 +217,7 @@ class Table:
             made = write_commit(
                 repository.path, commit, "attestations", changes, author=name, message="x", now=self.now()
             )
-        assert repository.push(made).done
+        assert repository.push(made) is None
 
     def decide(self, seat: Seat, release: str | None, at: str | None = None) -> Outcome | None:
         """What a member decides on the branch's tip, or a commit, with what it remembers from now on."""
@@ -276,16 +276,16 @@ class Crowded(OwnRepository):
         """As the member's own does."""
         return self._seat.repository.fetch()
 
-    def push(self, commit: str) -> Pushed:
+    def push(self, commit: str) -> str | None:
         """Others first, as the seed has it; then this one."""
         table = self._table
         while table.queue and table.dice.random() < 0.5:
             other = table.queue.pop()
             # What is inside has a state of its own, and comes back to this one's.
             table._turn(other, self._claim, self._done)
-        pushed = self._seat.repository.push(commit)
-        table.lost += not pushed.done
-        return pushed
+        refused = self._seat.repository.push(commit)
+        table.lost += refused is not None
+        return refused
 
 
 def first_commit(bare: Path, attestations: Path) -> str:

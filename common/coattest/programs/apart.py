@@ -40,7 +40,7 @@ def require_apart(folders: Iterable[Path]) -> None:
     """
     named = tuple(folders)
     _require_own_records(named)
-    judged = dict(_checkouts(named) if named else _marked(Path.cwd()))
+    judged = _identified(_checkouts(named) if named else checkouts_around(Path.cwd()))
     if not judged:
         return
     around = _Around(judged)
@@ -61,7 +61,7 @@ def require_apart(folders: Iterable[Path]) -> None:
 
 def _require_own_records(folders: Iterable[Path]) -> None:
     """Raise EnvironmentFailure (``not-apart``) when what this user's commands remember lies in a folder."""
-    around = _Around(dict(_brought(folders)))
+    around = _Around(_identified(_brought(folders)))
     for what, variable in (
         ("the record of one's own work", STATE_VARIABLE),
         ("the record of what was pinned", CONFIG_VARIABLE),
@@ -79,13 +79,13 @@ def _require_own_records(folders: Iterable[Path]) -> None:
             )
 
 
-def _brought(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
+def _brought(folders: Iterable[Path]) -> Iterator[Path]:
     """The repository of each folder; a checkout or attestations without one is meant itself."""
     for folder in folders:
         for start in {folder.absolute(), real_path(folder)}:
             yield from _repository(start)
             if any(os.path.lexists(start / part) for part in PARTS):
-                yield from _named(start)
+                yield start
 
 
 def own_places() -> Iterator[tuple[str, Path]]:
@@ -103,24 +103,18 @@ def own_places() -> Iterator[tuple[str, Path]]:
         yield "an imported module", Path(folder).absolute()
 
 
-def _checkouts(folders: Iterable[Path]) -> Iterator[tuple[Identity, Path]]:
+def _checkouts(folders: Iterable[Path]) -> Iterator[Path]:
     for folder in folders:
         for start in {folder.absolute(), real_path(folder)}:
-            yield from _named(start)
+            yield start
             yield from _repository(start.parent)
-            yield from _marked(start)
+            yield from checkouts_around(start)
 
 
-def _repository(start: Path) -> Iterator[tuple[Identity, Path]]:
-    """The nearest repository at or above a folder."""
+def _repository(start: Path) -> Iterator[Path]:
+    """The nearest repository at or above a folder, if there is one."""
     found = (each for each in (start, *start.parents) if os.path.lexists(each / REPOSITORY))
-    for nearest in itertools.islice(found, 1):
-        yield from _named(nearest)
-
-
-def _marked(start: Path) -> Iterator[tuple[Identity, Path]]:
-    for each in checkouts_around(start):
-        yield from _named(each)
+    return itertools.islice(found, 1)
 
 
 def checkouts_around(path: Path) -> Iterator[Path]:
@@ -130,10 +124,13 @@ def checkouts_around(path: Path) -> Iterator[Path]:
             yield each
 
 
-def _named(folder: Path) -> Iterator[tuple[Identity, Path]]:
-    identity = _identity(folder)
-    if identity is not None and folder != folder.parent:
-        yield identity, folder
+def _identified(folders: Iterable[Path]) -> dict[Identity, Path]:
+    """The folders that are there, but for the root of all, by their identity."""
+    return {
+        identity: folder
+        for folder in folders
+        if folder != folder.parent and (identity := _identity(folder)) is not None
+    }
 
 
 class _Around:

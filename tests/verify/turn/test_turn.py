@@ -23,7 +23,7 @@ from coattest_verify.quorum.releases import put_file
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Statement
 from coattest_verify.turn.loop import take_turn
-from coattest_verify.turn.repository import OwnRepository, Pushed
+from coattest_verify.turn.repository import OwnRepository
 from coattest_verify.turn.settings import TurnSettings, load_settings
 from coattest_verify.turn.steps import MemberTurn, Questions
 from support.raises import raises_code
@@ -153,8 +153,8 @@ def test_without_the_right_to_push_the_own_files_are_handed_in(table: Table) -> 
     class Protected(OwnRepository):
         """A server that takes no push to its main branch, and says so."""
 
-        def push(self, commit: str) -> Pushed:
-            return Pushed(False, "! [remote rejected] (protected branch hook declined)")
+        def push(self, commit: str) -> str:
+            return "! [remote rejected] (protected branch hook declined)"
 
     member = member_of(table, "ben")
     own = Protected(table.quorum.root, seat.repository.settings, seat.folder / "state" / "turn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -78,9 +79,7 @@ def lint_change_command(
                 "head": verdict.head,
                 "mergeable": not verdict.findings,
                 "members": list(verdict.members),
-                "changes": [
-                    {"name": each.name, "what": each.what, "member": each.member} for each in verdict.changes
-                ],
+                "changes": [asdict(each) for each in verdict.changes],
                 "findings": [finding.to_json() for finding in verdict.findings],
             }
         )

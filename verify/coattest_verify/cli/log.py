@@ -13,7 +13,6 @@ from coattest.shell import confirm_signing, err, expect_option, json_option, out
 from coattest_verify.cli.options import SigningKey, quorum_options, read_once, signing_options, tell_expiry
 from coattest_verify.cli.words import cosign_rows, entry_words
 from coattest_verify.quorum.cosigning import (
-    WHENEVER,
     CosignPlan,
     append_log,
     cosign_log,
@@ -93,7 +92,7 @@ def log_cosign_command(
     )
     if seen is not None:
         with Folder(attestations) as folder:
-            chain = follow(folder, pinned, seen=seen, now=WHENEVER, deciding=False)
+            chain = follow(folder, pinned, seen=seen, now=None)
             memory.remember(pinned, seen_by_cosigner(folder, chain, log, seen))
     names = sorted({*log.times, signing.member})
     if as_json:
@@ -141,7 +140,7 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
                         "kind": entry.kind,
                         "member": entry.member,
                         "sha256": entry.sha256,
-                        **dict(entry.facts),
+                        **entry.facts,
                     }
                     for entry in entries
                 ],
@@ -150,13 +149,12 @@ def log_show_command(*, attestations: Path, root: bytes | None, as_json: bool) -
         return
     rows = []
     for index, entry in enumerate(entries):
-        facts = dict(entry.facts)
-        what = entry.outcome or facts.get("version") or facts.get("release", "")
+        what = entry.outcome or entry.facts.get("version") or entry.facts.get("release", "")
         rows.append((str(index), entry.kind, entry.member or "", what, entry.sha256))
     out().show_rows(("entry", "kind", "member", "what", "sha256"), rows)
-    for facts in (dict(entry.facts) for entry in entries):
-        if "claim" in facts:
-            out().print(f"claim {facts['claim']} of {facts.get('release', '')}")
+    for entry in entries:
+        if "claim" in entry.facts:
+            out().print(f"claim {entry.facts['claim']} of {entry.facts.get('release', '')}")
     out().print(f"root {checkpoint.root.hex()}")
     for note in notes:
         size = note.checkpoint.size

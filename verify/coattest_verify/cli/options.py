@@ -169,14 +169,10 @@ report_options = option_group(
 """This machine's build: passed as ``rebuilt`` and ``vouched``."""
 
 
-def _root(_context: click.Context, _parameter: click.Parameter, value: str | None) -> bytes | None:
-    return parse_pinned_root(value) if value is not None else None
-
-
 root_option: Decorator = option_group(
     click.option(
         "--root",
-        callback=_root,
+        type=parse_pinned_root,
         metavar="sha256:HEX|NAME",
         help="Digest of quorum.toml version 1, got from the members, or your name for it in root-names.toml;"
         " with @N no version before N is taken. Remembered once given.",

@@ -27,11 +27,7 @@ from coattest_verify.cli.options import FOLDER, attestations_option, release_opt
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import RebuildReport
 from coattest_verify.rebuild.answer import built_elsewhere, read_claim, write_report
-from coattest_verify.rebuild.claimed_images import (
-    explain_differences,
-    holds_claimed_image,
-    save_claimed_images,
-)
+from coattest_verify.rebuild.claimed_images import explain_differences, save_claimed_images
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 
 MAX_EXPLAINED = 10
@@ -104,11 +100,12 @@ def rebuild_command(
     make_folder(target)
     remove_reports(target)
     with tempfile.TemporaryDirectory(prefix=".claimed-", dir=target) as scratch:
-        saved = save_claimed_images(claim, [*([claimed] if claimed else []), target], Path(scratch))
-        if claimed and not holds_claimed_image(claim, claimed):
+        saved = save_claimed_images(claim, [claimed] if claimed else [], Path(scratch))
+        if claimed and not saved:
             raise UsageError(
                 "has no claimed image", where=str(claimed), hint="leave --claimed out, or correct it"
             )
+        saved |= save_claimed_images(claim, [target], Path(scratch))
         built = builder.build(
             source, target, profiles=profiles or tuple(sorted(claim.profiles)), progress=Terminal(), **options
         )

@@ -75,10 +75,6 @@ class Asked(Questions):
         confirm_signing(rows, subject=subject, digest=digest, expected=expected, looked_at=looked_at)
 
 
-def _digests(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(parse_quorum_root(value).hex() for value in values)
-
-
 @click.command("turn")
 @signing_options
 @click.option(
@@ -98,7 +94,7 @@ def _digests(_context: click.Context, _parameter: click.Parameter, values: tuple
         "--expect",
         "expected",
         multiple=True,
-        callback=_digests,
+        type=parse_quorum_root,
         metavar="sha256:HEX",
         help="Say yes to this members file, claim or build report; repeatable.",
     ),
@@ -111,7 +107,7 @@ def turn_command(
     rebuilt: tuple[Path, ...],
     claim: Path | None,
     tag: str | None,
-    expected: frozenset[str],
+    expected: tuple[bytes, ...],
     root: bytes | None,
     as_json: bool,
 ) -> int:
@@ -130,7 +126,7 @@ def turn_command(
         name=signing.member,
         signer=signing.signer,
         root=pinned,
-        questions=Asked(signing.member, expected),
+        questions=Asked(signing.member, frozenset(digest.hex() for digest in expected)),
         rebuilds=rebuilt or results_in(DEFAULT_RESULTS),
         claim=claim,
         tag=tag,

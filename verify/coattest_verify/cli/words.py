@@ -18,12 +18,9 @@ TAKEN_AS_GIVEN = "taken as given, not built from source"
 """What a rebuild says about a container image: its bytes are these; who made them of what, it does not."""
 
 
-def claim_rows(claim: Claimed) -> Rows:
-    """The release, its source and what it builds to, according to a claim."""
-    return _built_rows(claim, claim.container)
-
-
-def _built_rows(of: Claimed | RebuildReport, container: str | None) -> Rows:
+def claim_rows(of: Claimed | RebuildReport) -> Rows:
+    """The release, its source and what it builds to, according to a claim or a report."""
+    container = of.container if isinstance(of, Claimed) else of.built.container
     return [
         ("release", f"{of.release} for {of.architecture}"),
         ("source tree", of.tree_sha256),
@@ -57,7 +54,7 @@ def published_rows(published: Published) -> Rows:
 def report_rows(report: RebuildReport) -> Rows:
     """What was built, from what, and how."""
     kernel = "compiled here" if report.built.kernel_compiled else "from this machine's cache"
-    return [*_built_rows(report, report.built.container), ("kernel", kernel)]
+    return [*claim_rows(report), ("kernel", kernel)]
 
 
 def commit_rows(member: str, report: RebuildReport) -> Rows:
@@ -120,7 +117,7 @@ def cosign_rows(member: str, plan: CosignPlan) -> Rows:
 def entry_words(data: bytes) -> str:
     """An entry of the log in a few words. Raises Rejected."""
     entry = parse_entry(data)
-    facts = dict(entry.facts)
+    facts = entry.facts
     version = f"version {facts['version']}" if "version" in facts else ""
     words = (entry.kind, entry.member, entry.outcome, version, facts.get("release"))
     return " ".join(word for word in words if word)

@@ -16,8 +16,8 @@ from datetime import datetime
 from pathlib import Path
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held, given_file, read_bounded
-from coattest.strictjson import Fields, canonical, parse
+from coattest.files import Evidence, Held, given_file, read_bounded, read_or_none
+from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
 from coattest_verify.quorum.change.names import ATTRIBUTES, PROPOSAL, TILE, place_of
 from coattest_verify.quorum.log.checkpoint import MAX_CHECKPOINT
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, COSIGNATURE_NAME, LOG, MAX_PART
@@ -73,20 +73,12 @@ def make_bundle(
     Revocations of other releases are in it too. Files that cannot be read are left out: they did not count
     either.
     """
-    files: dict[str, bytes] = {}
     views = [ReleaseFiles(evidence, release) for release in releases or releases_in(evidence)]
     names = {view.place(name) for view in views for name in view.names()} | set(evidence.names())
-    for name in sorted(names):
-        if _belongs(name):
-            try:
-                files[name] = evidence.read(name)
-            except Rejected:
-                continue
-    for name in _log_files(evidence):
-        try:
-            files[name] = evidence.read(name, MAX_PART)
-        except Rejected:
-            continue
+    limits = {name: MAX_SIZE for name in sorted(names) if _belongs(name)}
+    limits.update(dict.fromkeys(_log_files(evidence), MAX_PART))
+    read = ((name, read_or_none(evidence, name, limit)) for name, limit in limits.items())
+    files = {name: data for name, data in read if data is not None}
     if lock is not None:
         files[LOCK_FILE] = lock
     return pack_bundle(files, now)

@@ -47,14 +47,12 @@ def timely_commitments(
     votes = list(votes)
     signed = {vote.sha256: vote.signed_sha256 for vote in votes}
     timely: set[str] = set()
-    made: dict[tuple[str | None, str, str], set[str]] = {}
+    made: dict[tuple[str | None, ...], set[str]] = {}
     for entry in entries:
         if entry.reveals(claim, profile):
             break
         if entry.kind == COMMIT:
-            facts = dict(entry.facts)
-            place = (entry.member, facts.get("tree_sha256", ""), facts.get("lock_sha256", ""))
-            before = made.setdefault(place, set())
+            before = made.setdefault((entry.member, *entry.source), set())
             before.add(signed.get(entry.sha256, entry.sha256))
             if len(before) <= MOST_COMMITMENTS:
                 timely.add(entry.sha256)

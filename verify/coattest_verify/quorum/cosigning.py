@@ -66,9 +66,6 @@ OTHER_HEAD = "get the log that you cosigned from the other members, or cosign on
 TAKEN_BACK = "whoever appended it takes that back, before anybody cosigned it"
 """What to do about an entry that no honest member appends."""
 
-WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
-"""An expired members file stops decisions, and neither its log nor its succession."""
-
 STALE = {"log-shrunk", "log-gone"}
 """Codes of a log that may only be old: nothing is known to be false."""
 
@@ -102,10 +99,11 @@ def appended(evidence: Evidence, root: bytes, *, seen: Seen | None) -> Appended:
     Raises FoundFalse when the log is not sound; EnvironmentFailure when it is shorter than one that was seen;
     Rejected as ``follow`` does; UsageError when there is nothing to log.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=None)
     log = sound_log(chain)
     logged = set(log.entries) if log else set()
-    here = present_entries(evidence, chain.current, root) + signature_entries(evidence, chain.versions)
+    here = present_in(of_each_release(evidence), chain.current, root)
+    here += signature_entries(evidence, chain.versions)
     fresh = [entry for entry in dict.fromkeys(here) if entry not in logged]
     entries = [*(log.entries if log else ()), *fresh]
     if not entries:
@@ -192,7 +190,7 @@ def ready_to_cosign(
 
     Everything that a cosignature says is checked. Raises as ``cosign_log``.
     """
-    chain = follow(evidence, root, seen=seen, now=WHENEVER, deciding=False)
+    chain = follow(evidence, root, seen=seen, now=None)
     own_key(member, _speaking(chain, member, signer), signer)
     log = sound_log(chain)
     if log is None:
@@ -238,7 +236,8 @@ def _objections_here(evidence: Evidence, chain: MembersChain) -> frozenset[SeenO
         votes = read_votes(files, chain.current)[0]
         found |= seen_revocations(votes, root)
         if claim is not None:
-            question = DecisionQuestion(claim, chain.current, "", WHENEVER, chain.versions)
+            whenever = datetime.min.replace(tzinfo=timezone.utc)
+            question = DecisionQuestion(claim, chain.current, "", whenever, chain.versions)
             found |= seen_objections(read_statements(files, chain.current)[0], votes, question, root)
     return found
 
@@ -254,16 +253,11 @@ def sound_log(chain: MembersChain) -> Log | None:
 
 
 def _unsound(finding: Finding) -> FoundFalse | EnvironmentFailure:
+    hint = "ask the other members for their copy"
     if finding.code in STALE:
-        return EnvironmentFailure(
-            finding.detail,
-            where=finding.where,
-            hint="this may be an old copy: fetch, or ask the other members for theirs",
-            code=finding.code,
-        )
-    return FoundFalse(
-        finding.detail, where=finding.where, hint="ask the other members for their copy", code=finding.code
-    )
+        hint = "this may be an old copy: fetch, or ask the other members for theirs"
+    kind = EnvironmentFailure if finding.code in STALE else FoundFalse
+    return kind(finding.detail, where=finding.where, hint=hint, code=finding.code)
 
 
 def of_each_release(evidence: Evidence) -> Releases:
@@ -277,18 +271,13 @@ def of_each_release(evidence: Evidence) -> Releases:
     return found
 
 
-def present_entries(evidence: Evidence, members: MembersFile, root: bytes) -> list[bytes]:
-    """The entries that a member would log: one for everything authentic that is here.
+def present_in(there: Releases, members: MembersFile, root: bytes) -> list[bytes]:
+    """The entries that a member would log: one for everything authentic that is there.
 
     A vote in another quorum, with the same key, is none here: its entry would not say so.
     What shows a result first, claims before statements, then by kind and name, and publications of a claim
     that is not the one here last, so that the same files give the same log, whoever appends.
     """
-    return present_in(of_each_release(evidence), members, root)
-
-
-def present_in(there: Releases, members: MembersFile, root: bytes) -> list[bytes]:
-    """Entries for everything authentic in the folder."""
     signed = [statement_entry(item) for files, _ in there for item in read_statements(files, members)[0]]
     votes = [
         (vote, claim)
@@ -318,7 +307,7 @@ def _place(entry: bytes) -> tuple[bool, str, str, str, str]:
     """Who commits in the same append as another one's statement could have copied it."""
     found = parse_entry(entry)
     hidden = found.kind != "rebuild" or found.outcome == COULD_NOT_BUILD
-    return hidden, found.kind, dict(found.facts).get("release", ""), found.member or "", found.sha256
+    return hidden, found.kind, found.facts.get("release", ""), found.member or "", found.sha256
 
 
 def all_recomputed(
@@ -358,7 +347,7 @@ def all_recomputed(
         if _archived_with(index, entry, archived):
             continue
         settled = index < len(chain.state.entries)
-        on_trust = settled or dict(entry.facts).get("quorum") not in ordered
+        on_trust = settled or entry.facts.get("quorum") not in ordered
         if not on_trust or not any(_replaces(each, entry, chain.current, settled=settled) for each in later):
             raise _no_file(index, entry)
 
@@ -373,7 +362,7 @@ def _replaces(later: LogEntry, entry: LogEntry, current: MembersFile, *, settled
     no commitment is: of one member's only the first few count.
     """
     names = ("release", "architecture", "tree_sha256", "lock_sha256")
-    old, new = dict(entry.facts), dict(later.facts)
+    old, new = entry.facts, later.facts
     place = (new.get("quorum"), new.get("round"))
     if not settled and place not in (
         (old.get("quorum"), old.get("round")),
@@ -396,7 +385,7 @@ def _archived_with(index: int, entry: LogEntry, archived: Collection[Archived]) 
     return (
         entry.kind in LEAVES
         and entry.outcome != DISSENT
-        and any(each.covers(dict(entry.facts)) and index < each.since for each in archived)
+        and any(each.covers(entry.facts) and index < each.since for each in archived)
     )
 
 

@@ -6,6 +6,7 @@ the first moment from which what counts is not enough any more. One more stateme
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -24,7 +25,7 @@ def end_of(
     members: MembersFile,
     excused: Mapping[str, datetime],
     own: str | None,
-    enough: Callable[[Sequence[Answer]], bool] = lambda _: True,
+    enough: Callable[[Sequence[Answer]], bool],
 ) -> datetime:
     """When the decision that these answers make ends; every moment before it is one of a decision.
 
@@ -40,38 +41,24 @@ def end_of(
         }
         if moment < members.expires
     )
-    first, last = 0, len(moments)
-    while first < last:
-        middle = (first + last) // 2
-        if _holds_after(moments[middle], agree, members, excused, own=own, enough=enough):
-            first = middle + 1
-        else:
-            last = middle
+
+    def lapsed(moment: datetime) -> bool:
+        since = moment - members.max_age
+        left = [
+            replace(answer, counting=counting)
+            for answer in agree
+            if (counting := tuple(item for item in answer.counting if item.time > since))
+        ]
+        names = {answer.member for answer in left}
+        if members.unmet(names) or undiversified(left, members) or (own is not None and own not in names):
+            return True
+        if not enough(left):
+            return True
+        answered = names | {name for name, until in excused.items() if until > moment}
+        return members.dissent == "block" and not answered >= set(members.names)
+
+    first = bisect.bisect_left(moments, True, key=lapsed)
     return moments[first] if first < len(moments) else members.expires
-
-
-def _holds_after(
-    moment: datetime,
-    agree: Sequence[Answer],
-    members: MembersFile,
-    excused: Mapping[str, datetime],
-    *,
-    own: str | None,
-    enough: Callable[[Sequence[Answer]], bool],
-) -> bool:
-    since = moment - members.max_age
-    left = [
-        replace(answer, counting=counting)
-        for answer in agree
-        if (counting := tuple(item for item in answer.counting if item.time > since))
-    ]
-    names = {answer.member for answer in left}
-    if members.unmet(names) or undiversified(left, members) or (own is not None and own not in names):
-        return False
-    if not enough(left):
-        return False
-    answered = names | {name for name, until in excused.items() if until > moment}
-    return members.dissent != "block" or answered >= set(members.names)
 
 
 def expiring(members: MembersFile, now: datetime) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coattest.errors import Rejected
-from coattest.files import Evidence
+from coattest.files import Evidence, read_or_none
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.members.file import NAME, MembersFile, utc
 from coattest_verify.quorum.statements.statement import Statement
@@ -121,11 +121,9 @@ def members_signatures(evidence: Evidence, members: MembersFile) -> list[dict[st
     layout = layout_of(members)
     found = []
     for member in members.members:
-        try:
-            data = evidence.read(layout_name(members, member.name), MAX_LAYOUT)
-        except Rejected:
-            continue
-        found += layout_signatures(data, layout, member.keys)
+        data = read_or_none(evidence, layout_name(members, member.name), MAX_LAYOUT)
+        if data is not None:
+            found += layout_signatures(data, layout, member.keys)
     return found
 
 
@@ -179,13 +177,12 @@ def _link_signature(evidence: Evidence, key: PublicKey, link: Mapping[str, Any])
 
 def _signatures(fields: Fields, *, limit: int) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
-    for index, item in enumerate(fields.items("signatures", high=limit)):
-        entry = Fields(item, f"signatures[{index}]")
+    for entry in fields.each("signatures", high=limit):
         keyid = entry.text("keyid")
         try:
             found[keyid] = bytes.fromhex(entry.text("sig", limit=4096))
         except ValueError:
-            raise Rejected(f"signatures[{index}].sig: not hex") from None
+            raise Rejected(f"{entry.at('sig')}: not hex") from None
     return found
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
+from typing import Any
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.files import config_folder, read_bounded, read_whole, write_atomic, write_plain
@@ -213,17 +214,15 @@ def _merged(earlier: frozenset[SeenObjection], more: frozenset[SeenObjection]) -
 
 def _encode(roots: dict[bytes, Seen]) -> bytes:
     values = {
-        f"sha256:{root.hex()}": {
-            "version": seen.version,
-            "sha256": seen.sha256,
-            **({"log": _log(seen.log)} if seen.log else {}),
-            **({"agreed": True} if seen.agreed else {}),
-            **(
-                {"objections": [_objection(each) for each in sorted(seen.objections, key=astuple)]}
-                if seen.objections
-                else {}
-            ),
-        }
+        f"sha256:{root.hex()}": _said(
+            {
+                "version": seen.version,
+                "sha256": seen.sha256,
+                "log": _log(seen.log) if seen.log else None,
+                "agreed": seen.agreed,
+                "objections": [_said(asdict(each)) for each in sorted(seen.objections, key=astuple)],
+            }
+        )
         for root, seen in roots.items()
     }
     return canonical({"format": FORMAT, "roots": values}) + b"\n"
@@ -234,8 +233,9 @@ def _log(log: SeenLog) -> dict[str, str | int]:
     return values if log.restart else {name: values[name] for name in ("size", "root")}
 
 
-def _objection(each: SeenObjection) -> dict[str, str]:
-    return {name: value for name, value in asdict(each).items() if value}
+def _said(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without those that say nothing."""
+    return {name: value for name, value in values.items() if value}
 
 
 def _decode(content: bytes) -> dict[bytes, Seen]:
@@ -254,7 +254,6 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
             log = SeenLog(part.integer("size", 1), part.text("root", SHA256))
             if part.has("restart"):
                 log = replace(log, restart=part.text("restart", SHA256), version=part.integer("version", 2))
-            part.done()
         roots[root] = Seen(
             entry.integer("version", 1),
             entry.text("sha256", SHA256),
@@ -269,8 +268,7 @@ def _decode(content: bytes) -> dict[bytes, Seen]:
 
 def _objections(entry: Fields) -> frozenset[SeenObjection]:
     found = set()
-    for index, item in enumerate(entry.items("objections", low=0, high=MAX_OBJECTIONS)):
-        part = Fields(item, f"objections[{index}]")
+    for part in entry.each("objections", high=MAX_OBJECTIONS):
         digests = [part.text(name, SHA256) for name in ("key", "sha256", "tree_sha256", "lock_sha256")]
         kind, member = part.choice("kind", (DISSENT, REVOKE)), part.text("member", NAME)
         # Without a release it is about a source: a revocation, or a dissent from before releases were named.
@@ -280,5 +278,4 @@ def _objections(entry: Fields) -> frozenset[SeenObjection]:
             else ()
         )
         found.add(SeenObjection(kind, member, *digests, *named))
-        part.done()
     return frozenset(found)

@@ -53,15 +53,12 @@ class Pending:
     rivals: tuple[Rival, ...] = ()
 
 
-def pending(evidence: Evidence) -> Pending:
+def pending(evidence: Evidence, envelopes: Signatures | None = None) -> Pending:
     """The proposal if there is one, else the version in force, and what it lacks.
 
-    Raises UsageError, Rejected.
+    ``envelopes`` are the signatures here, where they were read before. Raises UsageError, Rejected.
     """
-    return _pending(evidence, read_signatures(evidence))
-
-
-def _pending(evidence: Evidence, envelopes: Signatures) -> Pending:
+    envelopes = read_signatures(evidence) if envelopes is None else envelopes
     installed = _read(evidence, MEMBERS_FILE)
     proposal = _read(evidence, PROPOSAL_FILE)
     if installed is None:
@@ -163,15 +160,12 @@ def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:
 
     A proposal that cannot be read has none: whoever put it there stops nobody.
     """
-    found: dict[PublicKey, None] = {}
     installed, proposal = _read(evidence, MEMBERS_FILE), None
     with contextlib.suppress(Rejected, UsageError):
         proposal = _read(evidence, PROPOSAL_FILE)
     chain = latest_state(evidence, installed).versions if installed else ()
-    for members in (*chain[-1:], installed, proposal):
-        party = members.member(member) if members else None
-        found.update(dict.fromkeys(party.keys if party else ()))
-    return tuple(found)
+    parties = [members.member(member) for members in (*chain[-1:], installed, proposal) if members]
+    return tuple(dict.fromkeys(key for party in parties if party for key in party.keys))
 
 
 def check_countersigner(waiting: Pending, member: str, key: PublicKey) -> None:
@@ -203,7 +197,7 @@ def countersign(
     that begins the log again and is not valid (``restarting``).
     """
     envelopes = read_signatures(evidence)
-    waiting = _pending(evidence, envelopes)
+    waiting = pending(evidence, envelopes)
     check_countersigner(waiting, member, signer.public)
     members = waiting.members
     check_restart(evidence, members, waiting.current, member=member, journal=journal, seen=seen)
@@ -231,7 +225,7 @@ def countersign(
     write_atomic(attestations / name, _joined(evidence, name, members, signed).encode())
     if layout is not None:
         write_atomic(attestations / place, layout)
-    after = _pending(evidence, _with(envelopes, member, signed))
+    after = pending(evidence, _with(envelopes, member, signed))
     if not after.lacks and _optional(evidence, MEMBERS_FILE, MAX_MEMBERS_FILE) != members.raw:
         write_atomic(attestations / MEMBERS_FILE, members.raw)
         (attestations / PROPOSAL_FILE).unlink(missing_ok=True)

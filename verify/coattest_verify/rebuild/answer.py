@@ -126,17 +126,13 @@ def read_claim(evidence: Evidence, where: Path, release: str | None) -> tuple[Cl
         ) from None
 
 
-def write_report(out: Path, report: Mapping[str, Any], claim: Claimed, own: OwnWork) -> str:
-    """Write OUT/rebuild.json, and record it as this machine's own work, compared with ``claim``.
-
-    Returns the file's SHA-256 in hex.
-    """
+def write_report(out: Path, report: Mapping[str, Any], claim: Claimed, own: OwnWork) -> None:
+    """Write OUT/rebuild.json, and record it as this machine's own work, compared with ``claim``."""
     content = (json.dumps(report, indent=2, sort_keys=True) + "\n").encode()
     digest = sha256_hex(content)
     write_atomic(out / REPORT_FILE, content)
     own.note(BUILT, digest)
     own.note(COMPARED, digest, claim.sha256)
-    return digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,24 +21,19 @@ def save_claimed_images(claim: Claimed, folders: Sequence[Path], scratch: Path) 
     """Profile to image, for each claimed image that one of ``folders`` has with the claimed SHA-256.
 
     The images are copied into ``scratch``, as far as they are small enough together: the rebuild may write to
-    the same folder.
+    the same folder. Those that are there already are not looked for again.
     """
     saved: dict[str, Path] = {}
     left = MAX_SAVED
     for profile, claimed in sorted(claim.profiles.items()):
+        image = scratch / profile
         for folder in folders:
-            if profile in saved or claimed.size > left:
+            if image.exists() or claimed.size > left:
                 continue
             left -= claimed.size
-            if _copy(folder, claimed, scratch / profile):
-                saved[profile] = scratch / profile
+            if _copy(folder, claimed, image):
+                saved[profile] = image
     return saved
-
-
-def holds_claimed_image(claim: Claimed, folder: Path) -> bool:
-    """Whether a folder has at least one of the claimed images."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return bool(save_claimed_images(claim, [folder], Path(scratch)))
 
 
 def _copy(folder: Path, claimed: ProfileResult, target: Path) -> bool:

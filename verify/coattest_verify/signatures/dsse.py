@@ -45,11 +45,9 @@ class DsseEnvelope:
         fields.exactly("payloadType", payload_type, code="payload-type")
         payload = _base64(fields.text("payload", limit=max_size), "payload")
         signatures = []
-        for index, item in enumerate(fields.items("signatures", low=1, high=MAX_SIGNATURES)):
-            entry = Fields(item, f"signatures[{index}]")
+        for entry in fields.each("signatures", low=1, high=MAX_SIGNATURES):
             keyid = entry.text("keyid", _KEYID) if entry.has("keyid") else ""
             signatures.append((keyid, _base64(entry.text("sig"), "sig")))
-            entry.done()
         fields.done()
         return cls(payload_type, payload, tuple(signatures))
 

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.extras import need_signer
-from coattest.files import make_folder, read_bounded, write_atomic
+from coattest.files import read_bounded, write_atomic, write_new
 from coattest_verify.signatures.olpc import encode_olpc
 
 SCHEMES = {
@@ -96,9 +96,11 @@ class PublicKey:
         return base64.b64encode(self.spki).decode()
 
     @property
-    def digest(self) -> SHA256 | SHA384:
-        """The digest that ECDSA signs with on this key's curve (FIPS 186-5, 6.1.1)."""
-        return SHA256() if self.scheme == SCHEMES["p256"] else SHA384()
+    def how(self) -> tuple[ec.ECDSA, ...]:
+        """What signing takes beside the message: for ECDSA the digest of the curve (FIPS 186-5, 6.1.1)."""
+        if self.scheme == SCHEMES["ed25519"]:
+            return ()
+        return (ec.ECDSA(SHA256() if self.scheme == SCHEMES["p256"] else SHA384()),)
 
     @property
     def pem(self) -> bytes:
@@ -156,10 +158,7 @@ class PublicKey:
     def verifies(self, signature: bytes, message: bytes) -> bool:
         """Whether ``signature`` (Ed25519 raw, ECDSA in DER, as securesystemslib has them) is this key's."""
         try:
-            if isinstance(self._key, ed25519.Ed25519PublicKey):
-                self._key.verify(signature, message)
-            else:
-                self._key.verify(signature, message, ec.ECDSA(self.digest))
+            self._key.verify(signature, message, *self.how)
         except InvalidSignature:
             return False
         return True
@@ -198,11 +197,7 @@ class FileSigner:
 
     def sign(self, message: bytes) -> bytes:
         """A signature with the digest that belongs to the curve."""
-        signature: bytes
-        if isinstance(self._key, ed25519.Ed25519PrivateKey):
-            signature = self._key.sign(message)
-        else:
-            signature = self._key.sign(message, ec.ECDSA(self.public.digest))
+        signature: bytes = self._key.sign(message, *self.public.how)
         return signature
 
 
@@ -224,17 +219,11 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
     ``kind`` is one of SCHEMES. The public key is written beside it, with ``.pub`` appended. Never overwrites:
     raises UsageError.
     """
-    if kind not in SCHEMES:
-        raise UsageError(f"unknown key type {kind!r}", hint=f"one of {', '.join(SCHEMES)}")
-    if path.exists() or path.is_symlink():
-        raise UsageError(
-            "already exists", where=str(path), hint="a key file is never overwritten", code="exists"
-        )
     key: Any
     if kind == "ed25519":
         key = ed25519.Ed25519PrivateKey.generate()
     else:
-        key = ec.generate_private_key(ec.SECP256R1() if kind == "p256" else ec.SECP384R1())
+        key = ec.generate_private_key({"p256": ec.SECP256R1(), "p384": ec.SECP384R1()}[kind])
     protection: KeySerializationEncryption = (
         BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     )
@@ -242,12 +231,10 @@ def generate_key(path: Path, kind: str = "ed25519", passphrase: bytes | None = N
     public = PublicKey.from_pem(
         key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
-    make_folder(path.parent)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    if not write_new(path, content, 0o600):
+        raise UsageError(
+            "already exists", where=str(path), hint="a key file is never overwritten", code="exists"
+        )
     write_atomic(path.with_name(path.name + ".pub"), public.pem)
     return public
 

@@ -15,8 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from stat import S_ISREG
 
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
-from coattest.files import Folder, ReadOnce
+from coattest.errors import EnvironmentFailure, FoundFalse
+from coattest.files import Folder, ReadOnce, read_or_none
 from coattest_verify.quorum.change.names import CLAIM, LINK, SHARED, STATEMENT, OtherFiles, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, changed
 from coattest_verify.quorum.log.examine import MAX_PART
@@ -88,12 +88,12 @@ def take_turn(
             _name_origin(repository, member, tip, now())
             member.done += member.logged
             return TurnEnd(tip, False, repository.hand_in(made, member.name), said)
-        pushed = repository.push(made)
-        if pushed.done:
+        refused = repository.push(made)
+        if refused is None:
             published = True
             member.done += member.logged
             continue
-        said = pushed.said
+        said = refused
         refusals += 1
     raise EnvironmentFailure(
         f"{MAX_ROUNDS} rounds, and others pushed first in each: {said}",
@@ -190,10 +190,9 @@ def _fetched(commit: CommitFiles, others: OtherFiles) -> dict[str, bytes]:
         place = place_of(name, others)
         if place is None or not entry.plain:
             continue
-        try:
-            found[name] = commit.read(name, place.limit)
-        except Rejected:  # too large: it counts for nobody
-            continue
+        data = read_or_none(commit, name, place.limit)
+        if data is not None:  # otherwise it is too large, and counts for nobody
+            found[name] = data
     return found
 
 

@@ -12,7 +12,6 @@ import hashlib
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected
@@ -62,14 +61,6 @@ FOREIGN_ENVIRONMENT = "GIT_NO_LAZY_FETCH=1 GIT_ALLOW_PROTOCOL=none"
 of whoever hosts it, and without what was said above, which git keeps from it (git-receive-pack(1))."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
-    """Whether a push went through, and what git said."""
-
-    done: bool
-    said: str
-
-
 class OwnRepository:
     """A bare repository in this user's state, for one quorum and one address."""
 
@@ -105,17 +96,14 @@ class OwnRepository:
                 hint="check url and branch in turn.toml, and your access",
                 code="git",
             )
-        with self._opened() as repository:
-            try:
-                found = repository.commit(TIP)
-            except Rejected as error:
-                raise self._unreadable(error) from None
+        with self._opened() as repository, self._readable():
+            found = repository.commit(TIP)
         if found is None:
             raise EnvironmentFailure("git fetched no commit", where=self.settings.url, code="git")
         return found
 
-    def push(self, commit: str) -> Pushed:
-        """Push a commit to the branch, fast-forward only."""
+    def push(self, commit: str) -> str | None:
+        """Push a commit to the branch, fast-forward only; None, or what git said where that was refused."""
         return self._push(self.settings.url, f"{commit}:refs/heads/{self.settings.branch}")
 
     def hand_in(self, commit: str, member: str) -> str:
@@ -124,10 +112,10 @@ class OwnRepository:
         Raises EnvironmentFailure (``git``).
         """
         branch = f"coattest/{member}"
-        done = self._push(self.settings.own_url, f"+{commit}:refs/heads/{branch}")
-        if not done.done:
+        refused = self._push(self.settings.own_url, f"+{commit}:refs/heads/{branch}")
+        if refused is not None:
             raise EnvironmentFailure(
-                f"{branch} cannot be pushed either: {done.said}",
+                f"{branch} cannot be pushed either: {refused}",
                 where=self.settings.own_url,
                 hint="hand-in in turn.toml names a repository in which you may push",
                 code="git",
@@ -138,41 +126,38 @@ class OwnRepository:
     def files_at(self, commit: str) -> Iterator[CommitFiles]:
         """The folder of attestations in a commit. Raises EnvironmentFailure (``bad-repository``)."""
         with self._opened() as repository:
-            try:
+            with self._readable():
                 files = CommitFiles(repository, commit, self.settings.folder)
-            except Rejected as error:
-                raise self._unreadable(error) from None
             yield files
 
     def parents(self, commit: str) -> list[str]:
         """The ids of a commit's parents. Raises EnvironmentFailure (``bad-repository``)."""
-        with self._opened() as repository:
-            try:
-                return repository.parents(commit)
-            except Rejected as error:
-                raise self._unreadable(error) from None
+        with self._opened() as repository, self._readable():
+            return repository.parents(commit)
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Repository]:
         with Folder(self.path) as folder:
-            try:
+            with self._readable():
                 found = open_bare(folder)
-            except Rejected as error:
-                raise self._unreadable(error) from None
             if found is None:
                 raise EnvironmentFailure("not a repository", where=str(self.path), code="bad-repository")
             with found:
                 yield found
 
-    def _unreadable(self, error: Rejected) -> EnvironmentFailure:
-        return EnvironmentFailure(error.what, where=str(self.path), code="bad-repository")
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Rejected as error:
+            raise EnvironmentFailure(error.what, where=str(self.path), code="bad-repository") from None
 
-    def _push(self, url: str, what: str) -> Pushed:
+    def _push(self, url: str, what: str) -> str | None:
         done = self._run(
             *("push", "--quiet", "--porcelain", "--no-verify", "--no-signed", "--no-follow-tags"),
             *("--recurse-submodules=no", *self._served("receive-pack", url), "--end-of-options", url, what),
         )
-        return Pushed(done.code == 0, _last_line(done))
+        return _last_line(done) if done.code else None
 
     def _served(self, service: str, url: str) -> tuple[str, ...]:
         """The option that says how git serves a repository of this machine, where the address is of one."""

@@ -19,7 +19,6 @@ from coattest.findings import Finding
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
 from coattest_verify.quorum.commitments import commitments_missing
 from coattest_verify.quorum.cosigning import (
-    WHENEVER,
     CosignPlan,
     append_log,
     cosign_log,
@@ -127,7 +126,7 @@ class MemberTurn:
                 return False
             _install(attestations, evidence, members)
             self.refused = self.log_refused(evidence, now) if members.commitments else None
-            there = _Fetched(attestations, evidence, chain, signer, now, self.refused)
+            there = _Fetched(attestations, evidence, chain, signer, now)
             if self.claim is not None:
                 self._try("claim", partial(self._hand_in_claim, there, self.claim))
                 there = replace(there, evidence=ReadOnce(opened))
@@ -185,7 +184,7 @@ class MemberTurn:
     def _chain(self, evidence: Evidence) -> MembersChain:
         """What is in force, expired or not. Raises Rejected."""
         seen = self.memory.seen(self.root)
-        return follow(evidence, self.root, seen=seen, now=WHENEVER, deciding=False)
+        return follow(evidence, self.root, seen=seen, now=None)
 
     def _append(self, attestations: Path) -> None:
         try:
@@ -266,8 +265,8 @@ class MemberTurn:
         missing = commitments_missing(
             ReleaseFiles(there.evidence, claim.release), there.chain, claim, self.root
         )
-        if missing is None and there.refused is not None:
-            missing = Finding("log-waits", CHECKPOINT_FILE, f"the log waits: {there.refused.what}")
+        if missing is None and self.refused is not None:
+            missing = Finding("log-waits", CHECKPOINT_FILE, f"the log waits: {self.refused.what}")
         if missing is not None:
             raise EnvironmentFailure(
                 missing.detail,
@@ -296,7 +295,7 @@ class MemberTurn:
                 raise
             claim = None
         if claim is None:
-            if there.members.commitments and not _committed(files, self.name, there.chain, own.report):
+            if there.chain.current.commitments and not _committed(files, self.name, there.chain, own.report):
                 return self._commit(there, own)
             raise EnvironmentFailure(
                 f"release {own.report.release} has no claim yet",
@@ -306,7 +305,7 @@ class MemberTurn:
             )
         votes = votes_that_stand(files, there.chain)[0]
         published = publication(claim, votes, there.chain.state, self.root)
-        return self._state(there, own, Ask(claim, there.members, files, published))
+        return self._state(there, own, Ask(claim, there.chain.current, files, published))
 
     def _commit(self, there: _Fetched, own: OwnReport) -> str:
         commit_to(
@@ -350,13 +349,6 @@ class _Fetched:
     chain: MembersChain
     signer: Signer
     now: datetime
-    refused: CoattestError | None
-    """Why the log as it was fetched gets no cosignature, where members commit before anything is shown."""
-
-    @property
-    def members(self) -> MembersFile:
-        """The version in force."""
-        return self.chain.current
 
 
 def _install(attestations: Path, evidence: Evidence, members: MembersFile) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -231,17 +230,18 @@ def root_named(text: str) -> Root:
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:
     """The documents to verify, each with its time, and the names of the other files of the directory."""
+    if at not in (None, AT_DOCUMENT, AT_INDEX):
+        now = parse_time(at)
+    folder = path != STDIN and path.is_dir()
+    index, files = _index_and_files(path) if folder else ({}, [])
+    if at == AT_INDEX and not index:
+        where = "stdin" if path == STDIN else str(path)
+        raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=where)
     if path == STDIN:
-        if at == AT_INDEX:
-            raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where="stdin")
         data = sys.stdin.buffer.read(FILE_MAX + 1)
         return [_read_item(Path("stdin"), data, at, now, None)], []
-    index = _index_of(path) if path.is_dir() else {}
-    if at == AT_INDEX and not index:
-        raise UsageError(f"--at index needs a directory with {INDEX_NAME}", where=str(path))
-    if not path.is_dir():
+    if not folder:
         return [_read_item(path, read_bounded(path, FILE_MAX), at, now, None)], []
-    files = _files_of(path)
     chosen = [file for file in files if file.name in index or file.suffix in DOCUMENT_SUFFIXES]
     missing = sorted(set(index) - {file.name for file in files})
     if missing:
@@ -284,19 +284,23 @@ def _with_file(finding: Finding | None, verdict: Verdict) -> Verdict:
     return replace(verdict, findings=(finding, *more))
 
 
-def _files_of(path: Path) -> list[Path]:
-    """Everything in a folder but folders, sorted; what is not a plain file is refused when it is read."""
+def _index_and_files(path: Path) -> tuple[Mapping[str, IndexEntry], list[Path]]:
+    """The index of a folder, empty when it has none, and everything in it but folders, sorted.
+
+    What is not a plain file is refused when it is read.
+    """
     with Folder(path) as folder:
-        found = [(name, folder.status(name)) for name in folder.names()]
-    return [path / name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
+        names = folder.names()
+        index = index_of(folder) if INDEX_NAME in names else {}
+        found = [(name, folder.status(name)) for name in names]
+    return index, [path / name for name, status in found if status and not stat.S_ISDIR(status.st_mode)]
 
 
 def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> Item:
     try:
         document = decode_document(data)
     except Rejected as refused:
-        when = now if at in (None, AT_DOCUMENT, AT_INDEX) else parse_time(at or "")
-        return Item(path, b"", when, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
+        return Item(path, b"", now, Finding(refused.code, "", f"{refused.what} ({refused.hint})"))
     finding = None
     if entry is not None and entry.sha256 is not None and hashlib.sha256(data).digest() != entry.sha256:
         finding = Finding("index", "", f"not the file that {INDEX_NAME} names: its SHA-256 differs")
@@ -306,24 +310,14 @@ def _read_item(path: Path, data: bytes, at: str | None, now: datetime, entry: In
 
 
 def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | None) -> datetime:
-    if at is None:
+    if at not in (AT_DOCUMENT, AT_INDEX):
         return now
     if at == AT_INDEX and entry is not None and entry.at is not None:
         return entry.at
-    if at not in (AT_DOCUMENT, AT_INDEX):
-        return parse_time(at)
     try:
         return parse_unverified(document).timestamp
     except Malformed:
         return now  # refused at any time
-
-
-def _index_of(path: Path) -> Mapping[str, IndexEntry]:
-    """The index of a directory; empty when it has none."""
-    if not os.path.lexists(path / INDEX_NAME):
-        return {}
-    with Folder(path) as folder:
-        return index_of(folder)
 
 
 def _hex(text: str, where: str) -> bytes:

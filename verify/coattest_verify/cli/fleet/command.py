@@ -112,9 +112,7 @@ def watch(watcher: Watcher, every: float, *, sleep: Callable[[float], None] = ti
         sleep(max(0.0, every - (time.monotonic() - began)))
 
 
-def _every(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
+def _every(value: str) -> float:
     try:
         seconds = duration_ms(value) / 1000
     except Rejected as error:
@@ -127,9 +125,7 @@ def _every(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.command("fleet")
 @click.argument("fleet", metavar="FLEET.toml", type=EXISTING_FILE)
 @option_group(
-    click.option(
-        "--every", callback=_every, metavar="SECONDS|2m", help="Look again and again, until stopped."
-    ),
+    click.option("--every", type=_every, metavar="SECONDS|2m", help="Look again and again, until stopped."),
     click.option(
         "--state",
         type=FILE,

@@ -103,10 +103,8 @@ class KeyChecks:
             return _failed(row, error, REFUSED if isinstance(error, FoundFalse) else UNDECIDED)
         try:
             found = self._differences(policy, expected)
-        except EnvironmentFailure as error:
+        except (EnvironmentFailure, OSError) as error:
             return _failed(row, error, SILENT)
-        except OSError as error:
-            return _failed(row, from_os_error(error), SILENT)
         return replace(row, status=DRIFTED, findings=found) if found else row
 
     def _differences(self, policy: WatchedPolicy, expected: Policy) -> tuple[Finding, ...]:
@@ -143,10 +141,8 @@ class KeyChecks:
         }
         try:
             made = _audited(row, audited(given, now), until)
-        except CoattestError as error:  # a folder that is not there is a wrong use to the command
+        except (CoattestError, OSError) as error:  # a folder that is not there is a wrong use to the command
             return _failed(row, error, REFUSED if isinstance(error, FoundFalse) else SILENT)
-        except OSError as error:
-            return _failed(row, from_os_error(error), SILENT)
         self.audits[audit.name] = now, made
         return made
 
@@ -180,6 +176,7 @@ def _not_decided(
     return None
 
 
-def _failed(row: Judged, error: CoattestError, status: str) -> Judged:
+def _failed(row: Judged, failure: CoattestError | OSError, status: str) -> Judged:
+    error = from_os_error(failure) if isinstance(failure, OSError) else failure
     found = tuple(error.findings) or (Finding(error.code, row.place, error.what),)
     return replace(row, status=status, findings=found)

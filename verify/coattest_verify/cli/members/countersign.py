@@ -16,15 +16,11 @@ from coattest_verify.quorum.signing import check_countersigner, countersign, pen
 from coattest_verify.signatures.journal import SignatureJournal
 
 
-def _digest(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    return parse_quorum_root(value).hex() if value is not None else None
-
-
 @click.command("countersign")
 @signing_options
 @click.option(
     "--instead-of",
-    callback=_digest,
+    type=parse_quorum_root,
     metavar="sha256:HEX",
     help="Give up your signature on this other version of the same number. Both signatures exist then: if"
     " both versions get enough, nothing is decided any more.",
@@ -35,7 +31,7 @@ def _digest(_context: click.Context, _parameter: click.Parameter, value: str | N
 def countersign_command(
     *,
     signing: SigningKey,
-    instead_of: str | None,
+    instead_of: bytes | None,
     expect: str | None,
     attestations: Path,
     as_json: bool,
@@ -61,7 +57,7 @@ def countersign_command(
             signing.member,
             signer,
             journal=SignatureJournal(),
-            instead_of=instead_of,
+            instead_of=instead_of.hex() if instead_of else None,
             seen=Roots().seen(claimed_root(evidence, waiting.current)),
         )
     members = state.members

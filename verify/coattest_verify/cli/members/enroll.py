@@ -129,11 +129,9 @@ def _without(current: MembersFile, gone: set[str]) -> tuple[MemberGroup, ...]:
                 where=MEMBERS_FILE,
                 hint="--group and --no-groups say what the groups are then",
             )
+        threshold = min(group.threshold, len(parts))
         if parts != group.parts:
-            threshold = min(group.threshold, len(parts))
             left = ", ".join(sorted(set(group.parts) & gone))
             err().print(f"group {group.name}: {threshold} of {', '.join(parts)}, without {left}")
-            groups.append(replace(group, parts=parts, threshold=threshold))
-        else:
-            groups.append(group)
+        groups.append(replace(group, parts=parts, threshold=threshold))
     return tuple(groups)

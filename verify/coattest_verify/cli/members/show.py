@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -17,6 +18,12 @@ from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.signing import Pending, pending
+
+PLAIN = (
+    *("version", "sha256", "previous", "round", "threshold", "dissent", "max_age_days"),
+    *("require_compiled_kernel", "routes", "hosts", "commitments", "reviews", "revoke_threshold"),
+)
+"""Values of a members file that ``--json`` has as they are."""
 
 
 @click.command("show")
@@ -73,29 +80,15 @@ def _show(state: Pending) -> None:
 def _json(state: Pending, finding: Finding | None) -> dict[str, object]:
     members = state.members
     return {
+        **{name: getattr(members, name) for name in PLAIN},
         "file": state.file,
-        "version": members.version,
-        "sha256": members.sha256,
-        "previous": members.previous,
         "expires": utc(members.expires),
-        "round": members.round,
-        "threshold": members.threshold,
         "change": members.changing,
         "groups": [
             {"name": group.name, "members": list(group.parts), "threshold": group.threshold}
             for group in members.groups
         ],
-        "dissent": members.dissent,
-        "max_age_days": members.max_age_days,
-        "require_compiled_kernel": members.require_compiled_kernel,
-        "routes": members.routes,
-        "hosts": members.hosts,
-        "commitments": members.commitments,
-        "reviews": members.reviews,
-        "revoke_threshold": members.revoke_threshold,
-        "restart": (
-            {"size": members.restart.size, "root": members.restart.root} if members.restart else None
-        ),
+        "restart": asdict(members.restart) if members.restart else None,
         "members": [
             {"name": member.name, "keys": [f"sha256:{key.fingerprint}" for key in member.keys]}
             for member in members.members

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -16,7 +16,15 @@ from coattest_verify.cli.policy.options import making_options
 from coattest_verify.keypolicy import snippets
 from coattest_verify.keypolicy.generate import policy_text
 
-FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
+NOTATIONS: Mapping[str, Callable[[MadePolicy, Mapping[str, Any]], str]] = {
+    "json": lambda made, _: json.dumps(made.document, indent=2),
+    "canonical": lambda made, _: policy_text(made.document),
+    "cloudformation": lambda made, _: snippets.cloudformation(made.document, DESCRIPTION),
+    "terraform": lambda made, _: snippets.terraform(made.document, DESCRIPTION),
+    "stack": lambda made, given: snippets.stack(
+        made.document, DESCRIPTION, given["parent_roles"], given["encrypters"]
+    ),
+}
 
 
 @click.command()
@@ -24,7 +32,7 @@ FORMATS = ("json", "canonical", "cloudformation", "terraform", "stack")
 @click.option(
     "--format",
     "notation",
-    type=click.Choice(FORMATS),
+    type=click.Choice(list(NOTATIONS)),
     default="json",
     show_default=True,
     help="stack: your whole CloudFormation stack, with a private bucket that the parent's role may read "
@@ -40,17 +48,4 @@ def policy_make_command(**given: Any) -> None:
     if given["as_json"]:
         emit_json(made_document(made))
     else:
-        click.echo(_notation(made, given))
-
-
-def _notation(made: MadePolicy, given: Mapping[str, Any]) -> str:
-    notation = given["notation"]
-    if notation == "stack":
-        return snippets.stack(made.document, DESCRIPTION, given["parent_roles"], given["encrypters"])
-    if notation == "canonical":
-        return policy_text(made.document)
-    if notation == "cloudformation":
-        return snippets.cloudformation(made.document, DESCRIPTION)
-    if notation == "terraform":
-        return snippets.terraform(made.document, DESCRIPTION)
-    return json.dumps(made.document, indent=2)
+        click.echo(NOTATIONS[given["notation"]](made, given))

@@ -31,13 +31,14 @@ from coattest_verify.cli.options import (
     quorum_options,
     read_once,
 )
+from coattest_verify.cli.release.voting import VoteRequest
 from coattest_verify.cli.words import TAKEN_AS_GIVEN, claim_rows
 from coattest_verify.quorum.bundle import LOCK_FILE, load_bundle
 from coattest_verify.quorum.decision import decide_from
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import put_vote, release_files
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
-from coattest_verify.quorum.statements.votes import REVIEW, make_vote
+from coattest_verify.quorum.statements.votes import REVIEW
 from coattest_verify.rebuild.answer import read_ask, refuse_unpublished
 from coattest_verify.rebuild.claimed_source import inspect_source, source_differences
 from coattest_verify.rebuild.inputs.document import confirmations
@@ -110,28 +111,21 @@ def review_command(
     path = None
     if signing is not None and release is not None:
         compared = hashlib.sha256(earlier).hexdigest() if earlier else None
-        path = _sign(
-            signing,
-            source,
-            attestations,
-            root,
-            release=release,
-            note=note,
-            since=compared,
-            shown_lock=digest,
-            expect=expect,
+        request = VoteRequest(signing, note, expect, attestations, Roots().pinned(root), as_json)
+        path = _sign(request, source, release, compared, digest)
+    if as_json:
+        emit_json(
+            {
+                "moved": rows,
+                "kernel_profile": kernel,
+                "network": network.to_json() if network else None,
+                "container": lock.container.identity() if lock.container else None,
+                "compared_with": str(since) if since else None,
+                "file": str(path) if path else None,
+            }
         )
-    _tell(
-        path,
-        {
-            "moved": rows,
-            "kernel_profile": kernel,
-            "network": network.to_json() if network else None,
-            "container": lock.container.identity() if lock.container else None,
-            "compared_with": str(since) if since else None,
-        },
-        as_json,
-    )
+    elif path is not None:
+        err().print(f"{path}: signed")
 
 
 def _change(move: locker.Move) -> str:
@@ -189,23 +183,11 @@ def _earlier(since: Path, root: bytes | None, fresh: timedelta | None) -> bytes:
     return lock
 
 
-def _sign(
-    signing: SigningKey,
-    source: Path,
-    attestations: Path,
-    root: bytes | None,
-    *,
-    release: str,
-    note: str,
-    since: str | None,
-    shown_lock: str,
-    expect: str | None,
-) -> Path:
-    with read_once(attestations) as evidence:
-        ask = read_ask(evidence, attestations, release)
-        signer = signing.signer(evidence, ask.members)
+def _sign(request: VoteRequest, source: Path, release: str, since: str | None, shown_lock: str) -> Path:
+    with read_once(request.attestations) as evidence:
+        ask = read_ask(evidence, request.attestations, release)
+        signer = request.signing.signer(evidence, ask.members)
     refuse_unpublished(ask)
-    pinned = Roots().pinned(root)
     claim = ask.claim
     snapshot = inspect_source(source)
     found = source_differences(replace(snapshot, lock_sha256=shown_lock), claim)
@@ -213,23 +195,16 @@ def _sign(
     if found:
         text = "; ".join(finding.detail for finding in found)
         raise FoundFalse(text, where=str(source), code="wrong-source", findings=found)
-    vote = make_vote(REVIEW, signing.member, root=pinned, claim=claim, note=note, now=utc_now(), since=since)
+    vote = request.vote(REVIEW, claim, since=since)
     confirm_signing(
         [
-            ("signs", f"{signing.member} reviewed the source of the release"),
+            ("signs", f"{vote.member} reviewed the source of the release"),
             ("note", vote.note),
             ("compared with", f"the lock {since}" if since else "nothing: every input is new"),
             *claim_rows(claim),
         ],
         subject="claim",
         digest=claim.sha256,
-        expected=expect,
+        expected=request.expect,
     )
-    return put_vote(attestations, vote, signer)
-
-
-def _tell(path: Path | None, values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        emit_json({**values, "file": str(path) if path else None})
-    elif path is not None:
-        err().print(f"{path}: signed")
+    return put_vote(request.attestations, vote, signer)

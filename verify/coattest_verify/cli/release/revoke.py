@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 
 import click
@@ -10,20 +9,13 @@ import click
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import Evidence, read_bounded
 from coattest.jsontext import emit_json
-from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
-from coattest_verify.cli.options import (
-    FILE,
-    SigningKey,
-    quorum_options,
-    read_once,
-    release_option,
-    signing_options,
-)
+from coattest.shell import err, utc_now
+from coattest_verify.cli.options import FILE, read_once, release_option
+from coattest_verify.cli.release.voting import VoteRequest, vote_options
 from coattest_verify.cli.words import Rows, claim_rows
 from coattest_verify.quorum.bundle import MAX_BUNDLE, read_bundle
 from coattest_verify.quorum.members.chain import follow
 from coattest_verify.quorum.members.file import MembersFile, utc
-from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import (
     ReleaseFiles,
     every_release,
@@ -38,7 +30,6 @@ from coattest_verify.quorum.statements.votes import (
     REVOKE,
     UNREVOKE,
     Vote,
-    make_vote,
     read_votes,
     without_undone,
 )
@@ -47,42 +38,26 @@ from coattest_verify.signatures.keys import Signer
 
 
 @click.command("revoke")
-@signing_options
-@click.option("--reason", required=True, help="One line: why the release must not be used.")
+@vote_options("why the release must not be used")
 @click.option(
     "--claim",
     "older",
     type=FILE,
     help="The claim of a release that is not in the folder: its claim.json, or its proof bundle.",
 )
-@expect_option
-@quorum_options
 @release_option
-@json_option
-def revoke_command(
-    *,
-    signing: SigningKey,
-    reason: str,
-    older: Path | None,
-    expect: str | None,
-    attestations: Path,
-    root: bytes | None,
-    release: str | None,
-    as_json: bool,
-) -> None:
+def revoke_command(*, request: VoteRequest, older: Path | None, release: str | None) -> None:
     """Sign that a release must not be used, such as for a known vulnerability.
 
     Shows the release, its image and who agreed to it. Every command that needs a decision refuses as soon as
     as many members as quorum.toml says (one, unless it says otherwise) have signed so. --expect is the
     SHA-256 of the claim. verify release unrevoke takes it back.
     """
-    pinned = Roots().pinned(root)
+    attestations = request.attestations
     with read_once(attestations) as evidence:
         members = read_members(evidence, attestations)
-        claim, agreed = _target(
-            evidence, attestations, members, older, release=release, root=pinned, now=utc_now()
-        )
-        signer = signing.signer(evidence, members)
+        claim, agreed = _target(evidence, request, members, older, release)
+        signer = request.signing.signer(evidence, members)
         if release is not None and claim.release != release:
             raise FoundFalse(
                 f"the claim is of release {claim.release}, not {release}",
@@ -90,87 +65,63 @@ def revoke_command(
                 hint="--claim FILE is the claim or the proof bundle of an older release",
                 code="wrong-release",
             )
-        vote = make_vote(REVOKE, signing.member, root=pinned, claim=claim, note=reason, now=utc_now())
+        vote = request.vote(REVOKE, claim)
         undone = {item.signed_sha256 for item in without_undone(_votes(evidence, members))[1]}
-    confirm_signing(
-        [
-            ("signs", f"{signing.member} REVOKES the release: nobody is to use it any more"),
-            ("reason", vote.note),
-            *claim_rows(claim),
-            *(agreed or [("agreed", "nobody, as far as these files show")]),
-        ],
+    request.confirm(
+        "REVOKES the release: nobody is to use it any more",
+        vote,
+        [*claim_rows(claim), *(agreed or [("agreed", "nobody, as far as these files show")])],
         subject="claim",
         digest=claim.sha256,
-        expected=expect,
     )
     if vote.signed_sha256 in undone:
         raise UsageError(
             "this very revocation, of the same second, was taken back", hint="run it again", code="exists"
         )
-    _write(attestations, vote, signer, as_json)
+    _write(request, vote, signer)
 
 
 @click.command("unrevoke")
-@signing_options
-@click.option("--reason", required=True, help="One line: why the release may be used after all.")
-@expect_option
-@quorum_options
-@json_option
-def unrevoke_command(
-    *,
-    signing: SigningKey,
-    reason: str,
-    expect: str | None,
-    attestations: Path,
-    root: bytes | None,
-    as_json: bool,
-) -> None:
+@vote_options("why the release may be used after all")
+def unrevoke_command(*, request: VoteRequest) -> None:
     """Take back a revocation: your own, with the key that signed it, or another's, with other members.
 
     It undoes that one revocation and no later one. --expect is the digest of what the revocation signs, as
     the command shows it; where you signed several it says which one. A revocation that another member or key
     signed is undone when as many members as change the quorum have signed so, in the agreed log.
     """
-    pinned = Roots().pinned(root)
-    with read_once(attestations) as evidence:
-        members = read_members(evidence, attestations)
-        signer = signing.signer(evidence, members)
+    member, expect = request.signing.member, request.expect
+    with read_once(request.attestations) as evidence:
+        members = read_members(evidence, request.attestations)
+        signer = request.signing.signer(evidence, members)
         votes = _votes(evidence, members)
-    mine = _mine(votes, signing.member, pinned, signer) or [
+    mine = _mine(votes, member, request.root, signer) or [
         vote
         for vote in without_undone(votes)[0]
-        if (vote.kind, vote.root, vote.signed_sha256) == (REVOKE, pinned.hex(), expect)
+        if (vote.kind, vote.root, vote.signed_sha256) == (REVOKE, request.root.hex(), expect)
     ]
     chosen = [vote for vote in mine if expect in {None, vote.signed_sha256}] or mine
     if not mine:
         raise UsageError(
-            f"{signing.member} has no revocation in force by this key",
-            where=str(attestations),
+            f"{member} has no revocation in force by this key",
+            where=str(request.attestations),
             hint="a revocation is taken back by the key that signed it; --expect names another one's, which"
             " change members take back together",
             code="already-undone",
         )
     if len(chosen) > 1:
         raise UsageError(
-            f"{signing.member} signed {len(chosen)} revocations",
+            f"{member} signed {len(chosen)} revocations",
             hint="--expect says which: "
             + ", ".join(f"sha256:{vote.signed_sha256} ({vote.release}, {vote.time})" for vote in chosen),
         )
     (revocation,) = chosen
-    vote = make_vote(
-        UNREVOKE,
-        signing.member,
-        root=pinned,
-        claim=revocation,
-        note=reason,
-        now=utc_now(),
-        undoes=revocation.signed_sha256,
-    )
-    whose = "its" if revocation.member == signing.member else f"{revocation.member}'s"
-    confirm_signing(
+    vote = request.vote(UNREVOKE, revocation, undoes=revocation.signed_sha256)
+    whose = "its" if revocation.member == member else f"{revocation.member}'s"
+    request.confirm(
+        f"takes {whose} revocation back: the release may be used again",
+        vote,
         [
-            ("signs", f"{signing.member} takes {whose} revocation back: the release may be used again"),
-            ("reason", vote.note),
             ("release", revocation.release),
             ("source tree", revocation.tree_sha256),
             ("lock", revocation.lock_sha256),
@@ -178,24 +129,16 @@ def unrevoke_command(
         ],
         subject="revocation",
         digest=revocation.signed_sha256,
-        expected=expect,
     )
-    _write(attestations, vote, signer, as_json)
+    _write(request, vote, signer)
 
 
 def _target(
-    evidence: Evidence,
-    attestations: Path,
-    members: MembersFile,
-    older: Path | None,
-    *,
-    release: str | None,
-    root: bytes,
-    now: datetime,
+    evidence: Evidence, request: VoteRequest, members: MembersFile, older: Path | None, release: str | None
 ) -> tuple[Claimed, Rows]:
     """The claim to revoke, read once, and who agreed to it according to the files that came with it."""
     if older is None:
-        claim, files = read_claim(evidence, attestations, release)
+        claim, files = read_claim(evidence, request.attestations, release)
         return claim, _agreed(files, members, claim)
     try:
         data = read_bounded(older, MAX_BUNDLE)
@@ -205,7 +148,7 @@ def _target(
             bundle = read_bundle(data)
             files = release_files(bundle.files, release)
             claim = files.claim()
-            then = follow(bundle.files, root, seen=None, now=min(bundle.made, now)).current
+            then = follow(bundle.files, request.root, seen=None, now=min(bundle.made, utc_now())).current
             return claim, _agreed(files, then, claim)
     except FileNotFoundError:
         raise UsageError("no such file", where=str(older)) from None
@@ -248,9 +191,9 @@ def _mine(votes: list[Vote], member: str, root: bytes, signer: Signer) -> list[V
     )
 
 
-def _write(attestations: Path, vote: Vote, signer: Signer, as_json: bool) -> None:
-    path = put_vote(attestations, vote, signer)
-    if as_json:
+def _write(request: VoteRequest, vote: Vote, signer: Signer) -> None:
+    path = put_vote(request.attestations, vote, signer)
+    if request.as_json:
         emit_json(
             {
                 "revoked": vote.kind == REVOKE,

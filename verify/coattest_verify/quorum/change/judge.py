@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from coattest.errors import Rejected
 from coattest.findings import Finding
@@ -56,9 +55,6 @@ SHOWN_OUTSIDE = 16
 
 ADDS, REPLACES, REMOVES = "adds", "replaces", "removes"
 
-_WHENEVER = datetime.min.replace(tzinfo=timezone.utc)
-"""An expired members file stops decisions, not signatures on the next one."""
-
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
@@ -90,11 +86,12 @@ def judge_change(
     ``member`` is whose change it says to be, None for any one member's. ``seen`` is what was accepted before.
     Raises Rejected when the base commit's members file or log does not hold: then nobody can be told apart.
     """
-    before = follow(commits.base, root, seen=seen, now=_WHENEVER, deciding=False)
+    # An expired members file stops decisions, not signatures on the next one.
+    before = follow(commits.base, root, seen=seen, now=None)
     findings = list(_outside(commits))
     try:
         last = Seen(before.current.version, before.current.sha256)
-        after = follow(commits.head, root, seen=last, now=_WHENEVER, deciding=False)
+        after = follow(commits.head, root, seen=last, now=None)
     except Rejected as error:
         findings.append(Finding(error.code, error.where or MEMBERS_FILE, error.what))
         after = before

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held
+from coattest.files import Evidence, Held, read_or_none
 from coattest.findings import Finding
 from coattest.strictjson import Fields, parse
 from coattest_verify.quorum.change.names import (
@@ -53,14 +53,10 @@ class OwnFiles:
     ) -> None:
         """``member`` is whose change it is known to be, if that is known."""
         self._root, self._before, self._after = root, before, after
+        self._members = before.current
         self._base, self._head = commits.base, commits.head
         self._member = member
         self._archived: dict[str, Archived | None] = {}
-
-    @property
-    def members(self) -> MembersFile:
-        """The members file in force before the change."""
-        return self._before.current
 
     def may_go(self, name: str, place: FilePlace, data: bytes) -> bool:
         """Whether enough members archived a file, by what was merged before: no objection, and no archive."""
@@ -68,33 +64,32 @@ class OwnFiles:
         if found is None or place.kind in {CLAIM, LINK}:
             return found is not None
         held = Held({leaf(name): data})
-        statements, votes = read_statements(held, self.members)[0], read_votes(held, self.members)[0]
+        statements, votes = read_statements(held, self._members)[0], read_votes(held, self._members)[0]
         made = [parse_entry(entry) for entry in (*map(statement_entry, statements), *map(vote_entry, votes))]
         return bool(made) and all(
-            found.covers(dict(each.facts)) and each.kind in LEAVES and each.outcome != DISSENT
-            for each in made
+            found.covers(each.facts) and each.kind in LEAVES and each.outcome != DISSENT for each in made
         )
 
     def _archive(self, release: str) -> Archived | None:
         if release not in self._archived:
             self._archived[release] = (
-                archive_of(self._base, release, self.members, self._root, self._logged) if release else None
+                archive_of(self._base, release, self._members, self._root, self._logged) if release else None
             )
         return self._archived[release]
 
     @functools.cached_property
     def _logged(self) -> Mapping[bytes, int]:
         """The entries of the log before the change."""
-        log = read_quorum_log(self._base, self._root, self.members)
+        log = read_quorum_log(self._base, self._root, self._members)
         return {entry: index for index, entry in enumerate(log.entries)} if log else {}
 
     def member_of(self, name: str, place: FilePlace, data: bytes) -> str | None:
         """The member whose file it is; None for a claim. Raises Rejected for what may not be added."""
         if place.kind == CLAIM:
-            claim = Claimed.decode(data)
-            _require_release(claim.release, place)
-            self._require_commitments(place.release, claim)
-            if claim.sha256 not in self._published(self._head, self._after.current, place.release):
+            shown = Claimed.decode(data)
+            _require_release(shown.release, place)
+            self._require_commitments(place.release, shown)
+            if shown.sha256 not in self._published(self._head, self._after.current, place.release):
                 raise Rejected("no member signed that it publishes this claim", code="claim-unsigned")
             return None
         if place.kind == LINK:
@@ -108,7 +103,8 @@ class OwnFiles:
         elif place.kind == STATEMENT:
             made = _statement(name, data, self._after.current).statement
             _require_release(made.release, place)
-            if made.outcome == AGREE and not self._claimed(place.release):
+            claim = release_place(place.release, CLAIM_FILE)
+            if made.outcome == AGREE and not read_or_none(self._head, claim, MAX_CLAIM):
                 self._require_commitments(place.release, made)
         elif place.kind == OTHER:
             self._signed(DsseEnvelope.decode(data, place.payload_type, max_size=place.limit), place.member)
@@ -122,12 +118,6 @@ class OwnFiles:
         missing = commitments_missing(files, self._before, shown, self._root)
         if missing is not None:
             raise Rejected(missing.detail, code=missing.code)
-
-    def _claimed(self, release: str) -> bool:
-        try:
-            return bool(self._head.read(release_place(release, CLAIM_FILE), MAX_CLAIM))
-        except Rejected:
-            return False
 
     def replaceable(self, name: str, place: FilePlace, before: bytes, after: bytes) -> bool:
         """Whether ``after``, which is authentic, may stand in the place of ``before``.
@@ -181,7 +171,7 @@ class OwnFiles:
             raise Rejected("is about a different quorum", code="members-wrong-root")
         _require_release(votes[0].release, place)
         earlier = (
-            self._published(self._base, self.members, place.release) if votes[0].kind == PUBLISH else set()
+            self._published(self._base, self._members, place.release) if votes[0].kind == PUBLISH else set()
         )
         if earlier - {votes[0].claim}:
             raise Rejected("another claim is published under this release's name", code="name-taken")
@@ -257,16 +247,10 @@ class OwnFiles:
             raise Rejected("signs a version that does not follow the one in force", code="stale")
         # Whom a version names has a say on it once it is proposed; whoever is a member has one anyway.
         known = [current, *self._before.versions[-1:]]
-        if agreed or self._proposed() == members.raw:
+        if agreed or read_or_none(self._head, PROPOSAL_FILE) == members.raw:
             known.append(members)
         if not any((party := each.member(place.member)) and envelope.signers(party.keys) for each in known):
             raise Rejected(f"not signed by a key of {place.member}", code="bad-signature")
-
-    def _proposed(self) -> bytes | None:
-        try:
-            return self._head.read(PROPOSAL_FILE)
-        except Rejected:
-            return None
 
     def _signed(self, envelope: DsseEnvelope, name: str) -> None:
         member = self._after.current.member(name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from coattest.errors import Rejected
-from coattest.files import Evidence, Held
+from coattest.files import Evidence, Held, read_or_none
 from coattest.findings import Finding
 from coattest_verify.quorum.change.names import CLAIM, STATEMENT, VOTE, place_of
 from coattest_verify.quorum.change.tree import CommitFiles, TwoCommits, changed
-from coattest_verify.quorum.cosigning import present_entries
+from coattest_verify.quorum.cosigning import of_each_release, present_in
 from coattest_verify.quorum.log.entries import SeenLog, parse_entry
 from coattest_verify.quorum.log.examine import (
     CHECKPOINT_FILE,
@@ -61,7 +61,7 @@ def _files(commits: TwoCommits, log: Log, *, again: bool) -> Iterator[Finding]:
         if name not in commits.head.entries:
             if name in expected or (".p/" not in name and not again):
                 yield Finding("file-removed", name, "a part of the log, which is only extended")
-        elif name not in expected or _optional(commits.head, name, MAX_PART) != expected[name]:
+        elif name not in expected or read_or_none(commits.head, name, MAX_PART) != expected[name]:
             yield Finding("bad-log", name, "is not what the log's entries give")
     for name in sorted(set(expected) - set(commits.head.entries)):
         yield Finding("bad-log", name, "is missing")
@@ -75,11 +75,8 @@ def _entries(
     if not fresh:
         return
     yield from _too_late(head, log, start, after, root)
-    releases = {dict(parse_entry(entry).facts).get("release", "") for entry in fresh}
-    known = {
-        *present_entries(_held(head, releases), after.current, root),
-        *signature_entries(head, after.versions),
-    }
+    releases = {parse_entry(entry).facts.get("release", "") for entry in fresh}
+    known = {*_present(head, releases, after, root), *signature_entries(head, after.versions)}
     logged = set(log.entries[:start])
     for index, entry in enumerate(fresh, start):
         if entry in logged:
@@ -99,7 +96,7 @@ def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root
         return
     shown = {entry.source for entry in entries[:start] if entry.shows}
     releases = {place.release for name in head.entries if (place := place_of(name, {})) and place.release}
-    here = set(present_entries(_held(head, releases), after.current, root)) - set(log.entries[:start])
+    here = set(_present(head, releases, after, root)) - set(log.entries[:start])
     waiting = {entry.source for entry in map(parse_entry, here) if entry.shows} - shown
     for index, entry in enumerate(entries[start:], start):
         if entry.shows:
@@ -109,22 +106,24 @@ def _too_late(head: CommitFiles, log: Log, start: int, after: MembersChain, root
             yield Finding("bad-log", CHECKPOINT_FILE, text)
 
 
-def _held(head: CommitFiles, releases: Iterable[str]) -> Held:
-    """The signed files and claims of these releases."""
+def _present(head: CommitFiles, releases: Iterable[str], after: MembersChain, root: bytes) -> list[bytes]:
+    """The entries that the signed files and claims of these releases give."""
     held = {}
     for name in head.entries:
         place = place_of(name, {})
-        if place and place.release in releases and place.kind in {CLAIM, STATEMENT, VOTE}:
-            try:
-                held[name] = head.read(name, place.limit)
-            except Rejected:
-                continue
-    return Held(held)
+        if (
+            place
+            and place.release in releases
+            and place.kind in {CLAIM, STATEMENT, VOTE}
+            and (data := read_or_none(head, name, place.limit)) is not None
+        ):
+            held[name] = data
+    return present_in(of_each_release(Held(held)), after.current, root)
 
 
 def judge_attributes(commits: TwoCommits) -> list[Finding]:
     """What is wrong with a change of ``.gitattributes``: it may only become what ``members init`` writes."""
-    if _optional(commits.head, ATTRIBUTES_FILE, len(ATTRIBUTES_TEXT)) == ATTRIBUTES_TEXT:
+    if read_or_none(commits.head, ATTRIBUTES_FILE, len(ATTRIBUTES_TEXT)) == ATTRIBUTES_TEXT:
         return []
     return [Finding("malformed", ATTRIBUTES_FILE, "is not what verify members init writes")]
 
@@ -132,7 +131,7 @@ def judge_attributes(commits: TwoCommits) -> list[Finding]:
 def judge_members(commits: TwoCommits, after: MembersChain) -> list[Finding]:
     """What is wrong with a change of ``quorum.toml``, which ``follow`` found in the chain."""
     versions = [version.raw for version in after.versions]
-    old, new = (_optional(each, MEMBERS_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
+    old, new = (read_or_none(each, MEMBERS_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
     if old in versions and new in versions and versions.index(new) < versions.index(old):
         return [Finding("members-rollback", MEMBERS_FILE, "is an older version than before")]
     return []
@@ -140,7 +139,7 @@ def judge_members(commits: TwoCommits, after: MembersChain) -> list[Finding]:
 
 def judge_proposal(commits: TwoCommits, before: MembersChain, after: MembersChain) -> list[Finding]:
     """What is wrong with a proposal: that it follows nothing, or takes the place of one that was signed."""
-    old, new = (_optional(each, PROPOSAL_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
+    old, new = (read_or_none(each, PROPOSAL_FILE, MAX_MEMBERS_FILE) for each in (commits.base, commits.head))
     chain = {version.raw for version in after.versions}
     findings = []
     if old is not None and old not in chain and (signed := _signed_by(commits.base, before, old)):
@@ -165,10 +164,3 @@ def _signed_by(evidence: Evidence, before: MembersChain, payload: bytes) -> set[
         return found | signers(MembersFile.decode(payload), payload, envelopes)
     except Rejected:
         return found
-
-
-def _optional(evidence: Evidence, name: str, limit: int) -> bytes | None:
-    try:
-        return evidence.read(name, limit)
-    except Rejected:
-        return None

@@ -23,12 +23,11 @@ LEAVES = frozenset({"rebuild", "claim", REVIEW, COMMIT, PUBLISH})
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A release that enough members archived: its name and source, and the SHA-256 (hex) of its bundle."""
+    """A release that enough members archived: its name and source."""
 
     release: str
     tree_sha256: str
     lock_sha256: str
-    bundle: str
     since: int
     """The index of the last vote's entry: what the log has later is not in the bundle."""
 
@@ -56,8 +55,8 @@ def archive_of(
         if subject == (ARCHIVE, root.hex(), release) and index is not None:
             found.setdefault((vote.tree_sha256, vote.lock_sha256, vote.note), {})[vote.member] = index
     enough = [
-        Archived(release, *archive, max(by.values()))
-        for archive, by in found.items()
+        Archived(release, tree, lock, max(by.values()))
+        for (tree, lock, _), by in found.items()
         if not members.unmet_change(sorted(by))
     ]
     return enough[0] if len(enough) == 1 else None

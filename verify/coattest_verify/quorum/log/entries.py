@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from coattest.strictjson import Fields, canonical, parse
 from coattest_verify.quorum.log.merkle import MAX_ENTRY
 from coattest_verify.quorum.members.file import NAME, MembersFile, utc
-from coattest_verify.quorum.statements.claim import SHA256, Claimed, ProfileResult
+from coattest_verify.quorum.statements.claim import SHA256, Claimed
 from coattest_verify.quorum.statements.question import DecisionQuestion
 from coattest_verify.quorum.statements.signed import SignedStatement
 from coattest_verify.quorum.statements.statement import COULD_NOT_BUILD, DISSENT, Statement
@@ -60,12 +60,13 @@ def statement_entry(signed: SignedStatement) -> bytes:
         quorum=made.quorum_sha256,
         round=made.round,
         time=utc(made.time),
-        **_result(made, made.profiles),
+        **_result(made),
     )
 
 
 def vote_entry(vote: Vote) -> bytes:
     """The log entry of a vote."""
+    commit = {"commit": vote.commit} if vote.commit else {}
     return _entry(
         vote.kind,
         vote.sha256,
@@ -73,35 +74,23 @@ def vote_entry(vote: Vote) -> bytes:
         release=vote.release,
         tree_sha256=vote.tree_sha256,
         lock_sha256=vote.lock_sha256,
-        **_published(vote),
+        **({"claim": vote.claim, "tag": vote.tag, **commit} if vote.kind == PUBLISH else {}),
     )
-
-
-def _published(vote: Vote) -> dict[str, str]:
-    if vote.kind != PUBLISH:
-        return {}
-    commit = {"commit": vote.commit} if vote.commit else {}
-    return {"claim": vote.claim, "tag": vote.tag, **commit}
 
 
 def claim_entry(claim: Claimed) -> bytes:
     """The log entry of a claim: after it the result to copy is known."""
-    return _entry(
-        CLAIM,
-        claim.sha256,
-        None,
-        **_result(claim, claim.profiles),
-    )
+    return _entry(CLAIM, claim.sha256, None, **_result(claim))
 
 
-def _result(of: Statement | Claimed, profiles: Mapping[str, ProfileResult]) -> dict[str, str]:
+def _result(of: Statement | Claimed) -> dict[str, str]:
     """What a statement or a claim shows: from then on who has not built it can copy it."""
     return {
         "release": of.release,
         "architecture": of.architecture,
         "tree_sha256": of.tree_sha256,
         "lock_sha256": of.lock_sha256,
-        **{f"{IMAGE}{profile}": result.sha256 for profile, result in profiles.items()},
+        **{f"{IMAGE}{profile}": result.sha256 for profile, result in of.profiles.items()},
     }
 
 
@@ -128,17 +117,17 @@ class LogEntry:
     kind: str
     sha256: str
     member: str | None
-    facts: tuple[tuple[str, str], ...]
+    facts: Mapping[str, str] = field(hash=False)
 
     @property
     def outcome(self) -> str:
         """A statement's outcome, "" for other entries."""
-        return dict(self.facts).get("outcome", "")
+        return self.facts.get("outcome", "")
 
     @property
     def time(self) -> str:
         """When a statement was signed (RFC 3339 in UTC: texts compare like times), "" for others."""
-        return dict(self.facts).get("time", "")
+        return self.facts.get("time", "")
 
     @property
     def shows(self) -> bool:
@@ -148,21 +137,16 @@ class LogEntry:
     @property
     def source(self) -> tuple[str | None, str | None]:
         """The source tree and the lock that it is about, where it says so."""
-        facts = dict(self.facts)
-        return facts.get("tree_sha256"), facts.get("lock_sha256")
+        return self.facts.get("tree_sha256"), self.facts.get("lock_sha256")
 
     def revokes(self, question: DecisionQuestion) -> bool:
         """Whether this is a revocation, by a present member, of the source that the question is about."""
-        values, claim = dict(self.facts), question.claim
-        return (self.kind, values.get("tree_sha256"), values.get("lock_sha256")) == (
-            REVOKE,
-            claim.tree_sha256,
-            claim.lock_sha256,
-        ) and self.member in question.members.names
+        source = (question.claim.tree_sha256, question.claim.lock_sha256)
+        return (self.kind, self.source) == (REVOKE, source) and self.member in question.members.names
 
     def asks(self, question: DecisionQuestion) -> bool:
         """Whether this is a statement about the question's release, in its round unless it is a dissent."""
-        values, claim = dict(self.facts), question.claim
+        values, claim = self.facts, question.claim
         return (
             self.kind == "rebuild"
             and (values.get("release"), values.get("architecture")) == (claim.release, claim.architecture)
@@ -179,12 +163,11 @@ class LogEntry:
         """
         if not self.shows:
             return False
-        values, shown = dict(self.facts), claim.profiles[profile].sha256
-        if any(name.startswith(IMAGE) and value == shown for name, value in self.facts):
+        values, shown = self.facts, claim.profiles[profile].sha256
+        if any(name.startswith(IMAGE) and value == shown for name, value in values.items()):
             return True
-        source = (claim.tree_sha256, claim.lock_sha256)
         return values.get("architecture") == claim.architecture and (
-            (values["tree_sha256"], values.get("lock_sha256")) == source
+            self.source == (claim.tree_sha256, claim.lock_sha256)
             if "tree_sha256" in values
             else values.get("release") == claim.release
         )
@@ -199,7 +182,7 @@ def parse_entry(entry: bytes) -> LogEntry:
         fields.choice("kind", KINDS),
         fields.text("sha256", SHA256),
         member,
-        tuple((name, facts.text(name, _TEXT)) for name in sorted(facts.values)),
+        {name: facts.text(name, _TEXT) for name in sorted(facts.values)},
     )
     fields.done()
     return found

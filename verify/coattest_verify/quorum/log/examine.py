@@ -223,14 +223,6 @@ def agreed_size(base: MembersFile, cosigned: Iterable[Mapping[str, int]]) -> int
     return next(enough, 0)
 
 
-def cosigned_sizes(evidence: Evidence, log: CheckedLog, members: MembersFile) -> Mapping[str, int]:
-    """How many entries each member cosigned, with keys that it has in ``members``."""
-    if not isinstance(log, Log):
-        return {}
-    notes, _ = read_cosignatures(evidence, log.leaves, log.checkpoint, members)
-    return {name: note.checkpoint.size for name, note in notes.items()}
-
-
 def cosigned_by(evidence: Evidence, log: CheckedLog, members: MembersFile) -> CheckedLog:
     """The log with the cosignatures of these members, by keys that they have in this version."""
     if not isinstance(log, Log):

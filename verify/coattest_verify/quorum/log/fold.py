@@ -186,14 +186,13 @@ def first_complete(
     for index, entry in enumerate(entries):
         if entry.kind != MEMBERS or entry.member is None:
             continue
-        facts = dict(entry.facts)
-        if facts.get("previous") != base.sha256:
+        if entry.facts.get("previous") != base.sha256:
             continue
         place = (entry.sha256, entry.member)
         if place in logged and stands[entry.member] != entry.sha256:
             continue
         stands[entry.member] = entry.sha256
-        logged[place] = logged.get(place, frozenset()) | {facts.get("key", "")}
+        logged[place] = logged.get(place, frozenset()) | {entry.facts.get("key", "")}
         behind = {name: logged[digest, name] for name, digest in stands.items() if digest == entry.sha256}
         if not _enough(base, behind):
             continue

@@ -43,7 +43,7 @@ def publication(claim: Claimed, votes: Iterable[Vote], state: LogState, root: by
     ]
     commits = {vote.commit for vote in made if vote.claim == claim.sha256 and vote.commit}
     for entry in state.entries:
-        facts = dict(entry.facts)
+        facts = entry.facts
         if entry.kind == PUBLISH and facts.get("release") == claim.release:
             if facts.get("claim") == claim.sha256:
                 commit = facts.get("commit")

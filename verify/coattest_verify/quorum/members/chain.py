@@ -40,7 +40,6 @@ from coattest_verify.quorum.log.examine import (
     agreed_size,
     checked_log,
     cosigned_by,
-    cosigned_sizes,
     readable,
 )
 from coattest_verify.quorum.log.fold import Candidate, LogState, fold
@@ -146,13 +145,12 @@ class MembersChain:
         return replace(log, restart=began.sha256, version=began.version) if began else log
 
 
-def follow(
-    evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime, deciding: bool = True
-) -> MembersChain:
-    """The chain from ``root`` (SHA-256 of version 1) to the version in force. Raises Rejected.
+def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime | None) -> MembersChain:
+    """The chain from ``root`` (SHA-256 of version 1) to the version in force ``now``. Raises Rejected.
 
-    Without ``deciding`` neither expiry nor a dispute is an error: members log and cosign all the same, which
-    renews the one and ends the other. Then the chain ends before two versions of which neither is first.
+    Where ``now`` is None nothing is decided, and neither expiry nor a dispute is an error: members log and
+    cosign all the same, which renews the one and ends the other. Then the chain ends before two versions of
+    which neither is first.
     """
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
@@ -160,7 +158,7 @@ def follow(
         raise refused_members(error) from None
     envelopes, refused = _signatures(evidence)
     first = _first(current, envelopes, root)
-    state, log = _state(evidence, first, current, envelopes, seen, disputed=not deciding)
+    state, log = _state(evidence, first, current, envelopes, seen, disputed=now is None)
     _not_forgotten(state, seen, envelopes)
     if isinstance(root, PinnedRoot) and len(state.versions) < root.floor:
         raise Rejected(
@@ -169,10 +167,10 @@ def follow(
             hint="this may be an old file",
             code="members-rollback",
         )
-    beside = state.versions[:-1] if deciding else state.versions
+    beside = state.versions if now is None else state.versions[:-1]
     if all(file.raw != current for file in state.versions) and not _beside(beside, current, envelopes):
         raise _not_in_force(state.versions[-1], MembersFile.decode(current))
-    if deciding and state.versions[-1].expires <= now:
+    if now is not None and state.versions[-1].expires <= now:
         raise Rejected(
             f"expired at {utc(state.versions[-1].expires)}",
             where=MEMBERS_FILE,
@@ -204,7 +202,9 @@ def _state(
 
         @functools.cache
         def cosigned(version: MembersFile) -> Mapping[str, int]:
-            return cosigned_sizes(evidence, log, version)
+            found = cosigned_by(evidence, log, version)
+            notes = found.cosignatures if isinstance(found, Log) else {}
+            return {name: note.checkpoint.size for name, note in notes.items()}
 
         def agreed(base: MembersFile, following: MembersFile) -> int:
             return agreed_size(base, (cosigned(base), cosigned(following)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -139,10 +139,7 @@ class MembersFile:
 
     def owner(self, key: PublicKey) -> str | None:
         """The member whose key this is, or None."""
-        for member in self.members:
-            if key in member.keys:
-                return member.name
-        return None
+        return next((member.name for member in self.members if key in member.keys), None)
 
     def unmet(self, agreeing: Collection[str]) -> tuple[Finding, ...]:
         """Each threshold that the members in ``agreeing`` do not reach; empty when they reach all.
@@ -278,7 +275,7 @@ def _read(data: bytes) -> MembersFile:
         revoke_threshold=fields.optional("revoke_threshold", fields.integer, 1, len(members)) or 1,
         reviews=fields.optional("reviews", fields.integer, 0, len(members)) or 0,
         change=fields.optional("change", fields.integer, 1, len(members)) or 0,
-        restart=_restart(fields) if fields.has("restart") else None,
+        restart=_restart(fields.fields("restart")) if fields.has("restart") else None,
         raw=data,
     )
     fields.done()
@@ -295,18 +292,14 @@ def _read(data: bytes) -> MembersFile:
     return file
 
 
-def _restart(fields: Fields) -> RestartPoint:
-    part = fields.fields("restart")
-    found = RestartPoint(part.integer("size", 1, MAX_LOG), part.text("root", _SHA256))
-    part.done()
-    return found
+def _restart(part: Fields) -> RestartPoint:
+    return RestartPoint(part.integer("size", 1, MAX_LOG), part.text("root", _SHA256))
 
 
 def _members(fields: Fields) -> tuple[Member, ...]:
     found: list[Member] = []
     owner: dict[PublicKey, str] = {}
-    for index, item in enumerate(fields.items("members", low=1, high=MAX_MEMBERS)):
-        entry = Fields(item, f"members[{index}]")
+    for entry in fields.each("members", low=1, high=MAX_MEMBERS):
         name = entry.text("name", NAME)
         keys = []
         for text in entry.items("keys", low=1, high=MAX_KEYS):
@@ -318,7 +311,6 @@ def _members(fields: Fields) -> tuple[Member, ...]:
                 raise Rejected(f"members {owner[key]} and {name} have the same key", code="members-same-key")
             owner[key] = name
             keys.append(key)
-        entry.done()
         if any(member.name == name for member in found):
             raise Rejected(f"member {name} is named twice")
         found.append(Member(name, tuple(keys)))
@@ -329,9 +321,7 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
     known = list(members)
     within = {name: {name} for name in members}
     found = []
-    items = fields.optional("groups", fields.items, high=MAX_GROUPS) or []
-    for index, item in enumerate(items):
-        entry = Fields(item, f"groups[{index}]")
+    for entry in fields.optional("groups", fields.each, high=MAX_GROUPS) or ():
         name = entry.text("name", NAME)
         parts = entry.items("members", low=1, high=MAX_MEMBERS)
         unknown = [part for part in parts if not isinstance(part, str) or part not in known]
@@ -347,7 +337,6 @@ def _groups(fields: Fields, members: list[str]) -> tuple[MemberGroup, ...]:
             raise Rejected(
                 f"{entry.at('members')}: a member is in {name} twice", code="members-counted-twice"
             )
-        entry.done()
     return tuple(found)
 
 
@@ -358,29 +347,21 @@ def _time(fields: Fields, name: str) -> datetime:
     return value.astimezone(timezone.utc)
 
 
+_ALWAYS = ("expires", "round", "threshold", "dissent", "max_age_days", "require_compiled_kernel")
+_DEFAULTS = {"routes": 1, "hosts": 0, "commitments": 0, "revoke_threshold": 1, "reviews": 0, "change": 0}
+"""Values that every members file has, and the defaults of those that are left out."""
+
+
 def _render(file: MembersFile) -> bytes:
     values: dict[str, Any] = {"format": FORMAT, "version": file.version}
     if file.previous is not None:
         values["previous"] = file.previous
+    values |= {name: getattr(file, name) for name in _ALWAYS}
     values |= {
-        "expires": file.expires,
-        "round": file.round,
-        "threshold": file.threshold,
-        "dissent": file.dissent,
-        "max_age_days": file.max_age_days,
-        "require_compiled_kernel": file.require_compiled_kernel,
+        name: value for name, default in _DEFAULTS.items() if (value := getattr(file, name)) != default
     }
-    optional: Mapping[str, tuple[int, int]] = {
-        "routes": (file.routes, 1),
-        "hosts": (file.hosts, 0),
-        "commitments": (file.commitments, 0),
-        "revoke_threshold": (file.revoke_threshold, 1),
-        "reviews": (file.reviews, 0),
-        "change": (file.change, 0),
-    }
-    values |= {name: value for name, (value, default) in optional.items() if value != default}
     if file.restart is not None:
-        values["restart"] = {"size": file.restart.size, "root": file.restart.root}
+        values["restart"] = asdict(file.restart)
     values["members"] = [
         {"name": member.name, "keys": [key.text for key in member.keys]} for member in file.members
     ]

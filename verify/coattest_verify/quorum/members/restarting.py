@@ -174,7 +174,7 @@ def _taken(there: Releases, chain: MembersChain, root: bytes, covered: int) -> I
         index, owner = next(
             (index, entry.member)
             for index, entry in enumerate(chain.state.entries)
-            if entry.kind == PUBLISH and dict(entry.facts).get("release") == claim.release
+            if entry.kind == PUBLISH and entry.facts.get("release") == claim.release
         )
         speaking = {vote.member for vote in votes if (vote.kind, vote.claim) == (PUBLISH, claim.sha256)}
         for item in read_statements(files, chain.current)[0]:

@@ -113,8 +113,7 @@ class ProfileResult:
             pcrs=read_pcrs([pcrs.text(f"PCR{index}", SHA384) for index in range(3)], pcrs.path),
             sections=read_sections(fields),
         )
-        for part in (image, pcrs, fields):
-            part.done()
+        fields.done()
         return result
 
 
@@ -130,36 +129,24 @@ def read_pcrs(values: list[str], path: str) -> tuple[str, str, str]:
 
 def read_sections(fields: Fields) -> tuple[ClaimedSection, ...]:
     """The ``sections`` array. Raises Rejected."""
-    found = []
-    for index, item in enumerate(fields.items("sections", low=1, high=MAX_SECTIONS)):
-        entry = Fields(item, f"{fields.at('sections')}[{index}]")
-        found.append(
-            ClaimedSection(
-                entry.choice("type", SECTION_TYPES),
-                entry.integer("size", 0, MAX_IMAGE),
-                entry.text("sha384", SHA384),
-            )
+    return tuple(
+        ClaimedSection(
+            entry.choice("type", SECTION_TYPES),
+            entry.integer("size", 0, MAX_IMAGE),
+            entry.text("sha384", SHA384),
         )
-        entry.done()
-    return tuple(found)
+        for entry in fields.each("sections", low=1, high=MAX_SECTIONS)
+    )
 
 
-def read_profiles(fields: Fields, name: str = "profiles", *, low: int = 1) -> dict[str, ProfileResult]:
+def read_profiles(fields: Fields) -> dict[str, ProfileResult]:
     """Results by profile. Raises Rejected."""
     found = {}
-    for profile, value in fields.mapping(name, low=low, high=MAX_PROFILES).items():
+    for profile, value in fields.mapping("profiles", high=MAX_PROFILES).items():
         if not PROFILE.fullmatch(profile):
-            raise Rejected(f"{fields.at(name)}: {ascii(profile)[:60]} is not the name of a profile")
-        found[profile] = ProfileResult.read(Fields(value, f"{fields.at(name)}.{profile}"))
+            raise Rejected(f"{fields.at('profiles')}: {ascii(profile)[:60]} is not the name of a profile")
+        found[profile] = ProfileResult.read(Fields(value, f"{fields.at('profiles')}.{profile}"))
     return found
-
-
-def _claimed_kernel(fields: Fields) -> str:
-    """The profile that a claim names. ``minimal`` is not named: one result has one spelling."""
-    kernel = fields.fields("kernel")
-    profile = kernel.choice("profile", [name for name in KERNEL_PROFILES if name != MINIMAL])
-    kernel.done()
-    return profile
 
 
 def read_network(fields: Fields) -> Network:
@@ -176,13 +163,6 @@ def read_network(fields: Fields) -> Network:
     if not found:
         raise Rejected(f"{fields.at('network')}: neither listen nor connect has anything")
     return found
-
-
-def _claimed_container(fields: Fields) -> str:
-    container = fields.fields("container")
-    config = container.text("config", SHA256)
-    container.done()
-    return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,17 +188,20 @@ class Claimed:
         fields = Fields(value, "")
         fields.exactly("format", CLAIM_FORMAT)
         source = fields.fields("source")
+        # ``minimal`` is not named: one result has one spelling.
+        kernels = [name for name in KERNEL_PROFILES if name != MINIMAL]
         claim = cls(
             release=fields.text("release", RELEASE),
             architecture=fields.text("architecture", ARCHITECTURE),
             tree_sha256=source.text("tree_sha256", SHA256),
             lock_sha256=source.text("lock_sha256", SHA256),
             profiles=read_profiles(fields),
-            container=_claimed_container(fields) if fields.has("container") else None,
-            kernel_profile=_claimed_kernel(fields) if fields.has("kernel") else MINIMAL,
+            container=fields.fields("container").text("config", SHA256) if fields.has("container") else None,
+            kernel_profile=(
+                fields.fields("kernel").choice("profile", kernels) if fields.has("kernel") else MINIMAL
+            ),
             network=read_network(fields) if fields.has("network") else NO_NETWORK,
             sha256=hashlib.sha256(canonical(value)).hexdigest(),
         )
-        source.done()
         fields.done()
         return claim

@@ -16,7 +16,6 @@ from coattest.strictjson import MAX_SIZE, Fields, canonical, parse
 from coattest_verify.quorum.members.file import NAME, ROUND, parse_utc, utc
 from coattest_verify.quorum.statements.claim import (
     ARCHITECTURE,
-    COMMIT,
     IMAGE_NAME,
     MAX_IMAGE,
     MAX_PROFILES,
@@ -24,7 +23,6 @@ from coattest_verify.quorum.statements.claim import (
     RELEASE,
     SHA256,
     SHA384,
-    WORD,
     ProfileResult,
     read_pcrs,
     read_sections,
@@ -160,7 +158,7 @@ def _statement(fields: Fields, payload: bytes = b"") -> Statement:
         lock_sha256=external.text("lock_sha256", SHA256),
         claim_sha256=claim,
         profiles=profiles,
-        built=_built(definition, external, internal, source, payload) if profiles else None,
+        built=Built.read(external, source, internal, _inputs(definition, payload)) if profiles else None,
         quorum_version=quorum.integer("version", 1),
         quorum_sha256=quorum.text("sha256", SHA256),
         round=internal.text("round", ROUND),
@@ -171,21 +169,7 @@ def _statement(fields: Fields, payload: bytes = b"") -> Statement:
     )
     if not profiles:
         _require_nothing(definition, external, internal, source)
-    parts = (
-        inputs,
-        quorum,
-        source,
-        builder,
-        metadata,
-        external,
-        internal,
-        definition,
-        details,
-        predicate,
-        fields,
-    )
-    for part in parts:
-        part.done()
+    fields.done()
     return statement
 
 
@@ -245,31 +229,13 @@ def _read_profiles(
 
 def _read_subjects(fields: Fields) -> dict[str, Any]:
     subjects: dict[str, Any] = {}
-    for index, item in enumerate(fields.items("subject", low=1, high=4 * MAX_PROFILES)):
-        entry = Fields(item, f"subject[{index}]")
+    for entry in fields.each("subject", low=1, high=4 * MAX_PROFILES):
         name = entry.text("name", limit=128)
         if name in subjects:
-            raise Rejected(f"subject[{index}]: named twice", code="duplicate-key")
+            raise Rejected(f"{entry.path}: named twice", code="duplicate-key")
         subjects[name] = dict(entry.mapping("digest", high=4))
-        entry.done()
+        entry.done()  # here: what was read before is not read again
     return subjects
-
-
-def _built(definition: Fields, external: Fields, internal: Fields, source: Fields, payload: bytes) -> Built:
-    kernel, tool = internal.fields("kernel"), internal.fields("tool")
-    built = Built(
-        route=external.text("route", WORD),
-        commit=source.optional("commit", source.text, COMMIT),
-        kernel_compiled=kernel.boolean("compiled_here"),
-        kernel_sha256=kernel.text("sha256", SHA256),
-        tool_version=tool.text("version", WORD),
-        tool_sha256=tool.text("sha256", SHA256),
-        isolation=internal.mapping("isolation", low=0, high=64),
-        inputs=_inputs(definition, payload),
-    )
-    kernel.done()
-    tool.done()
-    return built
 
 
 def _require_nothing(definition: Fields, external: Fields, internal: Fields, source: Fields) -> None:

@@ -73,6 +73,21 @@ class Built:
     isolation: Mapping[str, Any] = field(hash=False)
     inputs: tuple[LockedInput, ...] = field(repr=False)
 
+    @classmethod
+    def read(cls, named: Fields, source: Fields, how: Fields, inputs: tuple[LockedInput, ...]) -> Built:
+        """From a report or a statement: ``named`` has the route, ``source`` the commit. Raises Rejected."""
+        kernel, tool = how.fields("kernel"), how.fields("tool")
+        return cls(
+            route=named.text("route", WORD),
+            commit=source.optional("commit", source.text, COMMIT),
+            kernel_compiled=kernel.boolean("compiled_here"),
+            kernel_sha256=kernel.text("sha256", SHA256),
+            tool_version=tool.text("version", WORD),
+            tool_sha256=tool.text("sha256", SHA256),
+            isolation=how.mapping("isolation", low=0, high=64),
+            inputs=inputs,
+        )
+
     @property
     def container(self) -> str | None:
         """SHA-256 of the configuration of the container image that is the payload, taken as given."""
@@ -143,7 +158,8 @@ class RebuildReport:
         """
         fields = Fields(value, "")
         fields.exactly("format", "coattest-build/v1")
-        source, kernel, tool = fields.fields("source"), fields.fields("kernel"), fields.fields("tool")
+        source, kernel = fields.fields("source"), fields.fields("kernel")
+        inputs = tuple(_input(item) for item in fields.items("inputs", high=MAX_INPUTS))
         return cls(
             release=fields.text("release", RELEASE),
             architecture=fields.text("architecture", ARCHITECTURE),
@@ -153,26 +169,20 @@ class RebuildReport:
             profiles=read_profiles(fields),
             kernel_profile=kernel.choice("profile", KERNEL_PROFILES) if kernel.has("profile") else MINIMAL,
             network=read_network(fields) if fields.optional("network", fields.fields) else NO_NETWORK,
-            built=Built(
-                route=fields.text("route", WORD),
-                commit=source.optional("commit", source.text, COMMIT),
-                kernel_compiled=kernel.boolean("compiled_here"),
-                kernel_sha256=kernel.text("sha256", SHA256),
-                tool_version=tool.text("version", WORD),
-                tool_sha256=tool.text("sha256", SHA256),
-                isolation=fields.mapping("isolation", low=0, high=64),
-                inputs=tuple(_input(item) for item in fields.items("inputs", high=MAX_INPUTS)),
-            ),
+            built=Built.read(fields, source, fields, inputs),
         )
 
     def differences(self, claim: Claimed) -> tuple[Finding, ...]:
         """Each difference of this build from a claim, most telling first; empty when there is none."""
-        found = []
-        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
-            mine, theirs = getattr(self, name), getattr(claim, name)
+        found: list[Finding] = []
+
+        def check(name: str, mine: str, theirs: str, detail: str | None = None) -> None:
             if mine != theirs:
-                detail = f"{mine} instead of {theirs}"
+                detail = detail or f"{mine} instead of {theirs}"
                 found.append(Finding("mismatch", name, detail, expected=theirs, found=mine))
+
+        for name in ("tree_sha256", "lock_sha256", "release", "architecture", "kernel_profile"):
+            check(name, getattr(self, name), getattr(claim, name))
         for profile in sorted({*claim.profiles, *self.profiles}):
             if profile not in self.profiles:
                 found.append(Finding("not-built", profile, "not built here"))
@@ -180,24 +190,16 @@ class RebuildReport:
                 found.append(Finding("not-claimed", profile, "not in the claim"))
             else:
                 found += self.profiles[profile].differences(claim.profiles[profile], profile)
-        if self.built.container != claim.container:
-            mine, theirs = self.built.container or "none", claim.container or "none"
-            detail = f"{mine} instead of {theirs}"
-            found.append(Finding("mismatch", "container", detail, expected=theirs, found=mine))
-        if self.network != claim.network:
-            mine, theirs = str(self.network), str(claim.network)
-            detail = "not the claim's network"
-            found.append(Finding("mismatch", "network", detail, expected=theirs, found=mine))
+        check("container", self.built.container or "none", claim.container or "none")
+        check("network", str(self.network), str(claim.network), "not the claim's network")
         return tuple(found)
 
 
 def _input(value: Any) -> LockedInput:
-    if not isinstance(value, dict):
-        raise Rejected("inputs: not objects")
-    texts = [value.get(name) for name in ("name", "version", "sha256", "kind", "path")]
-    if not all(isinstance(text, str) for text in texts):
-        raise Rejected("inputs: name, version, sha256, kind and path are strings")
-    return checked_input(LockedInput(*texts))  # type: ignore[arg-type]  # checked above
+    try:
+        return checked_input(LockedInput(*(value[name] for name in LockedInput._fields)))
+    except (KeyError, TypeError):
+        raise Rejected("inputs: name, version, sha256, kind and path are strings") from None
 
 
 def checked_input(found: LockedInput) -> LockedInput:

@@ -235,7 +235,6 @@ def _authentic(
         sha256=hashlib.sha256(data).hexdigest(),
         keys=signers,
     )
-    source.done()
     fields.done()
     if vote.payload != envelope.payload:
         raise Rejected("not in canonical JSON")

@@ -56,8 +56,7 @@ def confirmations(path: Path, lock_sha256: str, own: OwnWork) -> dict[str, bool]
         if fields.text("lock_sha256", SHA256) != lock_sha256:
             raise UsageError("is about another lock", where=str(path), code="wrong-lock")
         found = {}
-        for index, item in enumerate(fields.items("pins", high=MAX_PINS)):
-            pin = Fields(item, f"pins[{index}]")
+        for pin in fields.each("pins", high=MAX_PINS):
             name = f"wheel {pin.text('name')}" if pin.text("kind") == "wheel" else pin.text("name")
             found[name] = pin.boolean("confirmed")
     return found

@@ -31,29 +31,18 @@ def read_packages(
     if (len(packed), digest) != (listed.size, listed.sha256):
         text = f"signed {listed.sha256} ({listed.size} bytes), served {digest} ({len(packed)} bytes)"
         return Finding("wrong-index", where, text, expected=listed.sha256, found=digest)
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
     try:
-        data = _unpacked(packed, limit)
+        data = decompressor.decompress(packed, limit + 1)
+        if len(data) > limit:
+            return Finding("too-large", where, f"unpacks to more than {limit} bytes")
+        if not decompressor.eof:
+            raise lzma.LZMAError("the .xz ends early")
+        if decompressor.unused_data:
+            raise lzma.LZMAError("something follows the .xz")
         return _select(data, {name.encode() for name in names})
     except (lzma.LZMAError, IndexMalformed, UnicodeDecodeError) as error:
         return Finding("bad-index", where, f"{error}"[:200])
-    except _TooMuch:
-        return Finding("too-large", where, f"unpacks to more than {limit} bytes")
-
-
-class _TooMuch(Exception):
-    """Unpacking went past the limit."""
-
-
-def _unpacked(packed: bytes, limit: int) -> bytes:
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MAX_XZ_MEMORY)
-    data = decompressor.decompress(packed, limit + 1)
-    if len(data) > limit:
-        raise _TooMuch
-    if not decompressor.eof:
-        raise lzma.LZMAError("the .xz ends early")
-    if decompressor.unused_data:
-        raise lzma.LZMAError("something follows the .xz")
-    return data
 
 
 def _select(data: bytes, wanted: Collection[bytes]) -> dict[str, tuple[Package, ...]]:
