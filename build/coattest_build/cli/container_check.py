@@ -44,7 +44,7 @@ from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
-from coattest_build.explain.describe import crc_finding
+from coattest_build.explain.describe import crc_findings
 from coattest_build.formats.eif import VERSION, ImageError, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import ImageMeasurements, measure_found
@@ -182,14 +182,13 @@ def _against(
             verdict = check(file, found.layout)
             whole = measure_found(file, found.layout, whole=False)
             if parts is not None and not verdict.findings and not verdict.undecided:
-                verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole.measured))
+                verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole))
         except ImageError as error:
             raise unreadable(eif, error) from None
-    wrong = crc_finding(found.layout, whole.crc32)
     misread = [note for note in found.notes if note.code in MISREAD]
     if found.version < VERSION:  # it has no metadata, and the rest of the count is the verdict's
         misread = [note for note in misread if note.code != "eif-section-count"]
-    faults = (*found.findings, *misread, *([wrong] if wrong else []))
+    faults = (*found.findings, *misread, *crc_findings(found.layout, whole.crc32))
     return replace(verdict, findings=(*faults, *verdict.findings))
 
 

@@ -75,7 +75,7 @@ def _show(image: Path, description: Description) -> None:
     )
     console.print("Metadata (not measured)", style="italic")
     console.print(_metadata(description))
-    if description.signature is not None:
+    if description.signature is not None and description.signature.certificate is not None:
         console.show_facts(_signature(description.signature), title="Signature")
     if description.tree is not None:
         console.print("Files that the enclave sees", style="italic")
@@ -119,13 +119,14 @@ _PROFILES = {
 
 
 def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:
+    facts = report.facts()
     return [
         ("check", ("invalid", "red") if report.findings else ("valid", "green")),
         *[(finding.code, (finding.detail, "red")) for finding in report.findings],
-        ("subject", report.subject),
-        ("issuer", report.issuer + " (not checked: PCR8 pins the certificate itself)"),
-        ("valid", f"{report.not_before} to {report.not_after}"),
-        ("sha256", report.certificate_sha256),
+        ("subject", facts["subject"]),
+        ("issuer", facts["issuer"] + " (not checked: PCR8 pins the certificate itself)"),
+        ("valid", f"{facts['not_before']} to {facts['not_after']}".replace("T", " ")),
+        ("sha256", facts["sha256"]),
     ]
 
 

@@ -14,7 +14,7 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
 from coattest_build.explain.causes import CAUSES, Cause, cause_of
-from coattest_build.explain.describe import crc_finding
+from coattest_build.explain.describe import crc_findings
 from coattest_build.explain.details import Found, Place, differs
 from coattest_build.explain.excerpt import Span, excerpt, first_difference
 from coattest_build.explain.trees import compare_trees
@@ -89,8 +89,7 @@ def compare(a: Path, b: Path) -> Comparison:
         faults = tuple(
             replace(fault, where=f"image {name}")
             for name, (_, found), whole in zip("AB", images, measured, strict=True)
-            for fault in (*found.findings, crc_finding(found.layout, whole.crc32))
-            if fault is not None
+            for fault in (*found.findings, *crc_findings(found.layout, whole.crc32))
         )
         one, other = (found.layout for _, found in images)
         causes: dict[str, Cause] = {}
@@ -115,7 +114,7 @@ def compare(a: Path, b: Path) -> Comparison:
         faults,
         ranked,
         MappingProxyType(
-            {f"PCR{n}": tuple(getattr(each.measured, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
+            {f"PCR{n}": tuple(getattr(each, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
         ),
     )
 
