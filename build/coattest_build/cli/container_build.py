@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
 
-from coattest import __version__
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.network import parse_network
@@ -30,18 +28,16 @@ from coattest_build.cli.container_options import (
 )
 from coattest_build.cli.options import cache_option, jobs_option, mirror_option
 from coattest_build.containers.application import ContainerTree
-from coattest_build.containers.blobs import read_blobs
+from coattest_build.containers.blobs import read_blobs, write_enclave
 from coattest_build.containers.errors import path_text
-from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.manifests import Platform
-from coattest_build.containers.nitrocli import MAX_RAMDISK
 from coattest_build.containers.own.imagefile import own_report, write_own_image
 from coattest_build.containers.own.profile import obtain_kernel, read_profile
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.registry.reference import ImagePlace
-from coattest_build.containers.sources import Spool, plain_blocks
-from coattest_build.formats.eif import FLAG_AARCH64, Part, SectionType, write_parts
+from coattest_build.formats.eif import FLAG_AARCH64
 from coattest_build.formats.measure import measure_registers
+from coattest_build.formats.metadata import metadata_section
 from coattest_build.inputs.cache import Cache, cache_folder
 
 
@@ -135,34 +131,13 @@ def _write_nitro_cli(
     config = tree.image.config
     if config is None:
         raise UsageError("a file system names no architecture", hint="build from an image")
-    with Spool(MAX_RAMDISK) as spool:
-        blocks = decided_blocks(tree, times=times, store=store, docker=docker)
-        found = read_blobs(blobs, config.platform.architecture)
-        part, _ = spool.add(blocks, "application ramdisk")
-        parts = [
-            Part.of_bytes(SectionType.KERNEL, found.kernel),
-            Part.of_bytes(SectionType.CMDLINE, found.cmdline),
-            Part.of_bytes(SectionType.METADATA, _metadata(tree.image)),
-            Part.of_bytes(SectionType.RAMDISK, found.boot),
-            Part(SectionType.RAMDISK, part.size, lambda: plain_blocks(part)),
-        ]
-        flags = FLAG_AARCH64 if config.platform.architecture == "arm64" else 0
-        write_parts(target, parts, flags=flags)
-
-
-def _metadata(image: OpenedImage) -> bytes:
-    """The fields of nitro-cli; what it takes from the clock and the daemon is fixed here."""
-    document = {
-        "ImageName": image.names[0] if image.names else "container",
-        "ImageVersion": image.config_sha256,
-        "BuildMetadata": {
-            "BuildTime": "1970-01-01T00:00:00.000000000+00:00",
-            "BuildTool": "coattest",
-            "BuildToolVersion": __version__,
-            "OperatingSystem": "Linux",
-            "KernelVersion": "unknown",
-        },
-        "DockerInfo": {},
-        "CustomMetadata": None,
-    }
-    return json.dumps(document, separators=(",", ":")).encode()
+    blocks = decided_blocks(tree, times=times, store=store, docker=docker)
+    before = read_blobs(blobs, config.platform.architecture)
+    # The fields of nitro-cli; what it takes from the clock and the daemon is fixed here.
+    metadata = metadata_section(
+        tree.image.names[0] if tree.image.names else "container",
+        tree.image.config_sha256,
+        built="1970-01-01T00:00:00.000000000+00:00",
+    )
+    flags = FLAG_AARCH64 if config.platform.architecture == "arm64" else 0
+    write_enclave(target, before, metadata, blocks, flags=flags)
