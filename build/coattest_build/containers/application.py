@@ -9,17 +9,16 @@ from coattest.errors import EnvironmentFailure
 from coattest.findings import Finding
 from coattest_build.containers.daemon import (
     STORES,
-    Exported,
     Undecided,
     create_container,
     export,
     read_export,
     undecided,
 )
-from coattest_build.containers.errors import ContainerError, path_text
+from coattest_build.containers.errors import ContainerError, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
-from coattest_build.containers.layertar import DIRECTORY, read_layer
+from coattest_build.containers.layertar import DIRECTORY, LayerEntry, read_layer
 from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_blocks, ramdisk_parts
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -38,13 +37,13 @@ class ContainerTree:
     undecided: tuple[Undecided, ...]
     attributes: tuple[str, ...]
 
-    def exported(self, store: str = STORES[0]) -> Iterator[Exported]:
+    def exported(self, store: str = STORES[0]) -> Iterator[LayerEntry]:
         """The entries of the container's export, in order, as a store makes them. Raises ContainerError."""
         if self.root is not None:
             return export(self.root, store)
         (layer,) = self.image.layers
         entries = read_layer(layer.content, most=4 * MAX_ENTRIES)
-        return read_export(entries, 0, Counted(self.image.max_size))
+        return read_export(entries, Counted(self.image.max_size))
 
 
 def container_tree(image: OpenedImage) -> ContainerTree:
@@ -92,10 +91,7 @@ def command_and_environment(
     if image.config is None:
         return lines(command), lines(environment)
     if image.config.platform.os != "linux" or image.config.platform.architecture not in ARCHITECTURES:
-        raise ContainerError(
-            f"is for {image.config.platform}; nitro-cli takes linux/amd64 and linux/arm64",
-            code="container-unsupported",
-        )
+        raise not_read(f"is for {image.config.platform}; nitro-cli takes linux/amd64 and linux/arm64")
     found = command_of(image.config, docker)
     if found is None:
         raise EnvironmentFailure(
@@ -137,7 +133,7 @@ def application_ramdisk(
 
 
 def ramdisk_at(
-    tree: ContainerTree, files: tuple[bytes, bytes], times: Callable[[Exported], int], store: str
+    tree: ContainerTree, files: tuple[bytes, bytes], times: Callable[[LayerEntry], int], store: str
 ) -> Iterator[bytes]:
     """The ramdisk in blocks, each entry made when it is asked for; ``times`` gives the time of one."""
     parts = ramdisk_parts(tree.exported(store), *files, times=times)

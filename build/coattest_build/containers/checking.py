@@ -22,9 +22,10 @@ from coattest_build.containers.application import (
     undecided_finding,
 )
 from coattest_build.containers.blobs import BootParts
-from coattest_build.containers.daemon import STORES, Exported
-from coattest_build.containers.errors import ContainerError
+from coattest_build.containers.daemon import STORES
+from coattest_build.containers.errors import not_read
 from coattest_build.containers.layers import HIDDEN_LINK
+from coattest_build.containers.layertar import LayerEntry
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import MAX_RAMDISK, clock_of
 from coattest_build.containers.sources import FilePart, Spool
@@ -91,7 +92,7 @@ def possible_files(tree: ContainerTree) -> tuple[Files, ...]:
     """
     config = tree.image.config
     if config is None:
-        raise ContainerError("a file system has no command: check an image", code="container-unsupported")
+        raise not_read("a file system has no command: check an image")
     found: dict[Files, None] = {}
     for docker in (20, 29) if config.cmd == () else (None,):
         if docker == 29 and config.entrypoint is None:
@@ -111,7 +112,7 @@ class DeployedRamdisk:
         self.position = 0
         self.times: dict[int, int] = {}
 
-    def time(self, entry: Exported) -> int:
+    def time(self, entry: LayerEntry) -> int:
         """The time of the entry whose header comes next: the first of its clock that was read."""
         raw = self._part.read(self.position + _MTIME, 8)
         return self.times.setdefault(clock_of(entry), int(raw, 16) if _HEX.fullmatch(raw) else 0)

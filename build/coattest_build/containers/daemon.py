@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from coattest_build.containers import layertar
 from coattest_build.containers.errors import path_text, unloadable
 from coattest_build.containers.layers import (
     CREATED,
@@ -18,13 +17,12 @@ from coattest_build.containers.layers import (
     PARENT,
     Counted,
     Inode,
-    LayerTree,
     check_root,
     clean_name,
+    folder_at,
     walk,
 )
-from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK
-from coattest_build.containers.sparse import Extent
+from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK, LayerEntry
 
 CONTAINER = -1
 """The clock of what the creation of the container makes; a layer's number is that of its extraction."""
@@ -43,24 +41,6 @@ _INIT = (
 )
 _STAMPED = (b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys")
 """Folders whose time nitro-cli's linuxkit sets to a fixed one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """An entry of an export: ``name`` ends with a slash for a folder; ``clock`` says who decides its time."""
-
-    name: bytes
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    size: int
-    target: bytes
-    device: tuple[int, int]
-    content: tuple[Extent, ...]
-    place: int
-    clock: int | None = None
 
 
 STORES = ("overlay2", "containerd", "vfs")
@@ -103,7 +83,7 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
     name = posixpath.normpath(working_dir).encode()
     parts = clean_name(name)
     model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
-    _, made = LayerTree(root, counted).folder(parts, b"WORKDIR " + name, make=model, through_links=True)
+    _, made = folder_at(root, parts, b"WORKDIR " + name, counted, make=model, through_links=True)
     if not made:
         return
     for path, inode in walk(root):
@@ -128,10 +108,11 @@ def place_file(root: Inode, parts: list[bytes], kind: str) -> Inode:
     return at
 
 
-def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
+def export(root: Inode, store: str = STORES[0]) -> Iterator[LayerEntry]:
     """The entries of ``docker export``, in its order: a file with several names is a link after the first.
 
-    ``store`` is one of STORES, and decides mode and owner of folders without an entry in their layer.
+    A folder's name ends with a slash. ``store`` is one of STORES, and decides mode and owner of folders
+    without an entry in their layer.
     """
     first: dict[int, bytes] = {}
     for path, inode in walk(root):
@@ -141,7 +122,7 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
         mode, uid, gid = inode.mode, inode.uid, inode.gid
         if inode.cause == IMPLIED:
             mode, uid, gid = implied_mode(inode, store)
-        yield Exported(
+        yield LayerEntry(
             name=path + b"/" if folder else path,
             kind=HARD_LINK if linked else inode.kind,
             mode=mode,
@@ -187,8 +168,8 @@ def undecided(root: Inode) -> tuple[Undecided, ...]:
     )
 
 
-def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Counted) -> Iterator[Exported]:
-    """The entries of a ``docker export`` archive, with plain names. Raises ContainerError."""
+def read_export(entries: Iterator[LayerEntry], counted: Counted) -> Iterator[LayerEntry]:
+    """The entries of a ``docker export`` archive, with names as in ``export``. Raises ContainerError."""
     seen: set[bytes] = set()
     for entry in entries:
         counted.add(entry)
@@ -203,16 +184,4 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Cou
         target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:
             raise unloadable("a hard link to no earlier file", where=path_text(path))
-        yield Exported(
-            name=path + b"/" if folder else path,
-            kind=entry.kind,
-            mode=entry.mode,
-            uid=entry.uid,
-            gid=entry.gid,
-            mtime=entry.mtime,
-            size=entry.size,
-            target=target,
-            device=entry.device,
-            content=entry.content,
-            place=place,
-        )
+        yield replace(entry, name=path + b"/" if folder else path, target=target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 
 
 class ContainerError(UsageError):
@@ -29,6 +29,16 @@ def not_read(what: str, *, where: str | None = None, hint: str | None = None) ->
 def two_readings(what: str, *, where: str | None = None) -> ContainerError:
     """Two programs would see two images: ``container-two-readings``."""
     return ContainerError(what, where=where, code="container-two-readings")
+
+
+def ambiguous(what: str, *, hint: str | None = None) -> ContainerError:
+    """Not one image, but none or several: ``container-ambiguous``."""
+    return ContainerError(what, hint=hint, code="container-ambiguous")
+
+
+def wrong_digest(what: str, *, where: str) -> FoundFalse:
+    """Content is not what its digest says: ``container-digest``."""
+    return FoundFalse(what, where=where, code="container-digest")
 
 
 def path_text(name: bytes) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from coattest.errors import CoattestError, Rejected
 from coattest.files import Folder, open_plain
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import DIRECTORY, FILE, read_layer
 from coattest_build.containers.registry.fetching import RegistryFiles
@@ -89,7 +89,7 @@ class ArchiveFiles:
         for entry in read_layer(archive, most=4 * MAX_FILES):
             name = posixpath.normpath(entry.name.decode("utf-8", "backslashreplace"))
             if name in self._files or name in self._links:
-                raise ContainerError(f"{name!a} appears twice", code="container-two-readings")
+                raise two_readings(f"{name!a} appears twice")
             if len(self._files) + len(self._links) >= MAX_FILES:
                 raise beyond_limit(f"more than {MAX_FILES} files")
             target = entry.target.decode("utf-8", "backslashreplace")

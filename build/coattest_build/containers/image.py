@@ -11,9 +11,17 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coattest.errors import CoattestError, FoundFalse, Rejected
+from coattest.errors import CoattestError, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text, two_readings
+from coattest_build.containers.errors import (
+    ContainerError,
+    ambiguous,
+    beyond_limit,
+    not_read,
+    path_text,
+    two_readings,
+    wrong_digest,
+)
 from coattest_build.containers.files import ImageFiles, open_files, read_file
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import read_layer
@@ -148,9 +156,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
     found = _from_layout(files, wanted) if files.has("index.json") else _from_saved(files, wanted)
     config = read_config(found.config, "config")
     if wanted.platform is not None and not config.platform.is_for(wanted.platform):
-        raise ContainerError(
-            f"the image is for {config.platform}, not {wanted.platform}", code="container-ambiguous"
-        )
+        raise ambiguous(f"the image is for {config.platform}, not {wanted.platform}")
     if len(config.diff_ids) != len(found.layers):
         raise ContainerError(
             f"{len(found.layers)} layers, but the configuration has {len(config.diff_ids)} diff_ids"
@@ -175,35 +181,23 @@ def _layer(
         method = compression_of(source)
         content, found = spool.add(unpacked_blocks(source, spool.left(), where), where)
     if found != diff_id:
-        raise FoundFalse(
-            f"its content has SHA-256 {found}, the configuration says {diff_id}",
-            where=where,
-            code="container-digest",
-        )
+        raise wrong_digest(f"its content has SHA-256 {found}, the configuration says {diff_id}", where=where)
     return ImageLayer(diff_id, method, content)
 
 
 def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
     if source.size != descriptor.size:
-        raise FoundFalse(
-            f"{source.size} bytes, its descriptor says {descriptor.size}",
-            where=where,
-            code="container-digest",
-        )
+        raise wrong_digest(f"{source.size} bytes, its descriptor says {descriptor.size}", where=where)
     found = sha256_of(source)
     if found != descriptor.sha256:
-        raise FoundFalse(
-            f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}",
-            where=where,
-            code="container-digest",
-        )
+        raise wrong_digest(f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}", where=where)
 
 
 def _blob(files: ImageFiles, descriptor: Descriptor, where: str) -> bytes:
     """A document by its descriptor. Raises ContainerError, FoundFalse."""
     data = read_file(files, f"blobs/sha256/{descriptor.sha256}", MAX_DOCUMENT)
     if len(data) != descriptor.size or hashlib.sha256(data).hexdigest() != descriptor.sha256:
-        raise FoundFalse("is not what its descriptor says", where=where, code="container-digest")
+        raise wrong_digest("is not what its descriptor says", where=where)
     return data
 
 
@@ -284,20 +278,12 @@ def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
 
 def _several(found: list[str], wanted: Choice) -> ContainerError:
     if not found and wanted.config:
-        return ContainerError(
-            f"has no image whose configuration is sha256:{wanted.config}", code="container-ambiguous"
-        )
+        return ambiguous(f"has no image whose configuration is sha256:{wanted.config}")
     if not found:
         asked = " and ".join(str(each) for each in (wanted.ref, wanted.platform) if each)
-        return ContainerError(
-            f"has no image {asked!a}" if asked else "has no image", code="container-ambiguous"
-        )
+        return ambiguous(f"has no image {asked!a}" if asked else "has no image")
     listed = "; ".join(ascii(text)[1:-1] for text in found[:8]) + ("; .." if len(found) > 8 else "")
-    return ContainerError(
-        f"has {len(found)} images: {listed}",
-        hint="name one with --ref or --platform",
-        code="container-ambiguous",
-    )
+    return ambiguous(f"has {len(found)} images: {listed}", hint="name one with --ref or --platform")
 
 
 def _check_agreement(
@@ -353,9 +339,5 @@ def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
     config = read_file(files, image.config, MAX_DOCUMENT)
     named, digest = _hex_of(image.config), hashlib.sha256(config).hexdigest()
     if len(named) == 64 and named != digest:
-        raise FoundFalse(
-            f"the configuration has SHA-256 {digest}",
-            where=path_text(image.config.encode()),
-            code="container-digest",
-        )
+        raise wrong_digest(f"the configuration has SHA-256 {digest}", where=path_text(image.config.encode()))
     return _Found("docker-save", image.tags, None, config, tuple((name, None) for name in image.layers))

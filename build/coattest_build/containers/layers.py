@@ -144,56 +144,56 @@ CREATED = "working folder"
 PARENT = "parent of the working folder"
 
 
-class LayerTree:
-    """A folder in which names are resolved as in a chroot."""
+def folder_at(
+    root: Inode,
+    parts: list[bytes],
+    name: bytes,
+    counted: Counted,
+    *,
+    make: Inode | None = None,
+    through_links: bool = False,
+) -> tuple[Inode, list[Inode]]:
+    """The folder at a path and the ones made on the way, as copies of ``make``; links as in a chroot.
 
-    def __init__(self, root: Inode, counted: Counted) -> None:
-        self.root, self._counted = root, counted
-
-    def folder(
-        self, parts: list[bytes], name: bytes, *, make: Inode | None = None, through_links: bool = False
-    ) -> tuple[Inode, list[Inode]]:
-        """The folder at a path and the ones made on the way, as copies of ``make``; links are followed.
-
-        ``through_links``: what a link leads to is made, too. Raises ContainerError.
-        """
-        stack, pending, made = [self.root], parts[::-1], []
-        links, guard = 0, -1
-        while pending:
-            part = pending.pop()
-            if len(pending) < guard:
-                guard = -1
-            self._counted.steps += 1
-            if self._counted.steps > MAX_STEPS:
-                raise beyond_limit(f"more than {MAX_STEPS} steps to resolve its names")
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                if len(stack) > 1:
-                    stack.pop()
-                continue
-            child = stack[-1].below.get(part)
-            if child is None:
-                if make is None or (guard >= 0 and not through_links):
-                    through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
-                    raise unloadable(f"its parent is {through}", where=path_text(name))
-                child = _like(make, part, name)
-                self._counted.made()
-                made.append(child)
-                stack[-1].below[part] = child
-            elif child.kind == SYMLINK:
-                links += 1
-                if links > MAX_LINKS:
-                    raise unloadable(f"more than {MAX_LINKS} links in its name", where=path_text(name))
-                guard = len(pending) if guard < 0 else guard
-                if child.target.startswith(b"/"):
-                    stack = [self.root]
-                pending.extend(child.target.split(b"/")[::-1])
-                continue
-            elif child.kind != DIRECTORY:
-                raise unloadable("its parent is not a folder", where=path_text(name))
-            stack.append(child)
-        return stack[-1], made
+    ``through_links``: what a link leads to is made, too. Raises ContainerError.
+    """
+    stack, pending, made = [root], parts[::-1], []
+    links, guard = 0, -1
+    while pending:
+        part = pending.pop()
+        if len(pending) < guard:
+            guard = -1
+        counted.steps += 1
+        if counted.steps > MAX_STEPS:
+            raise beyond_limit(f"more than {MAX_STEPS} steps to resolve its names")
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if len(stack) > 1:
+                stack.pop()
+            continue
+        child = stack[-1].below.get(part)
+        if child is None:
+            if make is None or (guard >= 0 and not through_links):
+                through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
+                raise unloadable(f"its parent is {through}", where=path_text(name))
+            child = _like(make, part, name)
+            counted.made()
+            made.append(child)
+            stack[-1].below[part] = child
+        elif child.kind == SYMLINK:
+            links += 1
+            if links > MAX_LINKS:
+                raise unloadable(f"more than {MAX_LINKS} links in its name", where=path_text(name))
+            guard = len(pending) if guard < 0 else guard
+            if child.target.startswith(b"/"):
+                stack = [root]
+            pending.extend(child.target.split(b"/")[::-1])
+            continue
+        elif child.kind != DIRECTORY:
+            raise unloadable("its parent is not a folder", where=path_text(name))
+        stack.append(child)
+    return stack[-1], made
 
 
 def _like(model: Inode, part: bytes, name: bytes) -> Inode:
@@ -210,7 +210,7 @@ class _Layer:
 
     def __init__(self, number: int, counted: Counted) -> None:
         self.root = Inode(DIRECTORY, place=number)
-        self._tree, self._number = LayerTree(self.root, counted), number
+        self._number = number
         self._implied = Inode(DIRECTORY, place=number, clock=number, cause=IMPLIED)
         self._counted = counted
 
@@ -223,7 +223,7 @@ class _Layer:
             raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
-        parent, _ = self._tree.folder(above, entry.name, make=self._implied)
+        parent, _ = folder_at(self.root, above, entry.name, self._counted, make=self._implied)
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
             return
@@ -264,13 +264,10 @@ class _Layer:
             raise unloadable(
                 "a device 0:0, which the overlay takes for a removed file", where=path_text(entry.name)
             )
-        made = Inode(entry.kind, place=self._number)
-        made.target, made.device, made.content, made.size = (
-            entry.target,
-            entry.device,
-            entry.content,
-            entry.size,
+        made = Inode(
+            entry.kind, size=entry.size, target=entry.target, device=entry.device, place=self._number
         )
+        made.content = entry.content
         _set(made, entry)
         if entry.kind == SYMLINK:
             if not entry.target:
@@ -286,7 +283,7 @@ class _Layer:
             raise unloadable("a hard link to a folder", where=where)
         *above, base = parts
         try:
-            found = self._tree.folder(above, entry.target)[0].below.get(base)
+            found = folder_at(self.root, above, entry.target, self._counted)[0].below.get(base)
         except ContainerError as error:
             if error.code != "container-unloadable":
                 raise

@@ -47,6 +47,8 @@ class LayerEntry:
     """One entry: ``mode`` is the twelve permission bits, ``mtime`` whole seconds rounded down.
 
     ``content`` are the pieces of a file's ``size`` bytes; ``attributes`` the names of extended attributes.
+    Of an image's export ``place`` is the number of the layer with the content, and ``clock`` says who decides
+    the time.
     """
 
     name: bytes
@@ -59,7 +61,9 @@ class LayerEntry:
     target: bytes
     device: tuple[int, int]
     content: tuple[Extent, ...]
-    attributes: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    place: int = 0
+    clock: int | None = None
 
 
 @dataclass(slots=True)

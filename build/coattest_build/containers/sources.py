@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO, Protocol, cast
 
 from coattest.errors import EnvironmentFailure
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.lenient.decompress import READ, StreamEndedError, Unpacked, method_of
 
@@ -148,9 +148,7 @@ def unpacked_blocks(source: Positioned, limit: int, where: str) -> Iterator[byte
         yield from plain_blocks(source)
         return
     if method not in READ:
-        raise ContainerError(
-            f"is compressed with {method}, which is not read here", where=where, code="container-unsupported"
-        )
+        raise not_read(f"is compressed with {method}, which is not read here", where=where)
     position = members = produced = 0
     while position < source.size:
         first = source.read(position, 8)

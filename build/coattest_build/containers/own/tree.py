@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
 from coattest_build.containers.daemon import implied_mode, place_file
-from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
     HIDDEN_LINK,
     IMPLIED,
     MAX_LINKS,
     Inode,
-    LayerTree,
     clean_name,
+    folder_at,
     walk,
 )
 from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
@@ -129,15 +129,9 @@ def own_tree(
     ``added`` are paths and content of files that are put into the image where it has nothing.
     """
     if image.config is None:
-        raise ContainerError(
-            "is a file system, which does not say what runs", hint="build from an image",
-            code="container-unsupported",
-        )  # fmt: skip
+        raise not_read("is a file system, which does not say what runs", hint="build from an image")
     if (image.config.platform.os, image.config.platform.architecture) != ("linux", "amd64"):
-        raise ContainerError(
-            f"is for {image.config.platform}; the kernel of this style is for linux/amd64",
-            code="container-unsupported",
-        )
+        raise not_read(f"is for {image.config.platform}; the kernel of this style is for linux/amd64")
     root, counted = apply_layers(image)
     for name in MOUNTED:
         root.below[name] = Inode(DIRECTORY)
@@ -149,9 +143,8 @@ def own_tree(
         _check_free(root, name)
         place_file(root, name.split(b"/"), FILE).mode = 0o644
     folder = working_folder(image.config)
-    LayerTree(root, counted).folder(
-        clean_name(folder.encode()), b"WORKDIR " + folder.encode(), make=Inode(DIRECTORY), through_links=True
-    )
+    path, name = clean_name(folder.encode()), b"WORKDIR " + folder.encode()
+    folder_at(root, path, name, counted, make=Inode(DIRECTORY), through_links=True)
     found = list(walk(root))
     user = resolve_user(
         image.config.user, _database(image, root, b"etc/passwd"), _database(image, root, b"etc/group")
