@@ -17,7 +17,16 @@ from coattest_build.containers.daemon import (
 )
 from coattest_build.containers.errors import ContainerError, not_read, path_text
 from coattest_build.containers.image import OpenedImage
-from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
+from coattest_build.containers.layers import (
+    CREATED,
+    HIDDEN_LINK,
+    IMPLIED,
+    MAX_ENTRIES,
+    PARENT,
+    Counted,
+    Inode,
+    apply_layer,
+)
 from coattest_build.containers.layertar import DIRECTORY, LayerEntry, read_layer
 from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_blocks, ramdisk_parts
 
@@ -67,18 +76,30 @@ def apply_layers(image: OpenedImage) -> tuple[Inode, Counted]:
     return root, counted
 
 
+_CAUSES = {
+    IMPLIED: (
+        "a folder without an entry in its layer",
+        "time, mode and owner",
+        "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
+        "tool that adds parents",
+    ),
+    HIDDEN_LINK: (
+        "a folder without an entry in its layer, in place of a link of a layer below",
+        "whether it is a folder at all",
+        "put the file where the link leads, not through the link",
+    ),
+    CREATED: (CREATED, "time", "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR"),
+    PARENT: (PARENT, "time", "make the working folder in the image, so that nothing is made in its parent"),
+}
+"""What is undecided for each cause, what of it can differ, and the remedy."""
+
+
 def undecided_finding(item: Undecided) -> Finding:
     """One path that the image alone does not decide."""
     by = f"layer {item.layer}" if item.layer else "the creation of the container"
-    what = {
-        "implied": "a folder without an entry in its layer",
-        "hides a link": "a folder without an entry in its layer, in place of a link of a layer below",
-    }.get(item.cause, item.cause)
-    return Finding(
-        "undecidable",
-        path_text(item.path),
-        f"{what}: {by} decides {item.free} when it is extracted or made; {item.remedy}",
-    )
+    what, free, remedy = _CAUSES[item.cause]
+    detail = f"{what}: {by} decides {free} when it is extracted or made; {remedy}"
+    return Finding("undecidable", path_text(item.path), detail)
 
 
 def command_and_environment(

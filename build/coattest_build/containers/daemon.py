@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from coattest_build.containers.errors import path_text, unloadable
 from coattest_build.containers.layers import (
     CREATED,
-    HIDDEN_LINK,
     IMPLIED,
     PARENT,
     Counted,
@@ -62,14 +61,12 @@ def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
 class Undecided:
     """A folder that the image alone does not decide: its path, the cause, and whose clock its time is.
 
-    ``layer`` counts from 1; 0 is the creation of the container. ``free`` says what can differ.
+    ``layer`` counts from 1; 0 is the creation of the container.
     """
 
     path: bytes
     cause: str
     layer: int
-    free: str
-    remedy: str
 
 
 def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
@@ -138,31 +135,10 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[LayerEntry]:
         )
 
 
-_REMEDIES = {
-    IMPLIED: "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
-    "tool that adds parents",
-    HIDDEN_LINK: "put the file where the link leads, not through the link",
-    CREATED: "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR",
-    PARENT: "make the working folder in the image, so that nothing is made in its parent",
-}
-_FREE = {
-    IMPLIED: "time, mode and owner",
-    HIDDEN_LINK: "whether it is a folder at all",
-    CREATED: "time",
-    PARENT: "time",
-}
-
-
 def undecided(root: Inode) -> tuple[Undecided, ...]:
     """The folders that Docker decides by time or store, sorted by path components."""
     return tuple(
-        Undecided(
-            path=path,
-            cause=inode.cause,
-            layer=0 if inode.clock == CONTAINER else (inode.clock or 0) + 1,
-            free=_FREE[inode.cause],
-            remedy=_REMEDIES[inode.cause],
-        )
+        Undecided(path, inode.cause, 0 if inode.clock == CONTAINER else (inode.clock or 0) + 1)
         for path, inode in walk(root)
         if inode.cause is not None
     )

@@ -113,9 +113,9 @@ class ContainerConfig:
     user: str
     working_dir: str
     volumes: tuple[str, ...]
-    ports: tuple[str, ...]
+    exposed_ports: tuple[str, ...]
     stop_signal: str
-    has_healthcheck: bool
+    healthcheck: bool
 
 
 def _document(data: bytes, what: str) -> Fields:
@@ -255,9 +255,9 @@ def read_config(data: bytes, what: str) -> ContainerConfig:
             user=_text(run, "User"),
             working_dir=_text(run, "WorkingDir"),
             volumes=_keys(run, "Volumes"),
-            ports=_keys(run, "ExposedPorts"),
+            exposed_ports=_keys(run, "ExposedPorts"),
             stop_signal=_text(run, "StopSignal"),
-            has_healthcheck=bool(run.values.get("Healthcheck")),
+            healthcheck=bool(run.values.get("Healthcheck")),
         )
     except Rejected as error:
         raise ContainerError(error.what) from None

@@ -271,13 +271,11 @@ def start_file(unpacked: Unpacking) -> str | None:
 def _metadata(raw: bytes | None) -> tuple[Any, Finding | None]:
     if raw is None:
         return None, None
-    if len(raw) > eif.MAX_METADATA:
-        detail = f"not JSON that can be shown: more than {eif.MAX_METADATA} bytes"
-        return None, Finding("metadata-malformed", "metadata", detail)
-    if too_deep(raw):  # it could be read, but not printed
-        return None, Finding(
-            "metadata-malformed", "metadata", f"not JSON that can be shown: nested deeper than {MAX_DEPTH}"
-        )
+    beyond = f"more than {eif.MAX_METADATA} bytes" if len(raw) > eif.MAX_METADATA else None
+    if beyond is None and too_deep(raw):  # it could be read, but not printed
+        beyond = f"nested deeper than {MAX_DEPTH}"
+    if beyond is not None:
+        return None, Finding("metadata-malformed", "metadata", f"not JSON that can be shown: {beyond}")
     try:
         return json.loads(
             raw.decode("utf-8"), object_pairs_hook=unique_names, parse_constant=_no_constant

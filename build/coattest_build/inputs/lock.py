@@ -80,11 +80,6 @@ class LockedWheel:
     size: int
     sha256: str
 
-    @property
-    def label(self) -> str:
-        """How messages name it."""
-        return f"{self.name} {self.version}"
-
 
 @dataclass(frozen=True, slots=True)
 class LockedLayer:

@@ -7,8 +7,6 @@ with what ordinary programs need on top (``x86_64.config`` beside this file), an
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,15 +42,6 @@ def read_profile() -> ContainerProfile:
     )
 
 
-@contextmanager
-def _as_source(profile: ContainerProfile) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
-        folder = Path(name)
-        (folder / profile.spec.kernel.config).write_bytes(profile.fragment)
-        (folder / profile.spec.kernel.init).write_bytes(profile.init)
-        yield folder
-
-
 def obtain_kernel(
     profile: ContainerProfile, store: Cache, *, mirror: str | None, jobs: int, reporter: Reporter
 ) -> Compiled:
@@ -62,7 +51,10 @@ def obtain_kernel(
     files = fetch.fetch_packages(
         packages, store, lambda: apt.mirrors(spec.suites, spec.component, mirror=mirror), reporter
     )
-    with _as_source(profile) as source:
+    with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
+        source = Path(name)
+        (source / spec.kernel.config).write_bytes(profile.fragment)
+        (source / spec.kernel.init).write_bytes(profile.init)
         return kernel.obtain(spec, lock, source, store, files, jobs=jobs, fresh=False, reporter=reporter)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
@@ -111,10 +111,8 @@ def _part(path: bytes, inode: Inode, written: bytes | None) -> RamdiskPart:
 
 def _linked(part: RamdiskPart, number: int, names: int, *, again: bool) -> RamdiskPart:
     """One of several names of a file: the first has the content (Linux, init/initramfs.c: ``maybe_link``)."""
-    return RamdiskPart(
-        part.name, part.mode, part.uid, part.gid, part.mtime, 0 if again else part.size,
-        b"" if again else part.content, inode=number, links=names,
-    )  # fmt: skip
+    part = replace(part, inode=number, links=names)
+    return replace(part, size=0, content=b"") if again else part
 
 
 def own_tree(
