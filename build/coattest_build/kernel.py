@@ -118,19 +118,23 @@ def check_config(fragment: str, resolved: str) -> None:
 
     Raises UsageError (``kernel-option``) with all options that do not.
     """
-    found = parse_config(resolved)
     lost = [
-        f"CONFIG_{name}={value} became {found.get(name, 'n')}"
-        for name, value in parse_config(fragment).items()
-        if found.get(name, "n") != value
+        f"CONFIG_{name}={value} became {found}"
+        for name, value, found in _unlike(parse_config(fragment), resolved)
     ]
     if lost:
-        raise UsageError(
-            "; ".join(lost),
-            where="kernel configuration",
-            hint="the option's dependencies are not met",
-            code="kernel-option",
-        )
+        raise _wrong_options("; ".join(lost), "the option's dependencies are not met")
+
+
+def _unlike(wanted: Mapping[str, str], resolved: str) -> list[tuple[str, str, str]]:
+    """The options that do not have their value in a resolved configuration: name, wanted and found value."""
+    options = parse_config(resolved)
+    found = ((name, value, options.get(name, "n")) for name, value in wanted.items())
+    return [each for each in found if each[1] != each[2]]
+
+
+def _wrong_options(what: str, hint: str) -> UsageError:
+    return UsageError(what, where="kernel configuration", hint=hint, code="kernel-option")
 
 
 _NEVER = frozenset({"MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING"})
@@ -144,18 +148,11 @@ PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 def check_profile(profile: str, resolved: str) -> None:
     """Check the resolved configuration against its profile. Raises UsageError (``kernel-option``)."""
-    found = parse_config(resolved)
-    wrong = [
-        f"CONFIG_{name} is {found.get(name, 'n')}"
-        for name, value in PROFILE_OPTIONS[profile].items()
-        if found.get(name, "n") != value
-    ]
+    wrong = [f"CONFIG_{name} is {found}" for name, _, found in _unlike(PROFILE_OPTIONS[profile], resolved)]
     if wrong:
-        raise UsageError(
+        raise _wrong_options(
             f"not a kernel of the profile {profile}: {', '.join(wrong)}",
-            where="kernel configuration",
-            hint="change the fragment, or [kernel] profile in build/image.toml with fragment and init",
-            code="kernel-option",
+            "change the fragment, or [kernel] profile in build/image.toml with fragment and init",
         )
 
 

@@ -34,6 +34,7 @@ from coattest_build.containers.manifests import (
     Descriptor,
     ManifestFile,
     Platform,
+    SavedImage,
     read_config,
     read_index,
     read_manifest,
@@ -167,7 +168,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
             zip(found.layers, config.diff_ids, strict=True), 1
         )
     )
-    digest = hashlib.sha256(found.config).hexdigest()
+    digest = _sha256(found.config)
     return OpenedImage(found.form, found.names, found.manifest, digest, config, layers, found.config)
 
 
@@ -196,7 +197,7 @@ def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
 def _blob(files: ImageFiles, descriptor: Descriptor, where: str) -> bytes:
     """A document by its descriptor. Raises ContainerError, FoundFalse."""
     data = read_file(files, f"blobs/sha256/{descriptor.sha256}", MAX_DOCUMENT)
-    if len(data) != descriptor.size or hashlib.sha256(data).hexdigest() != descriptor.sha256:
+    if len(data) != descriptor.size or _sha256(data) != descriptor.sha256:
         raise wrong_digest("is not what its descriptor says", where=where)
     return data
 
@@ -296,10 +297,10 @@ def _check_agreement(
     if not files.has("manifest.json"):
         return
     saved = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
-    wanted = hashlib.sha256(config).hexdigest()
+    wanted = _sha256(config)
     layers = tuple(layer.sha256 for layer in manifest.layers)
     for image in saved:
-        if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted:
+        if _sha256(_config(files, image)) == wanted:
             if tuple(_hex_of(name) for name in image.layers) == layers:
                 return
             raise two_readings("manifest.json and index.json have different layers for one configuration")
@@ -314,30 +315,30 @@ def _hex_of(name: str) -> str:
     return name.rpartition("/")[2].removeprefix("sha256:").partition(".")[0]
 
 
+def _config(files: ImageFiles, image: SavedImage) -> bytes:
+    return read_file(files, image.config, MAX_DOCUMENT)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
     if not files.has("manifest.json"):
         raise ContainerError("has neither index.json nor manifest.json")
     images = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
     candidates = [image for image in images if wanted.ref is None or wanted.ref in image.tags]
     if wanted.config is not None:
-        candidates = [
-            image
-            for image in candidates
-            if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted.config
-        ]
+        candidates = [image for image in candidates if _sha256(_config(files, image)) == wanted.config]
     if len(candidates) > 1 and wanted.platform is not None:
-        candidates = [
-            image
-            for image in candidates
-            if read_config(read_file(files, image.config, MAX_DOCUMENT), "config").platform.is_for(
-                wanted.platform
-            )
-        ]
+        platforms = [read_config(_config(files, image), "config").platform for image in candidates]
+        pairs = zip(candidates, platforms, strict=True)
+        candidates = [image for image, platform in pairs if platform.is_for(wanted.platform)]
     if len(candidates) != 1:
         raise _several([", ".join(image.tags) or image.config for image in candidates], wanted)
     (image,) = candidates
-    config = read_file(files, image.config, MAX_DOCUMENT)
-    named, digest = _hex_of(image.config), hashlib.sha256(config).hexdigest()
+    config = _config(files, image)
+    named, digest = _hex_of(image.config), _sha256(config)
     if len(named) == 64 and named != digest:
         raise wrong_digest(f"the configuration has SHA-256 {digest}", where=path_text(image.config.encode()))
     return _Found("docker-save", image.tags, None, config, tuple((name, None) for name in image.layers))

@@ -34,37 +34,17 @@ def first_difference(a: Iterable[bytes], b: Iterable[bytes]) -> int | None:
 
     A stream that ends early differs where it ends. Blocks may be cut differently.
     """
-    offset = 0
-    left, right = _Stream(a), _Stream(b)
+    left, right = filter(None, a), filter(None, b)
+    offset, one, other = 0, b"", b""
     while True:
-        one, other = left.peek(), right.peek()
+        one, other = one or next(left, b""), other or next(right, b"")
         length = min(len(one), len(other))
+        # Bytes, and not memoryviews: comparing these is a loop, and comparing those a memcmp.
         if one[:length] != other[:length]:
             return offset + _first_byte(one[:length], other[:length])
         if not length:
             return None if len(one) == len(other) else offset
-        left.skip(length)
-        right.skip(length)
-        offset += length
-
-
-class _Stream:
-    """Blocks as bytes, because comparing bytes is a memcmp and comparing memoryviews is a loop."""
-
-    def __init__(self, blocks: Iterable[bytes]) -> None:
-        self._blocks = iter(blocks)
-        self._rest = b""
-
-    def peek(self) -> bytes:
-        while not self._rest:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            self._rest = block
-        return self._rest
-
-    def skip(self, length: int) -> None:
-        self._rest = self._rest[length:]
+        one, other, offset = one[length:], other[length:], offset + length
 
 
 def _first_byte(a: bytes, b: bytes) -> int:

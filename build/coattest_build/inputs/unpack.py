@@ -146,6 +146,11 @@ class Tree:
                 at = here
         return at
 
+    def file(self, path: str) -> str | None:
+        """The name of the regular file that an absolute path leads to; None when there is none."""
+        found = self.resolve(path)
+        return found if found is not None and self.kinds[found] == REGULAR else None
+
     def _add_member(self, member: TarMember, name: str, archive: TarStream) -> None:
         if member.kind == DIRECTORY:
             self.make_directory(name)

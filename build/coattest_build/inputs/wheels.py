@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
@@ -193,8 +193,8 @@ def unpack_wheel(
             members = archive.infolist()
             for member in sorted(members, key=lambda item: item.filename):
                 name = _checked_name(member, label)
-                top = name.parts[0]
-                script = top.endswith(".data") and name.parts[1:2] == ("scripts",)
+                top, *below = name.split("/")
+                script = top.endswith(".data") and below[:1] == ["scripts"]
                 if member.is_dir() or top.endswith(".dist-info") or script:
                     continue
                 if top.endswith(".data"):
@@ -247,15 +247,13 @@ class _Bounded:
         return self._file.read(size if size >= 0 else MAX_DIRECTORY)
 
 
-def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:
+def _checked_name(member: zipfile.ZipInfo, label: str) -> str:
     try:
-        check_name(member.filename)
+        name = check_name(member.filename)
     except FoundFalse as error:
         raise _hostile(f"{member.filename[:200]!r}: {error.what}", label) from None
-    name = PurePosixPath(member.filename)
     kind = stat.S_IFMT(member.external_attr >> 16)
-    plain = member.filename.rstrip("/") == str(name) and not name.is_absolute() and ".." not in name.parts
-    if not plain or "\\" in member.filename or "\0" in member.filename or str(name) == ".":
+    if not name or name != member.filename.rstrip("/") or "\\" in name:
         raise _hostile(f"{member.filename[:200]!r}: not a plain relative path", label)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _hostile(f"{member.filename[:200]!r}: neither stored nor deflated", label)

@@ -14,6 +14,7 @@ import json
 import re
 import urllib.error
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -102,10 +103,7 @@ class RegistryFiles:
         document = self._documents[sha256]
         if document is not None:
             return document
-
-        def read(response: IO[bytes]) -> bytes:
-            return read_response(response, MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)
-
+        read = partial(read_response, limit=MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)
         data = self._get("manifests", sha256, MAX_DOCUMENT + 1, read)
         if len(data) > MAX_DOCUMENT:
             raise beyond_limit(f"a manifest of more than {MAX_DOCUMENT} bytes")
