@@ -213,11 +213,7 @@ def obtain(
             found = _load(folder, digest)
             if found:
                 return found
-        _compile(spec, lock, (fragment, init), folder, packages, jobs=jobs, reporter=reporter)
-    compiled = _load(folder, digest, fresh=True)
-    if compiled is None:
-        raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
-    return compiled
+        return _compile(spec, lock, (fragment, init), folder, packages, jobs=jobs, reporter=reporter)
 
 
 def cached(spec: ImageSpec, lock: Lock, cache: Cache, fragment: bytes, init: bytes) -> Compiled | None:
@@ -251,7 +247,7 @@ def _compile(
     *,
     jobs: int,
     reporter: Reporter,
-) -> None:
+) -> Compiled:
     with scratch_directory(folder.parent, "compile-") as scratch:
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
             toolchain = unpack_toolchain(spec, lock, packages, scratch / "root")
@@ -276,8 +272,9 @@ def _compile(
         check_profile(spec.kernel.profile, resolved)
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
-        _store(out, folder)
+        compiled = _store(out, folder, folder.name, fresh=True)
         log.unlink(missing_ok=True)
+        return compiled
 
 
 def unpack_toolchain(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> unpack.Tree:
@@ -313,13 +310,7 @@ def adopt(outputs: Path, folder: Path, *, profile: str, fragment: str, digest: s
     check_config(fragment, resolved)
     check_profile(profile, resolved)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _store(outputs, folder)
-    compiled = _load(folder, digest, fresh=fresh)
-    if compiled is None:
-        raise EnvironmentFailure(
-            "the outputs changed while they were read", where=str(folder), code=COMPILE_FAILED
-        )
-    return compiled
+    return _store(outputs, folder, digest, fresh=fresh)
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
@@ -352,23 +343,26 @@ def read_output(path: Path) -> bytes:
     return sandbox.read_result(path, most=MAX_OUTPUT, code=COMPILE_FAILED)
 
 
-def _store(out: Path, folder: Path) -> None:
-    """Move the outputs to their place in the cache, with one rename.
+def _store(out: Path, folder: Path, digest: str, *, fresh: bool) -> Compiled:
+    """Move the outputs to their place in the cache, with one rename; ``digest`` is that of the inputs.
 
     When the same bytes are there already they stay: another process may be reading them.
     """
     digests = {}
     with tempfile.TemporaryDirectory(prefix="store-", dir=folder.parent) as name:
-        fresh = Path(name) / "kernel"
-        fresh.mkdir()
+        made = Path(name) / "kernel"
+        made.mkdir()
         for output in OUTPUTS:
             content = read_output(out / output)
-            (fresh / output).write_bytes(content)
+            (made / output).write_bytes(content)
             digests[output] = hashlib.sha256(content).hexdigest()
         text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
-        (fresh / "outputs.json").write_text(text)
-        if _load(folder, folder.name) and read_bounded(folder / "outputs.json", MAX_DIGESTS) == text.encode():
-            return
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
+        (made / "outputs.json").write_text(text)
+        if not _load(folder, digest) or read_bounded(folder / "outputs.json", MAX_DIGESTS) != text.encode():
+            if folder.exists():
+                shutil.rmtree(folder)
+            made.replace(folder)
+    compiled = _load(folder, digest, fresh=fresh)
+    if compiled is None:
+        raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
+    return compiled

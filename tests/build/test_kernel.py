@@ -106,14 +106,14 @@ def test_the_same_kernel_in_the_cache_is_left_alone(tmp_path: Path, before: str,
     folder.parent.mkdir()
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(b"old " + name.encode() if before == "other" else name.encode())
-    kernel._store(out, folder)
+    kernel._store(out, folder, folder.name, fresh=False)
     identity = folder.stat().st_ino
     if before == "damaged":
         (folder / kernel.OUTPUTS[0]).write_bytes(b"junk")
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(name.encode())
     with (folder / "outputs.json").open() as held:
-        kernel._store(out, folder)
+        kernel._store(out, folder, folder.name, fresh=False)
         assert (folder.stat().st_ino == identity) is kept
         assert held.read()
     for name in kernel.OUTPUTS:

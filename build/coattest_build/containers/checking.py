@@ -35,6 +35,7 @@ from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.registers import extend
 
 APPLICATION = "application ramdisk"
+OTHER_BYTES = Finding("archive-bytes", APPLICATION, "the same files, but not the same bytes")
 BLOBS = "nitro-cli's blobs; name them with --blobs"
 MAX_REPORTED = 200
 """Differences that are listed."""
@@ -204,21 +205,11 @@ def ramdisk_differences(blocks: Iterator[bytes], layout: Layout, theirs: Unpacki
             yield replace(finding, where=f"{APPLICATION}: {path}" if path else APPLICATION)
 
 
-def unpack_application(file: BinaryIO, layout: Layout, section: EifSection) -> Unpacking:
-    """The tree that one ramdisk of an image file makes. Raises ImageError."""
-    return unpack_ramdisks(file, replace(layout, sections=(section,)))
-
-
-def other_bytes() -> Finding:
-    """The finding that ramdisks with the same files are not the same."""
-    return Finding("archive-bytes", APPLICATION, "the same files, but not the same bytes")
-
-
 def _differences(
     tree: ContainerTree, file: BinaryIO, layout: Layout, application: EifSection
 ) -> tuple[list[Finding], list[Finding]]:
     """What differs path by path from the container image, and what of that the image does not decide."""
-    theirs = unpack_application(file, layout, application)
+    theirs = unpack_ramdisks(file, replace(layout, sections=(application,)))
     times = {item.layer: 0 for item in tree.undecided}
     for item in reversed(tree.undecided):
         node = theirs.tree.stat(b"rootfs/" + item.path)
@@ -233,7 +224,7 @@ def _differences(
     if different and any(item.cause == HIDDEN_LINK for item in tree.undecided):
         return [], [*still_open, *map(undecided_finding, tree.undecided)]
     if not different and not still_open:
-        different = [other_bytes()]
+        different = [OTHER_BYTES]
     return different, still_open
 
 

@@ -152,10 +152,12 @@ def folder_at(
     *,
     make: Inode | None = None,
     through_links: bool = False,
+    file: bool = False,
 ) -> tuple[Inode, list[Inode]]:
     """The folder at a path and the ones made on the way, as copies of ``make``; links as in a chroot.
 
-    ``through_links``: what a link leads to is made, too. Raises ContainerError.
+    ``through_links``: what a link leads to is made, too. ``file``: something else than a folder may be at the
+    end. Raises ContainerError.
     """
     stack, pending, made = [root], parts[::-1], []
     links, guard = 0, -1
@@ -190,7 +192,7 @@ def folder_at(
                 stack = [root]
             pending.extend(child.target.split(b"/")[::-1])
             continue
-        elif child.kind != DIRECTORY:
+        elif child.kind != DIRECTORY and not (file and not pending):
             raise unloadable("its parent is not a folder", where=path_text(name))
         stack.append(child)
     return stack[-1], made

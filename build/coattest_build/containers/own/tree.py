@@ -18,7 +18,7 @@ from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
     HIDDEN_LINK,
     IMPLIED,
-    MAX_LINKS,
+    Counted,
     Inode,
     clean_name,
     folder_at,
@@ -144,9 +144,8 @@ def own_tree(
     path, name = clean_name(folder.encode()), b"WORKDIR " + folder.encode()
     folder_at(root, path, name, counted, make=Inode(DIRECTORY), through_links=True)
     found = list(walk(root))
-    user = resolve_user(
-        image.config.user, _database(image, root, b"etc/passwd"), _database(image, root, b"etc/group")
-    )
+    databases = (_database(image, root, name, counted) for name in (b"etc/passwd", b"etc/group"))
+    user = resolve_user(image.config.user, *databases)
     return OwnTree(
         image=image,
         config=image.config,
@@ -171,35 +170,15 @@ def _check_free(root: Inode, name: bytes) -> None:
         raise ContainerError("image.toml puts a file where init mounts", where=path_text(name))
 
 
-def find_inode(root: Inode, path: bytes) -> Inode | None:
-    """What is at a path, links followed as in a chroot; None where nothing is."""
-    stack, pending, links = [root], path.split(b"/")[::-1], 0
-    while pending:
-        part = pending.pop()
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            stack = stack[: max(len(stack) - 1, 1)]
-            continue
-        child = stack[-1].below.get(part) if stack[-1].kind == DIRECTORY else None
-        if child is None:
-            return None
-        if child.kind != SYMLINK:
-            stack.append(child)
-            continue
-        links += 1
-        if links > MAX_LINKS:
-            return None
-        if child.target.startswith(b"/"):
-            stack = [root]
-        pending.extend(child.target.split(b"/")[::-1])
-    return stack[-1]
-
-
-def _database(image: OpenedImage, root: Inode, path: bytes) -> bytes:
-    """A small file of the image; empty where it is not there. Raises ContainerError."""
-    inode = find_inode(root, path)
-    if inode is None or inode.kind != FILE:
+def _database(image: OpenedImage, root: Inode, path: bytes, counted: Counted) -> bytes:
+    """A small file of the image, links followed; empty where it is not there. Raises ContainerError."""
+    try:
+        inode, _ = folder_at(root, path.split(b"/"), path, counted, file=True)
+    except ContainerError as error:
+        if error.code != "container-unloadable":
+            raise
+        return b""
+    if inode.kind != FILE:
         return b""
     if inode.size > MAX_DATABASE:
         raise beyond_limit(f"larger than {MAX_DATABASE} bytes", where=path_text(path))
