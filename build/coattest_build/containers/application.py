@@ -15,7 +15,7 @@ from coattest_build.containers.daemon import (
     read_export,
     undecided,
 )
-from coattest_build.containers.errors import ContainerError, not_read, path_text
+from coattest_build.containers.errors import ContainerError, naming, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
     CREATED,
@@ -68,11 +68,8 @@ def apply_layers(image: OpenedImage) -> tuple[Inode, Counted]:
     """The tree of all layers, and what they took. Raises ContainerError where Docker would refuse."""
     root, counted = Inode(DIRECTORY), Counted(image.max_size)
     for number, layer in enumerate(image.layers):
-        try:
+        with naming(f"layer {number + 1}", ContainerError):
             apply_layer(root, layer.content, number, counted)
-        except ContainerError as error:
-            error.where = f"layer {number + 1}" + (f": {error.where}" if error.where else "")
-            raise
     return root, counted
 
 

@@ -46,12 +46,14 @@ STORES = ("overlay2", "containerd", "vfs")
 """Where Docker keeps layers: each gives a folder without an entry its own mode and owner."""
 
 
-def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
-    """Mode, user and group of a folder without an entry in its layer.
+def mode_and_owner(inode: Inode, store: str) -> tuple[int, int, int]:
+    """Mode, user and group; of a folder without an entry in its layer the store decides them.
 
     overlay2 makes a new one, 755 of root; the others keep what a layer below has, and else containerd makes
     755 and vfs 600 (of Docker 20.10).
     """
+    if inode.cause != IMPLIED:
+        return inode.mode, inode.uid, inode.gid
     if store == "overlay2":
         return 0o755, 0, 0
     return inode.lower or (0o755 if store == "containerd" else 0o600, 0, 0)
@@ -116,9 +118,7 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[LayerEntry]:
         folder = inode.kind == DIRECTORY
         earlier = first.setdefault(id(inode), path) if inode.linked else None
         linked = earlier is not None and earlier is not path
-        mode, uid, gid = inode.mode, inode.uid, inode.gid
-        if inode.cause == IMPLIED:
-            mode, uid, gid = implied_mode(inode, store)
+        mode, uid, gid = mode_and_owner(inode, store)
         yield LayerEntry(
             name=path + b"/" if folder else path,
             kind=HARD_LINK if linked else inode.kind,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from coattest.errors import FoundFalse, UsageError
+import contextlib
+from collections.abc import Iterator
+
+from coattest.errors import CoattestError, FoundFalse, Rejected, UsageError
 
 
 class ContainerError(UsageError):
@@ -39,6 +42,26 @@ def ambiguous(what: str, *, hint: str | None = None) -> ContainerError:
 def wrong_digest(what: str, *, where: str) -> FoundFalse:
     """Content is not what its digest says: ``container-digest``."""
     return FoundFalse(what, where=where, code="container-digest")
+
+
+@contextlib.contextmanager
+def malformed(where: str | None = None) -> Iterator[None]:
+    """Within the block, what is rejected makes the image malformed."""
+    try:
+        yield
+    except Rejected as error:
+        raise ContainerError(error.what, where=where) from None
+
+
+@contextlib.contextmanager
+def naming(place: str, kind: type[CoattestError] = CoattestError) -> Iterator[None]:
+    """Put a place, such as the image's path, before where an error of this kind is."""
+    try:
+        yield
+    except kind as error:
+        if error.where is None or not error.where.startswith(place):
+            error.where = f"{place}: {error.where}" if error.where else place
+        raise
 
 
 def path_text(name: bytes) -> str:

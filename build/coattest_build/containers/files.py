@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from coattest.errors import CoattestError, Rejected
 from coattest.files import Folder, open_plain
-from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
+from coattest_build.containers.errors import ContainerError, beyond_limit, malformed, naming, two_readings
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import DIRECTORY, FILE, read_layer
 from coattest_build.containers.registry.fetching import RegistryFiles
@@ -72,11 +71,8 @@ class FolderFiles:
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[Positioned]:
         """A file's bytes. Raises ContainerError."""
-        try:
-            with self._folder.opened(name) as file:
-                yield FilePart(file, 0, os.fstat(file.fileno()).st_size)
-        except Rejected as error:
-            raise ContainerError(error.what, where=name) from None
+        with malformed(name), self._folder.opened(name) as file:
+            yield FilePart(file, 0, os.fstat(file.fileno()).st_size)
 
 
 class ArchiveFiles:
@@ -163,10 +159,7 @@ def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | No
 def _is_image(archive: FilePart, path: Path) -> bool:
     """Whether an image's documents are in the archive, at any place. Raises ContainerError."""
     wanted = {name.encode() for name in ENTRIES}
-    try:
+    with naming(str(path)):
         return any(
             posixpath.normpath(entry.name) in wanted for entry in read_layer(archive, most=4 * MAX_ENTRIES)
         )
-    except CoattestError as error:
-        error.where = f"{path}: {error.where}" if error.where else str(path)
-        raise

@@ -11,12 +11,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coattest.errors import CoattestError, Rejected
 from coattest.strictjson import Fields, parse
 from coattest_build.containers.errors import (
     ContainerError,
     ambiguous,
     beyond_limit,
+    malformed,
+    naming,
     not_read,
     path_text,
     two_readings,
@@ -120,7 +121,7 @@ def open_container_image(
     """
     wanted = choice or Choice()
     with contextlib.ExitStack() as stack:
-        with _naming(path, CoattestError):
+        with naming(str(path)):
             spool = stack.enter_context(Spool(max_size))
             files, archive = stack.enter_context(open_files(path, spool))
             if files is not None:
@@ -129,19 +130,8 @@ def open_container_image(
                 assert archive is not None
                 opened = _export(archive, wanted, spool)
             opened = replace(opened, max_size=max_size)
-        with _naming(path, ContainerError):  # others are not about the image
+        with naming(str(path), ContainerError):  # others are not about the image
             yield opened
-
-
-@contextlib.contextmanager
-def _naming(path: ImagePlace, kind: type[CoattestError]) -> Iterator[None]:
-    """Put the image's path before where an error of this kind is."""
-    try:
-        yield
-    except kind as error:
-        if error.where is None or not error.where.startswith(str(path)):
-            error.where = f"{path}: {error.where}" if error.where else str(path)
-        raise
 
 
 def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
@@ -239,11 +229,9 @@ def _manifest(files: ImageFiles, descriptor: Descriptor) -> ManifestFile:
 
 
 def _check_layout(files: ImageFiles) -> None:
-    try:
+    with malformed():
         layout = Fields(parse(read_file(files, "oci-layout", 4096)), "oci-layout")
         layout.exactly("imageLayoutVersion", "1.0.0")
-    except Rejected as error:
-        raise ContainerError(error.what) from None
 
 
 def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset[str]]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
-from coattest_build.containers.daemon import implied_mode, place_file
+from coattest_build.containers.daemon import mode_and_owner, place_file
 from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
@@ -86,9 +86,7 @@ class OwnTree:
 
 
 def _part(path: bytes, inode: Inode, written: bytes | None) -> RamdiskPart:
-    mode, uid, gid = inode.mode, inode.uid, inode.gid
-    if inode.cause == IMPLIED:
-        mode, uid, gid = implied_mode(inode, STORE)
+    mode, uid, gid = mode_and_owner(inode, STORE)
     if inode.kind == SYMLINK:
         content: bytes | tuple[int, tuple[tuple[int, int], ...]] = inode.target
         size = len(inode.target)

@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 from coattest.errors import CoattestError, EnvironmentFailure, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, beyond_limit, wrong_digest
+from coattest_build.containers.errors import ContainerError, beyond_limit, malformed, wrong_digest
 from coattest_build.containers.manifests import (
     INDEXES,
     MANIFESTS,
@@ -90,10 +90,8 @@ class RegistryFiles:
     def _index(self) -> bytes:
         sha256 = self._reference.sha256
         document = self._document(sha256)
-        try:
+        with malformed():
             values = Fields(parse(document, max_size=MAX_DOCUMENT), "manifest").values
-        except Rejected as error:
-            raise ContainerError(error.what) from None
         kind = values.get("mediaType") or (INDEXES[0] if "manifests" in values else MANIFESTS[0])
         descriptor = {"mediaType": kind, "digest": f"sha256:{sha256}", "size": len(document)}
         return json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode()
