@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import click
 
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
-from coattest.files import open_plain, read_whole
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import given_file, open_plain, read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
 from coattest.network import parse_network
@@ -29,7 +29,7 @@ from coattest_build.cli.container_options import (
     opened_image,
     opened_tree,
 )
-from coattest_build.cli.options import FILE, cache_option, unreadable
+from coattest_build.cli.options import FILE, cache_option, given_image
 from coattest_build.containers.application import ARCHITECTURES, ContainerTree
 from coattest_build.containers.blobs import BootParts, read_blobs
 from coattest_build.containers.checking import (
@@ -45,7 +45,7 @@ from coattest_build.containers.own.profile import cached_kernel, read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.explain.describe import crc_findings
-from coattest_build.formats.eif import VERSION, ImageError, Layout, SectionType, section_blocks
+from coattest_build.formats.eif import VERSION, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
@@ -69,10 +69,8 @@ def read_expected(path: Path) -> Mapping[str, str]:
 
     Debug mode's zeros and the empty PCR2 are refused: any image, or none, would do.
     """
-    try:
+    with given_file(path, code="bad-file"):
         document = parse(read_whole(path, MAX_EXPECTED))
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-file") from None
     inner = document.get("Measurements", document) if isinstance(document, dict) else None
     if not isinstance(inner, dict) or "PCR2" not in inner:
         raise UsageError(
@@ -176,15 +174,12 @@ def _blobs(tree: ContainerTree, blobs: Path | None) -> BootParts | None:
 def _against(
     eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck], parts: BootParts | None
 ) -> ContainerCheck:
-    with open_plain(eif) as file:
-        try:
-            found = read_found_layout(file)
-            verdict = check(file, found.layout)
-            whole = measure_found(file, found.layout, whole=False)
-            if parts is not None and not verdict.findings and not verdict.undecided:
-                verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole))
-        except ImageError as error:
-            raise unreadable(eif, error) from None
+    with given_image(eif), open_plain(eif) as file:
+        found = read_found_layout(file)
+        verdict = check(file, found.layout)
+        whole = measure_found(file, found.layout, whole=False)
+        if parts is not None and not verdict.findings and not verdict.undecided:
+            verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole))
     misread = [note for note in found.notes if note.code in MISREAD]
     if found.version < VERSION:  # it has no metadata, and the rest of the count is the verdict's
         misread = [note for note in misread if note.code != "eif-section-count"]

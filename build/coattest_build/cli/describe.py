@@ -12,7 +12,7 @@ from coattest.console import Cell
 from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
-from coattest_build.cli.options import FILE, unreadable
+from coattest_build.cli.options import FILE, given_image
 from coattest_build.explain.describe import (
     Description,
     SignatureReport,
@@ -20,7 +20,7 @@ from coattest_build.explain.describe import (
     describe_image,
     start_file,
 )
-from coattest_build.formats.eif import ImageError, SectionType
+from coattest_build.formats.eif import SectionType
 
 
 @click.command("describe")
@@ -38,10 +38,8 @@ def describe_command(image: Path, files: bool, as_json: bool) -> int:
     metadata is not JSON, the sections can be read in two ways, or, with --files, something in the ramdisks is
     not what it seems; 2 when the file is no image.
     """
-    try:
+    with given_image(image):
         description = describe_image(image, now=utc_now(), files=files or as_json)
-    except ImageError as error:
-        raise unreadable(image, error) from None
     if as_json:
         emit_json(description.to_json())
     else:

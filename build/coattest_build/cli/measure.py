@@ -13,9 +13,8 @@ from coattest.files import open_plain
 from coattest.jsontext import emit_json
 from coattest.shell import utc_now
 from coattest.text import printable
-from coattest_build.cli.options import FILE, unreadable
+from coattest_build.cli.options import FILE, given_image
 from coattest_build.explain.describe import crc_findings, found_signature
-from coattest_build.formats.eif import ImageError
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import measure_found
 
@@ -31,12 +30,9 @@ def measure_command(image: Path, as_json: bool) -> None:
     file that is no image is exit 2.
     """
     del as_json
-    with open_plain(image) as file:
-        try:
-            found = read_found_layout(file)
-            measured = measure_found(file, found.layout, whole=False)
-        except ImageError as error:
-            raise unreadable(image, error) from None
+    with given_image(image), open_plain(image) as file:
+        found = read_found_layout(file)
+        measured = measure_found(file, found.layout, whole=False)
         signed = found_signature(file, found.layout, bytes.fromhex(measured.pcr0), utc_now())
     broken, notes = (signed.findings, signed.notes) if signed else ((), ())
     findings = (*found.findings, *broken, *crc_findings(found.layout, measured.crc32))
