@@ -28,7 +28,7 @@ from coattest_build.inputs import lock as locks
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.inputs.cache import scratch as scratch_directory
 from coattest_build.inputs.lock import Lock, LockedContainer
-from coattest_build.kernel import Compiled
+from coattest_build.kernel import Compiled, KernelInputs
 from coattest_build.report import (
     CONTAINER_INPUT,
     BuildInput,
@@ -72,9 +72,7 @@ def build(
         if payload is None:  # what is wrong with it is found before minutes of compiling
             compose_inputs(inputs, root, reporter)
         compiled = kernel.obtain(
-            inputs.spec,
-            inputs.lock,
-            inputs.snapshot.folder,
+            KernelInputs.of_tree(inputs.spec, inputs.lock, inputs.snapshot.folder),
             store,
             inputs.debs,
             jobs=jobs or len(os.sched_getaffinity(0)),

@@ -236,16 +236,11 @@ def assemble_stage(
         inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
         spec = inputs.spec
         isolation = read_isolation(compiled / "out/isolation")
-        fragment, init = (
-            (inputs.snapshot.folder / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)
-        )
         recorded = kernel.read_output(compiled / "out/run").decode(errors="replace")
         made = kernel.adopt(
             compiled / "out",
             scratch / "kernel",
-            profile=spec.kernel.profile,
-            fragment=fragment.decode(),
-            digest=kernel.input_digest(spec, inputs.lock, fragment, init),
+            kernel.KernelInputs.of_tree(spec, inputs.lock, inputs.snapshot.folder),
             fresh=bool(run) and recorded == run,
         )
         root = stage / IMAGE

@@ -161,35 +161,59 @@ def kernel_version(spec: ImageSpec, lock: Lock) -> str:
     return next(p.version for p in lock.used_for("kernel") if p.name == spec.kernel.package)
 
 
-def input_digest(spec: ImageSpec, lock: Lock, fragment: bytes, init: bytes) -> str:
-    """The SHA-256 (hex) of everything that decides the bytes of kernel and init.
+@dataclass(frozen=True, slots=True)
+class KernelInputs:
+    """What kernel and init are compiled from: pins, the fragment, and init's source."""
 
-    For each use its packages, in the order in which they are unpacked: the same package as source, as a part
-    of the toolchain, or as both, gives other roots. The tool's version is in it too, because its code unpacks
-    the toolchain.
-    """
-    inputs = {
-        "tool": coattest.__version__,
-        "architecture": lock.architecture,
-        "packages": {
-            use: [[p.name, p.sha256] for p in lock.used_for(use)] for use in ("kernel", "toolchain")
-        },
-        "tarball": spec.kernel.tarball,
-        "links": dict(spec.toolchain_links),
-        "fragment": hashlib.sha256(fragment).hexdigest(),
-        "init": hashlib.sha256(init).hexdigest(),
-        "environment": ENVIRONMENT,
-        "scripts": [CONFIGURE, COMPILE],
-    }
-    if spec.kernel.profile != MINIMAL:  # so that kernels of before there were profiles are still found
-        inputs["profile"] = spec.kernel.profile
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    spec: ImageSpec
+    lock: Lock
+    fragment: bytes
+    init: bytes
+
+    @classmethod
+    def of_tree(cls, spec: ImageSpec, lock: Lock, source: Path) -> KernelInputs:
+        """With the files of a source tree."""
+        files = (spec.kernel.config, spec.kernel.init)
+        return cls(spec, lock, *((source / name).read_bytes() for name in files))
+
+    def digest(self) -> str:
+        """The SHA-256 (hex) of everything that decides the bytes of kernel and init.
+
+        For each use its packages, in the order in which they are unpacked: the same package as source, as a
+        part of the toolchain, or as both, gives other roots. The tool's version is in it too, because its
+        code unpacks the toolchain.
+        """
+        inputs = {
+            "tool": coattest.__version__,
+            "architecture": self.lock.architecture,
+            "packages": {
+                use: [[p.name, p.sha256] for p in self.lock.used_for(use)] for use in ("kernel", "toolchain")
+            },
+            "tarball": self.spec.kernel.tarball,
+            "links": dict(self.spec.toolchain_links),
+            "fragment": hashlib.sha256(self.fragment).hexdigest(),
+            "init": hashlib.sha256(self.init).hexdigest(),
+            "environment": ENVIRONMENT,
+            "scripts": [CONFIGURE, COMPILE],
+        }
+        if (
+            self.spec.kernel.profile != MINIMAL
+        ):  # so that kernels of before there were profiles are still found
+            inputs["profile"] = self.spec.kernel.profile
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def check(self, outputs: Path) -> None:
+        """Check the resolved configuration among a compilation's outputs, which may be hostile.
+
+        Raises as ``check_config``, ``check_profile`` and ``read_output``.
+        """
+        resolved = read_output(outputs / "config").decode()
+        check_config(self.fragment.decode(), resolved)
+        check_profile(self.spec.kernel.profile, resolved)
 
 
 def obtain(
-    spec: ImageSpec,
-    lock: Lock,
-    source: Path,
+    inputs: KernelInputs,
     cache: Cache,
     packages: Mapping[str, Path],
     *,
@@ -202,10 +226,9 @@ def obtain(
     ``packages`` maps names to checked .deb files. Raises EnvironmentFailure (``compile-failed``,
     ``no-sandbox``), and UsageError (``kernel-option``).
     """
-    fragment, init = (source / spec.kernel.config).read_bytes(), (source / spec.kernel.init).read_bytes()
-    digest = input_digest(spec, lock, fragment, init)
+    digest = inputs.digest()
     folder = cache.folder / "kernel" / digest
-    found = None if fresh else cached(spec, lock, cache, fragment, init)
+    found = None if fresh else cached(inputs, cache)
     if found:
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
@@ -213,15 +236,15 @@ def obtain(
             found = _load(folder, digest)
             if found:
                 return found
-        return _compile(spec, lock, (fragment, init), folder, packages, jobs=jobs, reporter=reporter)
+        return _compile(inputs, folder, packages, jobs=jobs, reporter=reporter)
 
 
-def cached(spec: ImageSpec, lock: Lock, cache: Cache, fragment: bytes, init: bytes) -> Compiled | None:
+def cached(inputs: KernelInputs, cache: Cache) -> Compiled | None:
     """The kernel and init for the inputs, where the cache has them. Raises UsageError (``kernel-option``)."""
-    digest = input_digest(spec, lock, fragment, init)
+    digest = inputs.digest()
     found = _load(cache.folder / "kernel" / digest, digest)
     if found:
-        check_profile(spec.kernel.profile, found.config.read_text())
+        check_profile(inputs.spec.kernel.profile, found.config.read_text())
     return found
 
 
@@ -239,21 +262,14 @@ def _load(folder: Path, digest: str, *, fresh: bool = False) -> Compiled | None:
 
 
 def _compile(
-    spec: ImageSpec,
-    lock: Lock,
-    texts: tuple[bytes, bytes],
-    folder: Path,
-    packages: Mapping[str, Path],
-    *,
-    jobs: int,
-    reporter: Reporter,
+    inputs: KernelInputs, folder: Path, packages: Mapping[str, Path], *, jobs: int, reporter: Reporter
 ) -> Compiled:
     with scratch_directory(folder.parent, "compile-") as scratch:
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
-            toolchain = unpack_toolchain(spec, lock, packages, scratch / "root")
-            tarball = unpack_source(spec, lock, packages, scratch / "kernel")
-        (scratch / "fragment").write_bytes(texts[0])
-        (scratch / "init.c").write_bytes(texts[1])
+            toolchain = unpack_toolchain(inputs.spec, inputs.lock, packages, scratch / "root")
+            tarball = unpack_source(inputs.spec, inputs.lock, packages, scratch / "kernel")
+        (scratch / "fragment").write_bytes(inputs.fragment)
+        (scratch / "init.c").write_bytes(inputs.init)
         (scratch / "work").mkdir()
         out = scratch / "out"
         out.mkdir()
@@ -267,9 +283,7 @@ def _compile(
         ]
         with reporter.step("Configuring the kernel"):
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
-        resolved = read_output(out / "config").decode()
-        check_config(texts[0].decode(), resolved)
-        check_profile(spec.kernel.profile, resolved)
+        inputs.check(out)
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
         compiled = _store(out, folder, folder.name, fresh=True)
@@ -300,17 +314,15 @@ def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], roo
     return root / spec.kernel.tarball
 
 
-def adopt(outputs: Path, folder: Path, *, profile: str, fragment: str, digest: str, fresh: bool) -> Compiled:
+def adopt(outputs: Path, folder: Path, inputs: KernelInputs, *, fresh: bool) -> Compiled:
     """The outputs of a container's compile stage, read as hostile and copied to ``folder``.
 
     Raises EnvironmentFailure (``compile-failed``) unless they are files of a plausible size, and UsageError
     (``kernel-option``) when an option of the fragment was lost, or the profile's are not there.
     """
-    resolved = read_output(outputs / "config").decode()
-    check_config(fragment, resolved)
-    check_profile(profile, resolved)
+    inputs.check(outputs)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return _store(outputs, folder, digest, fresh=fresh)
+    return _store(outputs, folder, inputs.digest(), fresh=fresh)
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:

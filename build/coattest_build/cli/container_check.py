@@ -19,6 +19,7 @@ from coattest.parser import refuse_ignored
 from coattest.shell import json_option, out
 from coattest.strictjson import parse
 from coattest.text import printable
+from coattest_build import kernel
 from coattest_build.cli.container_options import (
     IMAGE,
     STYLES,
@@ -41,7 +42,7 @@ from coattest_build.containers.checking import (
 from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
-from coattest_build.containers.own.profile import cached_kernel, read_profile
+from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.explain.describe import crc_findings
@@ -159,7 +160,7 @@ def check_command(
 
 def _own_parts(cache: Path | None) -> BootParts | None:
     profile = read_profile()
-    compiled = cached_kernel(profile, Cache(cache_folder(cache)))
+    compiled = kernel.cached(profile, Cache(cache_folder(cache)))
     return None if compiled is None else own_boot_parts(profile, compiled)
 
 

@@ -10,7 +10,6 @@ from coattest.files import open_plain
 from coattest_build import rootfs
 from coattest_build.containers.blobs import BootParts, write_enclave
 from coattest_build.containers.own.plan import RunPlan, plan_of
-from coattest_build.containers.own.profile import ContainerProfile
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.formats import cpio
 from coattest_build.formats.lenient.initramfs import unpack_ramdisks
@@ -18,7 +17,7 @@ from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.metadata import metadata_section
 from coattest_build.image import CONTAINER
 from coattest_build.inputs.pinned_image import pin_of
-from coattest_build.kernel import Compiled, kernel_version
+from coattest_build.kernel import Compiled, KernelInputs, kernel_version
 
 
 def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def own_report(compiled: Compiled, tree: OwnTree) -> dict[str, Any]:
     }
 
 
-def own_boot_parts(profile: ContainerProfile, compiled: Compiled) -> BootParts:
+def own_boot_parts(profile: KernelInputs, compiled: Compiled) -> BootParts:
     """Kernel, command line and boot ramdisk."""
     with tempfile.TemporaryDirectory(prefix="coattest-container-") as name:
         boot = Path(name) / "boot.cpio"
@@ -44,7 +43,7 @@ def own_boot_parts(profile: ContainerProfile, compiled: Compiled) -> BootParts:
         return BootParts(compiled.bzimage.read_bytes(), profile.spec.cmdline.encode(), boot.read_bytes())
 
 
-def write_own_image(target: Path, profile: ContainerProfile, compiled: Compiled, tree: OwnTree) -> None:
+def write_own_image(target: Path, profile: KernelInputs, compiled: Compiled, tree: OwnTree) -> None:
     """Write the image file, in whose metadata nothing is a time. Raises ContainerError."""
     metadata = metadata_section(
         "container",
