@@ -128,7 +128,7 @@ ENTRIES = ("oci-layout", "index.json", "manifest.json")
 
 
 @contextlib.contextmanager
-def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | None, FilePart | None]]:
+def open_files(path: ImagePlace, spool: Spool) -> Iterator[ImageFiles | FilePart]:
     """The files of an image's folder or archive; or, of an archive that is no image's, the archive itself.
 
     A compressed archive is decompressed to the spool. Raises ContainerError, and as ``open_plain`` and
@@ -136,24 +136,21 @@ def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | No
     """
     if isinstance(path, Reference):
         with Spool(spool.left()) as fetched:
-            yield RegistryFiles(path, fetched), None
+            yield RegistryFiles(path, fetched)
         return
     if path.is_dir():
         with Folder(path) as folder:
             files = FolderFiles(folder)
             if not any(files.has(name) for name in ENTRIES):
                 raise ContainerError("not an OCI layout: it has no index.json", where=str(path))
-            yield files, None
+            yield files
         return
     with open_plain(path) as file:
         archive = FilePart(file, 0, os.fstat(file.fileno()).st_size)
         if compression_of(archive) is not None:
             blocks = unpacked_blocks(archive, spool.left(), str(path))
             archive, _ = spool.add(blocks, str(path))
-        if _is_image(archive, path):
-            yield ArchiveFiles(archive), None
-        else:
-            yield None, archive
+        yield ArchiveFiles(archive) if _is_image(archive, path) else archive
 
 
 def _is_image(archive: FilePart, path: Path) -> bool:

@@ -47,9 +47,10 @@ from coattest_build.containers.sources import (
     Positioned,
     Spool,
     compression_of,
-    sha256_of,
+    plain_blocks,
     unpacked_blocks,
 )
+from coattest_build.formats.hashing import sha256_of
 
 DEFAULT_SIZE = 2 << 30
 """Bytes that an image may unpack to unless --max-size allows more: an enclave holds it in memory."""
@@ -123,12 +124,11 @@ def open_container_image(
     with contextlib.ExitStack() as stack:
         with naming(str(path)):
             spool = stack.enter_context(Spool(max_size))
-            files, archive = stack.enter_context(open_files(path, spool))
-            if files is not None:
-                opened = _read(files, wanted, spool)
+            found = stack.enter_context(open_files(path, spool))
+            if isinstance(found, FilePart):
+                opened = _export(found, wanted, spool)
             else:
-                assert archive is not None
-                opened = _export(archive, wanted, spool)
+                opened = _read(found, wanted, spool)
             opened = replace(opened, max_size=max_size)
         with naming(str(path), ContainerError):  # others are not about the image
             yield opened
@@ -179,7 +179,7 @@ def _layer(
 def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
     if source.size != descriptor.size:
         raise wrong_digest(f"{source.size} bytes, its descriptor says {descriptor.size}", where=where)
-    found = sha256_of(source)
+    found = sha256_of(plain_blocks(source))
     if found != descriptor.sha256:
         raise wrong_digest(f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}", where=where)
 

@@ -112,14 +112,6 @@ def plain_blocks(source: Positioned) -> Iterator[bytes]:
         position += len(block)
 
 
-def sha256_of(source: Positioned) -> str:
-    """The SHA-256 of all bytes, in hex."""
-    digest = hashlib.sha256()
-    for block in plain_blocks(source):
-        digest.update(block)
-    return digest.hexdigest()
-
-
 def compression_of(source: Positioned) -> str | None:
     """How the bytes are compressed, by their first bytes as Docker tells; None for not at all."""
     first = source.read(0, 6)

@@ -244,7 +244,7 @@ def tree_rows(unpacked: Unpacking) -> Iterator[TreeRow]:
             continue
         sha256 = None
         if node.kind == "file":
-            sha256 = node.body.sha256 or known.get(id(node)) or unpacked.streams.sha256(node.body)
+            sha256 = known.get(id(node)) or unpacked.streams.sha256(node.body)
             known[id(node)] = sha256
         shown = path.decode(errors="backslashreplace") or "/"
         hidden = next((mount.decode() for mount in over if path.startswith(mount + b"/")), None)

@@ -88,7 +88,7 @@ def _nodes(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]:
 def _content(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]:
     a, b = one.body, other.body
     if pair.packed:
-        if a.length == b.length and _digest(pair.a, one) == _digest(pair.b, other):
+        if a.length == b.length and pair.a.streams.sha256(a) == pair.b.streams.sha256(b):
             return
         place = None
         if pair.excerpts < MAX_EXCERPTS:
@@ -108,10 +108,6 @@ def _content(pair: _Pair, one: Node, other: Node, where: str) -> Iterator[Found]
 def _place(a: Positioned, b: Positioned) -> Place | None:
     offset = first_difference(plain_blocks(a), plain_blocks(b))
     return None if offset is None else Place(offset, excerpt(a, b, offset))
-
-
-def _digest(side: Unpacking, node: Node) -> str:
-    return node.body.sha256 or side.streams.sha256(node.body)
 
 
 def _span(side: Unpacking, node: Node) -> Positioned:
