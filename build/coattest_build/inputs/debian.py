@@ -11,14 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from coattest.errors import FoundFalse, UsageError
-from coattest_build.inputs.names import (
-    DEBIAN_ARCHITECTURE,
-    DEBIAN_NAME,
-    DEBIAN_VERSION,
-    NUMBER,
-    POOL_PATH,
-    SHA256,
-)
+from coattest_build.inputs.names import NUMBER, PACKAGE
 
 RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
@@ -178,13 +171,8 @@ def parse_packages(text: str) -> Iterator[Package]:
 
 def check_pin(package: Package) -> None:
     """Raise IndexMalformed unless everything that a lock takes from the package follows its grammar."""
-    for grammar, value in (
-        (DEBIAN_NAME, package.name),
-        (DEBIAN_VERSION, package.version),
-        (DEBIAN_ARCHITECTURE, package.architecture),
-        (SHA256, package.sha256),
-        (POOL_PATH, package.path),
-    ):
+    for name, grammar in PACKAGE.items():
+        value = getattr(package, name)
         if not grammar.fullmatch(value):
             raise IndexMalformed(f"not allowed in an index: {value[:120]!r}", where=package.name[:60])
 

@@ -55,7 +55,6 @@ class OwnTree:
     plan: RunPlan
     decided: tuple[bytes, ...]
     hidden: tuple[bytes, ...]
-    attributes: tuple[str, ...]
     written: Mapping[bytes, bytes]
 
     def blocks(self) -> Iterator[bytes]:
@@ -151,7 +150,6 @@ def own_tree(
         plan=run_plan(image.config, user, nsm=nsm, network=network),
         decided=tuple(path for path, inode in found if inode.cause == IMPLIED),
         hidden=tuple(path for path, inode in found if inode.cause == HIDDEN_LINK),
-        attributes=tuple(sorted(counted.attributes)),
         written=WRITTEN | dict(added),
     )
 
