@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
-from coattest.network import parse_network
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.progress import Terminal
 from coattest.shell import err, json_option
@@ -23,6 +23,7 @@ from coattest_build.cli.container_options import (
     note_decided,
     nsm_option,
     opened_image,
+    opened_own,
     opened_tree,
     style_option,
 )
@@ -30,10 +31,9 @@ from coattest_build.cli.options import cache_option, jobs_option, mirror_option
 from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.blobs import read_blobs, write_enclave
 from coattest_build.containers.errors import path_text
-from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.imagefile import own_report, write_own_image
 from coattest_build.containers.own.profile import obtain_kernel, read_profile
-from coattest_build.containers.own.tree import OwnTree, own_tree
+from coattest_build.containers.own.tree import OwnTree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats.eif import FLAG_AARCH64
 from coattest_build.formats.measure import measure_registers
@@ -59,20 +59,11 @@ def container_build_command(
     image: ImagePlace,
     style: str,
     blobs: Path | None,
-    nsm: bool,
-    listen: tuple[str, ...],
-    connect: tuple[str, ...],
     target: Path,
-    ref: str | None,
-    platform: Platform | None,
-    max_size: int,
-    times: dict[int, int],
-    store: str | None,
-    docker: str | None,
     cache: Path | None,
     mirror: str | None,
     jobs: int | None,
-    as_json: bool,
+    **given: Any,
 ) -> None:
     """Write the image file of an enclave that runs a container image.
 
@@ -88,8 +79,8 @@ def container_build_command(
     """
     if style == "coattest":
         refuse_ignored(("blobs", "times", "store", "docker"), "for style coattest")
-        with opened_image(image, ref, platform, max_size) as opened:
-            tree = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+        with opened_image(image, **given) as opened:
+            tree = opened_own(opened, **given)
             profile = read_profile()
             compiled = obtain_kernel(
                 profile,
@@ -105,9 +96,9 @@ def container_build_command(
     refuse_ignored(("nsm", "listen", "connect", "cache", "mirror", "jobs"), "for style nitro-cli")
     if blobs is None:
         raise UsageError("style nitro-cli needs --blobs", hint="nitro-cli's folder of kernel and init")
-    with opened_tree(image, ref, platform, max_size) as found:
-        _write_nitro_cli(target, found, blobs, times=times, store=store, docker=docker)
-    note_decided(found, store)
+    with opened_tree(image, **given) as found:
+        _write_nitro_cli(target, found, blobs, **given)
+    note_decided(found, given["store"])
     emit_json(measure_registers(target))
 
 
@@ -119,19 +110,11 @@ def _note_own(tree: OwnTree) -> None:
         )
 
 
-def _write_nitro_cli(
-    target: Path,
-    tree: ContainerTree,
-    blobs: Path,
-    *,
-    times: dict[int, int],
-    store: str | None,
-    docker: str | None,
-) -> None:
+def _write_nitro_cli(target: Path, tree: ContainerTree, blobs: Path, **given: Any) -> None:
     config = tree.image.config
     if config is None:
         raise UsageError("a file system names no architecture", hint="build from an image")
-    blocks = decided_blocks(tree, times=times, store=store, docker=docker)
+    blocks = decided_blocks(tree, **given)
     before = read_blobs(blobs, config.platform.architecture)
     # The fields of nitro-cli; what it takes from the clock and the daemon is fixed here.
     metadata = metadata_section(

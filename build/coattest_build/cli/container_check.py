@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -14,7 +14,6 @@ from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
 from coattest.files import given_file, open_plain, read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
-from coattest.network import parse_network
 from coattest.parser import refuse_ignored
 from coattest.shell import json_option, out
 from coattest.strictjson import parse
@@ -28,6 +27,7 @@ from coattest_build.cli.container_options import (
     network_options,
     nsm_option,
     opened_image,
+    opened_own,
     opened_tree,
 )
 from coattest_build.cli.options import FILE, cache_option, given_image
@@ -39,11 +39,9 @@ from coattest_build.containers.checking import (
     check_measured,
     check_registers,
 )
-from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import read_profile
-from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.explain.describe import crc_findings
 from coattest_build.formats.eif import VERSION, Layout, SectionType, section_blocks
@@ -112,14 +110,9 @@ def check_command(
     expect: Path | None,
     blobs: Path | None,
     style: str,
-    nsm: bool,
-    listen: tuple[str, ...],
-    connect: tuple[str, ...],
-    ref: str | None,
-    platform: Platform | None,
-    max_size: int,
     cache: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Check whether an enclave's image file or measurements are what becomes of a container image.
 
@@ -136,8 +129,8 @@ def check_command(
     expected = read_expected(expect) if expect is not None else {}
     if style == "coattest":
         refuse_ignored(("blobs",), "for style coattest")
-        with opened_image(image, ref, platform, max_size) as opened:
-            own = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+        with opened_image(image, **given) as opened:
+            own = opened_own(opened, **given)
             parts = _own_parts(cache)
             verdict = (
                 _against(eif, lambda file, layout: check_own_file(own, file, layout, parts), parts)
@@ -146,7 +139,7 @@ def check_command(
             )
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
-        with opened_tree(image, ref, platform, max_size) as tree:
+        with opened_tree(image, **given) as tree:
             files = _blobs(tree, blobs)
             verdict = (
                 _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files), files)
