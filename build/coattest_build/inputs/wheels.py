@@ -41,9 +41,9 @@ MAX_UNPACKED = 256 * 1024 * 1024
 """Bytes that a wheel unpacks to: the auction's wheels have a few megabytes."""
 DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
-    *(NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError, IndexError),
 )
-"""What the library raises for a damaged archive."""
+"""What the library and its readers raise for a damaged archive."""
 
 
 def _unavailable(what: str, *, where: str | None = None) -> EnvironmentFailure:
@@ -188,41 +188,44 @@ def unpack_wheel(
     ``bad-wheel`` for a damaged archive.
     """
     total = 0
-    try:
-        with open_wheel(wheel, label) as archive:
-            members = archive.infolist()
-            for member in sorted(members, key=lambda item: item.filename):
-                name = _checked_name(member, label)
-                top, *below = name.split("/")
-                script = top.endswith(".data") and below[:1] == ["scripts"]
-                if member.is_dir() or top.endswith(".dist-info") or script:
-                    continue
-                if top.endswith(".data"):
-                    raise _hostile(f"{member.filename}: would be installed elsewhere", label)
-                total += member.file_size
-                if total > MAX_UNPACKED:
-                    raise _hostile(f"unpacks to more than {MAX_UNPACKED} bytes", label)
-                path = f"{target}/{name}"
-                if wanted and not wanted(path):
-                    continue
-                # zipfile stops at the declared size and checks the CRC, so the sum above limits what is
-                # written.
-                with archive.open(member) as content:
-                    tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
-    except DAMAGED as error:
-        raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
+    with open_wheel(wheel, label) as archive:
+        members = archive.infolist()
+        for member in sorted(members, key=lambda item: item.filename):
+            name = _checked_name(member, label)
+            top, *below = name.split("/")
+            script = top.endswith(".data") and below[:1] == ["scripts"]
+            if member.is_dir() or top.endswith(".dist-info") or script:
+                continue
+            if top.endswith(".data"):
+                raise _hostile(f"{member.filename}: would be installed elsewhere", label)
+            total += member.file_size
+            if total > MAX_UNPACKED:
+                raise _hostile(f"unpacks to more than {MAX_UNPACKED} bytes", label)
+            path = f"{target}/{name}"
+            if wanted and not wanted(path):
+                continue
+            # zipfile stops at the declared size and checks the CRC, so the sum above limits what is
+            # written.
+            with archive.open(member) as content:
+                tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
 
 
 @contextlib.contextmanager
 def open_wheel(wheel: Path, label: str) -> Iterator[zipfile.ZipFile]:
-    """A wheel with a bounded table of contents. Raises FoundFalse (``hostile-wheel``), and any of DAMAGED."""
-    with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
-        members = archive.infolist()
-        if len(members) > MAX_MEMBERS:
-            raise _hostile(f"more than {MAX_MEMBERS} members", label)
-        if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
-            raise _hostile("members overlap", label)
-        yield archive
+    """A wheel with a bounded table of contents.
+
+    Raises FoundFalse: ``hostile-wheel``, and ``bad-wheel`` for what the block finds damaged.
+    """
+    try:
+        with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
+            members = archive.infolist()
+            if len(members) > MAX_MEMBERS:
+                raise _hostile(f"more than {MAX_MEMBERS} members", label)
+            if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
+                raise _hostile("members overlap", label)
+            yield archive
+    except DAMAGED as error:
+        raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
 
 
 class _Bounded:
