@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coattest_build.containers.errors import path_text, unloadable
+from coattest_build.containers.errors import unloadable
 from coattest_build.containers.layers import (
     CREATED,
     IMPLIED,
@@ -154,10 +154,10 @@ def read_export(entries: Iterator[LayerEntry], counted: Counted) -> Iterator[Lay
             check_root(entry)
             continue
         if path in seen:
-            raise unloadable("this name appears twice", where=path_text(path))
+            raise unloadable("this name appears twice", path)
         seen.add(path)
         folder = entry.kind == DIRECTORY
         target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:
-            raise unloadable("a hard link to no earlier file", where=path_text(path))
+            raise unloadable("a hard link to no earlier file", path)
         yield replace(entry, name=path + b"/" if folder else path, target=target)

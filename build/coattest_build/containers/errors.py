@@ -14,8 +14,9 @@ class ContainerError(UsageError):
     default_code = "container-malformed"
 
 
-def unloadable(what: str, *, where: str | None = None) -> ContainerError:
+def unloadable(what: str, name: bytes | None = None) -> ContainerError:
     """Docker does not load the image, or its stores make different trees of it: ``container-unloadable``."""
+    where = None if name is None else path_text(name)
     return ContainerError(what, where=where, code="container-unloadable")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import BinaryIO
 
 from coattest_build.formats.eif import EifSection, ImageError, name_of
@@ -22,11 +23,7 @@ class Concatenation:
     def __init__(self, file: BinaryIO, sections: Iterable[EifSection]) -> None:
         self.file = file
         self._sections = tuple(sections)
-        self._starts: list[int] = []
-        self.size = 0
-        for section in self._sections:
-            self._starts.append(self.size)
-            self.size += section.size
+        *self._starts, self.size = accumulate((section.size for section in self._sections), initial=0)
         self._window = b""
         self._window_at = 0
 
