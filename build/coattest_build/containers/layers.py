@@ -16,6 +16,7 @@ from coattest_build.containers.errors import ContainerError, beyond_limit, path_
 from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, read_layer
 from coattest_build.containers.sources import Positioned
 from coattest_build.containers.sparse import MAX_PIECES, Extent
+from coattest_build.formats.lenient.tree import walk_below
 
 MAX_ENTRIES = 300_000
 """Entries of all layers together, with the folders that their names imply; each takes about 500 bytes."""
@@ -344,17 +345,5 @@ def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
 
     Raises ContainerError when all paths together are longer than MAX_PATHS.
     """
-    total = 0
-    stack: list[tuple[bytes, Inode]] = []
-    path, inode = b"", root
-    while True:
-        if inode.kind == DIRECTORY:
-            below = sorted(inode.below.items(), reverse=True)
-            total += len(below) * (len(path) + 1)
-            if total > MAX_PATHS:
-                raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
-            stack.extend((path + b"/" + name if path else name, child) for name, child in below)
-        if not stack:
-            return
-        path, inode = stack.pop()
-        yield path, inode
+    beyond = beyond_limit(f"more than {MAX_PATHS} bytes of paths")
+    return walk_below(root, lambda inode: inode.children or {}, MAX_PATHS, beyond)

@@ -103,14 +103,11 @@ def _read(source: Path, name: str, hint: str) -> str:
     try:
         with Folder(source) as folder:
             return folder.read(name).decode()
-    except (Rejected, UnicodeDecodeError) as error:
-        raise UsageError(_why(error), where=name, hint=hint) from None
-
-
-def _why(error: Rejected | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return "the file is missing" if error.code == "absent" else error.what
+    except UnicodeDecodeError:
+        what = "not UTF-8"
+    except Rejected as error:
+        what = "the file is missing" if error.code == "absent" else error.what
+    raise UsageError(what, where=name, hint=hint)
 
 
 def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:

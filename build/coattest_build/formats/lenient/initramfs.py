@@ -487,7 +487,7 @@ class _Unpacker:
             self._note("cpio-traversal", f"{_shown(name)} has ..")
         if len(name) + 1 != len(padded):
             self._note("cpio-padding", f"{_shown(name)}: its name goes on after a zero")
-        if not _is_utf8(name):
+        if name != name.decode(errors="ignore").encode():
             self._note("cpio-name", f"{_shown(name)} is not UTF-8")
         if header.mode & 0o6000 and not stat.S_ISLNK(header.mode):
             self._note("cpio-mode", f"{_shown(name)} is setuid or setgid (mode {header.mode:o})")
@@ -542,11 +542,3 @@ def _more(count: int) -> str:
 
 def _shown(name: bytes) -> str:
     return name[:200].decode(errors="backslashreplace") + ("..." if len(name) > 200 else "")
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
