@@ -181,9 +181,7 @@ def assembling(source: Path, scratch: Path, rounds: int) -> dict[str, Any]:
     spec, mtime = inputs.spec, inputs.lock.source_date_epoch
     profile = inputs.texts[spec.default_profile]
     compiled = kernel.obtain(
-        inputs.spec,
-        inputs.lock,
-        inputs.snapshot.folder,
+        kernel.KernelInputs.of_tree(inputs.spec, inputs.lock, inputs.snapshot.folder),
         store,
         inputs.debs,
         jobs=len(os.sched_getaffinity(0)),

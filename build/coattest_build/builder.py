@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,13 +21,14 @@ from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats import cpio, eif, measure
+from coattest_build.formats.metadata import metadata_section
 from coattest_build.image import ContainerRun, ImageSpec
 from coattest_build.inputs import apt, fetch, pinned_image, wheels
 from coattest_build.inputs import lock as locks
 from coattest_build.inputs.cache import Cache, cache_folder
 from coattest_build.inputs.cache import scratch as scratch_directory
 from coattest_build.inputs.lock import Lock, LockedContainer
-from coattest_build.kernel import Compiled
+from coattest_build.kernel import Compiled, KernelInputs
 from coattest_build.report import (
     CONTAINER_INPUT,
     BuildInput,
@@ -37,8 +37,6 @@ from coattest_build.report import (
     SourceIdentity,
 )
 from coattest_build.source import Snapshot
-
-TOOL = "coattest"
 
 
 def image_name(spec: ImageSpec, profile: str) -> str:
@@ -74,9 +72,7 @@ def build(
         if payload is None:  # what is wrong with it is found before minutes of compiling
             compose_inputs(inputs, root, reporter)
         compiled = kernel.obtain(
-            inputs.spec,
-            inputs.lock,
-            inputs.snapshot.folder,
+            KernelInputs.of_tree(inputs.spec, inputs.lock, inputs.snapshot.folder),
             store,
             inputs.debs,
             jobs=jobs or len(os.sched_getaffinity(0)),
@@ -255,28 +251,19 @@ def _check_kernel_files(source: Path, spec: ImageSpec) -> None:
 
 
 def image_metadata(spec: ImageSpec, lock: Lock) -> bytes:
-    """The metadata section (JSON), in the key order of AWS's writer.
-
-    It is not measured, but reproducible: the time is the lock's SOURCE_DATE_EPOCH.
-    """
+    """The metadata section; it is reproducible: the time is the lock's SOURCE_DATE_EPOCH."""
     built = datetime.datetime.fromtimestamp(lock.source_date_epoch, datetime.timezone.utc)
     custom: dict[str, Any] = {"kernel": {"profile": spec.kernel.profile}} if spec.container else {}
     if lock.container:
         custom["container"] = lock.container.identity()
-    document = {
-        "ImageName": spec.name,
-        "ImageVersion": spec.release,
-        "BuildMetadata": {
-            "BuildTime": built.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "BuildTool": TOOL,
-            "BuildToolVersion": coattest.__version__,
-            "OperatingSystem": f"Debian {spec.suites[0]}",
-            "KernelVersion": kernel.kernel_version(spec, lock),
-        },
-        "DockerInfo": {},
-        "CustomMetadata": custom,
-    }
-    return json.dumps(document, separators=(",", ":")).encode()
+    return metadata_section(
+        spec.name,
+        spec.release,
+        built=built.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        system=f"Debian {spec.suites[0]}",
+        kernel=kernel.kernel_version(spec, lock),
+        custom=custom,
+    )
 
 
 def inputs_of(lock: Lock) -> tuple[BuildInput, ...]:

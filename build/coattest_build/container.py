@@ -18,7 +18,7 @@ from typing import Any
 from coattest.errors import EnvironmentFailure
 from coattest.files import Folder
 from coattest.progress import Quiet, Reporter
-from coattest_build import builder, kernel, rootfs
+from coattest_build import builder, kernel, rootfs, sandbox
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.image import Bytecode, ImageSpec
 from coattest_build.inputs.cache import Cache, cache_folder
@@ -28,11 +28,7 @@ DRIVER = "coattest/stage.pl"
 IMAGE = "coattest/image"
 OUTPUT = "coattest/out"
 EXPECTED = {
-    "CapInh": "0" * 16,
-    "CapPrm": "0" * 16,
-    "CapEff": "0" * 16,
-    "CapBnd": "0" * 16,
-    "CapAmb": "0" * 16,
+    **dict.fromkeys(("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"), "0" * 16),
     "NoNewPrivs": "1",
     "Seccomp": "2",
     "Uid": "65534 65534 65534 65534",
@@ -240,16 +236,11 @@ def assemble_stage(
         inputs = builder.gather(source, scratch, store, profiles=None, mirror=mirror, reporter=reporter)
         spec = inputs.spec
         isolation = read_isolation(compiled / "out/isolation")
-        fragment, init = (
-            (inputs.snapshot.folder / path).read_bytes() for path in (spec.kernel.config, spec.kernel.init)
-        )
         recorded = kernel.read_output(compiled / "out/run").decode(errors="replace")
         made = kernel.adopt(
             compiled / "out",
             scratch / "kernel",
-            profile=spec.kernel.profile,
-            fragment=fragment.decode(),
-            digest=kernel.input_digest(spec, inputs.lock, fragment, init),
+            kernel.KernelInputs.of_tree(spec, inputs.lock, inputs.snapshot.folder),
             fresh=bool(run) and recorded == run,
         )
         root = stage / IMAGE
@@ -281,15 +272,8 @@ def read_isolation(path: Path) -> dict[str, Any]:
             code="no-sandbox",
             where="container route",
         )
-    return {
-        "by": "container runtime, own root of the locked toolchain, seccomp",
-        "namespaces": [],
-        "no_new_privs": True,
-        "capabilities": "none",
-        "network": "sockets refused",
-        "host_paths": "none",
-        "vsock": "refused",
-    }
+    by = "container runtime, own root of the locked toolchain, seccomp"
+    return {**sandbox.ISOLATION, "by": by, "namespaces": [], "network": "sockets refused"}
 
 
 def take_bytecode(bytecode: Bytecode, compiled: Path, root: Path) -> None:

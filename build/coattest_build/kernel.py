@@ -118,19 +118,23 @@ def check_config(fragment: str, resolved: str) -> None:
 
     Raises UsageError (``kernel-option``) with all options that do not.
     """
-    found = parse_config(resolved)
     lost = [
-        f"CONFIG_{name}={value} became {found.get(name, 'n')}"
-        for name, value in parse_config(fragment).items()
-        if found.get(name, "n") != value
+        f"CONFIG_{name}={value} became {found}"
+        for name, value, found in _unlike(parse_config(fragment), resolved)
     ]
     if lost:
-        raise UsageError(
-            "; ".join(lost),
-            where="kernel configuration",
-            hint="the option's dependencies are not met",
-            code="kernel-option",
-        )
+        raise _wrong_options("; ".join(lost), "the option's dependencies are not met")
+
+
+def _unlike(wanted: Mapping[str, str], resolved: str) -> list[tuple[str, str, str]]:
+    """The options that do not have their value in a resolved configuration: name, wanted and found value."""
+    options = parse_config(resolved)
+    found = ((name, value, options.get(name, "n")) for name, value in wanted.items())
+    return [each for each in found if each[1] != each[2]]
+
+
+def _wrong_options(what: str, hint: str) -> UsageError:
+    return UsageError(what, where="kernel configuration", hint=hint, code="kernel-option")
 
 
 _NEVER = frozenset({"MODULES", "NAMESPACES", "BPF_SYSCALL", "IO_URING"})
@@ -144,18 +148,11 @@ PROFILE_OPTIONS: Mapping[str, Mapping[str, str]] = {
 
 def check_profile(profile: str, resolved: str) -> None:
     """Check the resolved configuration against its profile. Raises UsageError (``kernel-option``)."""
-    found = parse_config(resolved)
-    wrong = [
-        f"CONFIG_{name} is {found.get(name, 'n')}"
-        for name, value in PROFILE_OPTIONS[profile].items()
-        if found.get(name, "n") != value
-    ]
+    wrong = [f"CONFIG_{name} is {found}" for name, _, found in _unlike(PROFILE_OPTIONS[profile], resolved)]
     if wrong:
-        raise UsageError(
+        raise _wrong_options(
             f"not a kernel of the profile {profile}: {', '.join(wrong)}",
-            where="kernel configuration",
-            hint="change the fragment, or [kernel] profile in build/image.toml with fragment and init",
-            code="kernel-option",
+            "change the fragment, or [kernel] profile in build/image.toml with fragment and init",
         )
 
 
@@ -164,35 +161,59 @@ def kernel_version(spec: ImageSpec, lock: Lock) -> str:
     return next(p.version for p in lock.used_for("kernel") if p.name == spec.kernel.package)
 
 
-def input_digest(spec: ImageSpec, lock: Lock, fragment: bytes, init: bytes) -> str:
-    """The SHA-256 (hex) of everything that decides the bytes of kernel and init.
+@dataclass(frozen=True, slots=True)
+class KernelInputs:
+    """What kernel and init are compiled from: pins, the fragment, and init's source."""
 
-    For each use its packages, in the order in which they are unpacked: the same package as source, as a part
-    of the toolchain, or as both, gives other roots. The tool's version is in it too, because its code unpacks
-    the toolchain.
-    """
-    inputs = {
-        "tool": coattest.__version__,
-        "architecture": lock.architecture,
-        "packages": {
-            use: [[p.name, p.sha256] for p in lock.used_for(use)] for use in ("kernel", "toolchain")
-        },
-        "tarball": spec.kernel.tarball,
-        "links": dict(spec.toolchain_links),
-        "fragment": hashlib.sha256(fragment).hexdigest(),
-        "init": hashlib.sha256(init).hexdigest(),
-        "environment": ENVIRONMENT,
-        "scripts": [CONFIGURE, COMPILE],
-    }
-    if spec.kernel.profile != MINIMAL:  # so that kernels of before there were profiles are still found
-        inputs["profile"] = spec.kernel.profile
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    spec: ImageSpec
+    lock: Lock
+    fragment: bytes
+    init: bytes
+
+    @classmethod
+    def of_tree(cls, spec: ImageSpec, lock: Lock, source: Path) -> KernelInputs:
+        """With the files of a source tree."""
+        files = (spec.kernel.config, spec.kernel.init)
+        return cls(spec, lock, *((source / name).read_bytes() for name in files))
+
+    def digest(self) -> str:
+        """The SHA-256 (hex) of everything that decides the bytes of kernel and init.
+
+        For each use its packages, in the order in which they are unpacked: the same package as source, as a
+        part of the toolchain, or as both, gives other roots. The tool's version is in it too, because its
+        code unpacks the toolchain.
+        """
+        inputs = {
+            "tool": coattest.__version__,
+            "architecture": self.lock.architecture,
+            "packages": {
+                use: [[p.name, p.sha256] for p in self.lock.used_for(use)] for use in ("kernel", "toolchain")
+            },
+            "tarball": self.spec.kernel.tarball,
+            "links": dict(self.spec.toolchain_links),
+            "fragment": hashlib.sha256(self.fragment).hexdigest(),
+            "init": hashlib.sha256(self.init).hexdigest(),
+            "environment": ENVIRONMENT,
+            "scripts": [CONFIGURE, COMPILE],
+        }
+        if (
+            self.spec.kernel.profile != MINIMAL
+        ):  # so that kernels of before there were profiles are still found
+            inputs["profile"] = self.spec.kernel.profile
+        return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+    def check(self, outputs: Path) -> None:
+        """Check the resolved configuration among a compilation's outputs, which may be hostile.
+
+        Raises as ``check_config``, ``check_profile`` and ``read_output``.
+        """
+        resolved = read_output(outputs / "config").decode()
+        check_config(self.fragment.decode(), resolved)
+        check_profile(self.spec.kernel.profile, resolved)
 
 
 def obtain(
-    spec: ImageSpec,
-    lock: Lock,
-    source: Path,
+    inputs: KernelInputs,
     cache: Cache,
     packages: Mapping[str, Path],
     *,
@@ -205,10 +226,9 @@ def obtain(
     ``packages`` maps names to checked .deb files. Raises EnvironmentFailure (``compile-failed``,
     ``no-sandbox``), and UsageError (``kernel-option``).
     """
-    fragment, init = (source / spec.kernel.config).read_bytes(), (source / spec.kernel.init).read_bytes()
-    digest = input_digest(spec, lock, fragment, init)
+    digest = inputs.digest()
     folder = cache.folder / "kernel" / digest
-    found = None if fresh else cached(spec, lock, cache, fragment, init)
+    found = None if fresh else cached(inputs, cache)
     if found:
         return found
     with exclusive(folder.with_name(f"{digest}.lock")) as free:
@@ -216,19 +236,15 @@ def obtain(
             found = _load(folder, digest)
             if found:
                 return found
-        _compile(spec, lock, (fragment, init), folder, packages, jobs=jobs, reporter=reporter)
-    compiled = _load(folder, digest, fresh=True)
-    if compiled is None:
-        raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
-    return compiled
+        return _compile(inputs, folder, packages, jobs=jobs, reporter=reporter)
 
 
-def cached(spec: ImageSpec, lock: Lock, cache: Cache, fragment: bytes, init: bytes) -> Compiled | None:
+def cached(inputs: KernelInputs, cache: Cache) -> Compiled | None:
     """The kernel and init for the inputs, where the cache has them. Raises UsageError (``kernel-option``)."""
-    digest = input_digest(spec, lock, fragment, init)
+    digest = inputs.digest()
     found = _load(cache.folder / "kernel" / digest, digest)
     if found:
-        check_profile(spec.kernel.profile, found.config.read_text())
+        check_profile(inputs.spec.kernel.profile, found.config.read_text())
     return found
 
 
@@ -246,21 +262,14 @@ def _load(folder: Path, digest: str, *, fresh: bool = False) -> Compiled | None:
 
 
 def _compile(
-    spec: ImageSpec,
-    lock: Lock,
-    texts: tuple[bytes, bytes],
-    folder: Path,
-    packages: Mapping[str, Path],
-    *,
-    jobs: int,
-    reporter: Reporter,
-) -> None:
+    inputs: KernelInputs, folder: Path, packages: Mapping[str, Path], *, jobs: int, reporter: Reporter
+) -> Compiled:
     with scratch_directory(folder.parent, "compile-") as scratch:
         with reporter.step("Unpacking the locked toolchain and the kernel source"):
-            toolchain = unpack_toolchain(spec, lock, packages, scratch / "root")
-            tarball = unpack_source(spec, lock, packages, scratch / "kernel")
-        (scratch / "fragment").write_bytes(texts[0])
-        (scratch / "init.c").write_bytes(texts[1])
+            toolchain = unpack_toolchain(inputs.spec, inputs.lock, packages, scratch / "root")
+            tarball = unpack_source(inputs.spec, inputs.lock, packages, scratch / "kernel")
+        (scratch / "fragment").write_bytes(inputs.fragment)
+        (scratch / "init.c").write_bytes(inputs.init)
         (scratch / "work").mkdir()
         out = scratch / "out"
         out.mkdir()
@@ -274,13 +283,12 @@ def _compile(
         ]
         with reporter.step("Configuring the kernel"):
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
-        resolved = read_output(out / "config").decode()
-        check_config(texts[0].decode(), resolved)
-        check_profile(spec.kernel.profile, resolved)
+        inputs.check(out)
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
             _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
-        _store(out, folder)
+        compiled = _store(out, folder, folder.name, fresh=True)
         log.unlink(missing_ok=True)
+        return compiled
 
 
 def unpack_toolchain(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], root: Path) -> unpack.Tree:
@@ -306,23 +314,15 @@ def unpack_source(spec: ImageSpec, lock: Lock, packages: Mapping[str, Path], roo
     return root / spec.kernel.tarball
 
 
-def adopt(outputs: Path, folder: Path, *, profile: str, fragment: str, digest: str, fresh: bool) -> Compiled:
+def adopt(outputs: Path, folder: Path, inputs: KernelInputs, *, fresh: bool) -> Compiled:
     """The outputs of a container's compile stage, read as hostile and copied to ``folder``.
 
     Raises EnvironmentFailure (``compile-failed``) unless they are files of a plausible size, and UsageError
     (``kernel-option``) when an option of the fragment was lost, or the profile's are not there.
     """
-    resolved = read_output(outputs / "config").decode()
-    check_config(fragment, resolved)
-    check_profile(profile, resolved)
+    inputs.check(outputs)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _store(outputs, folder)
-    compiled = _load(folder, digest, fresh=fresh)
-    if compiled is None:
-        raise EnvironmentFailure(
-            "the outputs changed while they were read", where=str(folder), code=COMPILE_FAILED
-        )
-    return compiled
+    return _store(outputs, folder, inputs.digest(), fresh=fresh)
 
 
 def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
@@ -355,23 +355,26 @@ def read_output(path: Path) -> bytes:
     return sandbox.read_result(path, most=MAX_OUTPUT, code=COMPILE_FAILED)
 
 
-def _store(out: Path, folder: Path) -> None:
-    """Move the outputs to their place in the cache, with one rename.
+def _store(out: Path, folder: Path, digest: str, *, fresh: bool) -> Compiled:
+    """Move the outputs to their place in the cache, with one rename; ``digest`` is that of the inputs.
 
     When the same bytes are there already they stay: another process may be reading them.
     """
     digests = {}
     with tempfile.TemporaryDirectory(prefix="store-", dir=folder.parent) as name:
-        fresh = Path(name) / "kernel"
-        fresh.mkdir()
+        made = Path(name) / "kernel"
+        made.mkdir()
         for output in OUTPUTS:
             content = read_output(out / output)
-            (fresh / output).write_bytes(content)
+            (made / output).write_bytes(content)
             digests[output] = hashlib.sha256(content).hexdigest()
         text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
-        (fresh / "outputs.json").write_text(text)
-        if _load(folder, folder.name) and read_bounded(folder / "outputs.json", MAX_DIGESTS) == text.encode():
-            return
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.replace(folder)
+        (made / "outputs.json").write_text(text)
+        if not _load(folder, digest) or read_bounded(folder / "outputs.json", MAX_DIGESTS) != text.encode():
+            if folder.exists():
+                shutil.rmtree(folder)
+            made.replace(folder)
+    compiled = _load(folder, digest, fresh=fresh)
+    if compiled is None:
+        raise EnvironmentFailure("the result vanished from the cache", where=str(folder), code=COMPILE_FAILED)
+    return compiled

@@ -84,20 +84,13 @@ class Pack:
         if offset >= 1 << 62:
             raise unreadable_repository("an object's offset in a pack is out of range")
         header = os.pread(self._pack, 64, offset)
-        at = shift = size = 0
-        kind = 0
-        while True:
-            if at >= len(header) or at > 9:
-                raise unreadable_repository("an object's header in a pack does not parse")
-            byte = header[at]
-            if at == 0:
-                kind, size, shift = (byte >> 4) & 7, byte & 15, 4
-            else:
-                size |= (byte & 127) << shift
-                shift += 7
-            at += 1
-            if not byte & 128:
-                break
+        try:
+            kind, size, at = (header[0] >> 4) & 7, header[0] & 15, 1
+            if header[0] & 128:
+                more, at = _number(header, at)
+                size |= more << 4
+        except IndexError:
+            raise unreadable_repository("an object's header in a pack does not parse") from None
         base: int | bytes = 0
         if kind == _REF_DELTA:
             base = header[at : at + 20]
@@ -129,23 +122,23 @@ class Pack:
         return read
 
 
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, the lowest first, and where it ends. Raises IndexError."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        shift += 7
+        if not byte & 128 or shift > 63:
+            return value, at
+
+
 def patched(base: bytes, delta: bytes, spend: Callable[[int], None]) -> bytes:
     """What a delta makes of its base."""
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = delta[at]
-            at += 1
-            value |= (byte & 127) << shift
-            shift += 7
-            if not byte & 128 or shift > 63:
-                return value
-
     try:
-        before, after = number(), number()
+        before, at = _number(delta, 0)
+        after, at = _number(delta, at)
         spend(after)
         pieces, made = [], 0
         while at < len(delta):

@@ -158,19 +158,13 @@ class Repository:
         return data
 
     def _ref(self, name: bytes) -> bytes | None:
-        try:
+        with _may_be_absent():
             return self._common.read_status(os.fsdecode(name), _SHORT)[0].strip()
-        except Rejected as error:
-            if error.code != "absent":
-                raise
-        try:
-            packed = self._common.read("packed-refs", MAX_PACKED_REFS)
-        except Rejected as error:
-            if error.code != "absent":
-                raise
-            return None
         ending = b" " + name
-        return next((line[:40] for line in packed.splitlines() if line[40:] == ending), None)
+        with _may_be_absent():
+            packed = self._common.read("packed-refs", MAX_PACKED_REFS)
+            return next((line[:40] for line in packed.splitlines() if line[40:] == ending), None)
+        return None
 
     def files(self, commit: str, wanted: Callable[[str, bool], bool]) -> dict[str, tuple[str, bool | None]]:
         """Path to (blob id in hex, executable) of every file of a commit for which ``wanted`` is true.
@@ -275,14 +269,10 @@ class Repository:
         )
 
     def _loose(self, identifier: str) -> tuple[bytes, bytes] | None:
-        try:
-            self._step()
-            with self._common.opened(f"objects/{identifier[:2]}/{identifier[2:]}") as file:
-                return self._unpacked(file)
-        except Rejected as error:
-            if error.code != "absent":
-                raise
-            return None
+        self._step()
+        with _may_be_absent(), self._common.opened(f"objects/{identifier[:2]}/{identifier[2:]}") as file:
+            return self._unpacked(file)
+        return None
 
     def _unpacked(self, file: BinaryIO) -> tuple[bytes, bytes]:
         inflater = Inflater(lambda: file.read(1 << 16), self._spend)
@@ -317,7 +307,9 @@ class Repository:
             raise unreadable_repository(f"takes more than {MAX_STEPS} steps to read")
 
     def _open_packs(self) -> Iterator[Pack]:
-        found = {name for name, _ in self._walked("objects/pack")}
+        found: set[str] = set()
+        with _may_be_absent():
+            found.update(name for name, _ in self._common.walk("objects/pack"))
         # A clone over plain HTTP keeps the index of a pack that it did not need; git looks past it, too.
         names = [
             name.removesuffix(".idx")
@@ -332,13 +324,15 @@ class Repository:
                 self._stack.enter_context(self._common.opened(f"{name}.pack")).fileno(),
             )
 
-    def _walked(self, top: str) -> list[tuple[str, os.stat_result]]:
-        try:
-            return list(self._common.walk(top))
-        except Rejected as error:
-            if error.code != "absent":
-                raise
-            return []
+
+@contextlib.contextmanager
+def _may_be_absent() -> Iterator[None]:
+    """Go on behind the block where what it reads is not there."""
+    try:
+        yield
+    except Rejected as error:
+        if error.code != "absent":
+            raise
 
 
 def open_bare(folder: Folder) -> Repository | None:

@@ -14,7 +14,7 @@ from coattest_build import source as sources
 from coattest_build.inputs import lock
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.fetch import fetch_packages
-from coattest_build.kernel import Compiled
+from coattest_build.kernel import Compiled, KernelInputs
 from coattest_local.host.lacking import CALLS, FAMILIES, config_of
 from support.raises import raises_code
 
@@ -30,7 +30,9 @@ def compiled(built_images: object) -> Compiled:
     spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
     cache = Cache(cache_folder())
     debs = fetch_packages(locked.packages, cache, lambda: (), Quiet())
-    return kernel.obtain(spec, locked, REPOSITORY, cache, debs, jobs=1, fresh=False, reporter=Quiet())
+    return kernel.obtain(
+        KernelInputs.of_tree(spec, locked, REPOSITORY), cache, debs, jobs=1, fresh=False, reporter=Quiet()
+    )
 
 
 @pytest.mark.image
@@ -106,14 +108,14 @@ def test_the_same_kernel_in_the_cache_is_left_alone(tmp_path: Path, before: str,
     folder.parent.mkdir()
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(b"old " + name.encode() if before == "other" else name.encode())
-    kernel._store(out, folder)
+    kernel._store(out, folder, folder.name, fresh=False)
     identity = folder.stat().st_ino
     if before == "damaged":
         (folder / kernel.OUTPUTS[0]).write_bytes(b"junk")
     for name in kernel.OUTPUTS:
         (out / name).write_bytes(name.encode())
     with (folder / "outputs.json").open() as held:
-        kernel._store(out, folder)
+        kernel._store(out, folder, folder.name, fresh=False)
         assert (folder.stat().st_ino == identity) is kept
         assert held.read()
     for name in kernel.OUTPUTS:
@@ -167,7 +169,14 @@ def test_a_kernel_of_the_cache_is_held_against_its_profile_too(
     there = Compiled(tmp_path / "bzImage", tmp_path / "init", tmp_path / "config", "a", "b", False)
     monkeypatch.setattr(kernel, "_load", lambda *_, **__: there)
     with raises_code(UsageError, "kernel-option", match="CONFIG_INET is y"):
-        kernel.obtain(spec, locked, REPOSITORY, Cache(tmp_path), {}, jobs=1, fresh=False, reporter=Quiet())
+        kernel.obtain(
+            KernelInputs.of_tree(spec, locked, REPOSITORY),
+            Cache(tmp_path),
+            {},
+            jobs=1,
+            fresh=False,
+            reporter=Quiet(),
+        )
 
 
 def test_every_input_of_the_kernel_is_in_its_digest() -> None:
@@ -175,8 +184,12 @@ def test_every_input_of_the_kernel_is_in_its_digest() -> None:
 
     So does another use of the same package, and another order of unpacking.
     """
+
+    def digest(spec: image.ImageSpec, locked: lock.Lock, fragment: bytes, init: bytes) -> str:
+        return KernelInputs(spec, locked, fragment, init).digest()
+
     spec, (locked, _) = image.load_spec(REPOSITORY), lock.load_lock(REPOSITORY)
-    digests = [kernel.input_digest(spec, locked, b"fragment", b"init")]
+    digests = [digest(spec, locked, b"fragment", b"init")]
 
     def moved(use: str) -> lock.Lock:
         packages = list(locked.packages)
@@ -192,13 +205,13 @@ def test_every_input_of_the_kernel_is_in_its_digest() -> None:
     source = next(i for i, p in enumerate(locked.packages) if p.use == ("kernel",))
     tool = next(i for i, p in enumerate(locked.packages) if p.use == ("toolchain",))
     backwards = dataclasses.replace(locked, packages=locked.packages[::-1])
-    assert kernel.input_digest(spec, moved("runtime"), b"fragment", b"init") == digests[0]
-    assert kernel.input_digest(spec, used(tool, "runtime", "toolchain"), b"fragment", b"init") == digests[0]
+    assert digest(spec, moved("runtime"), b"fragment", b"init") == digests[0]
+    assert digest(spec, used(tool, "runtime", "toolchain"), b"fragment", b"init") == digests[0]
     digests += [
-        kernel.input_digest(spec, moved("kernel"), b"fragment", b"init"),
-        kernel.input_digest(spec, moved("toolchain"), b"fragment", b"init"),
+        digest(spec, moved("kernel"), b"fragment", b"init"),
+        digest(spec, moved("toolchain"), b"fragment", b"init"),
         *(
-            kernel.input_digest(spec, changed, b"fragment", b"init")
+            digest(spec, changed, b"fragment", b"init")
             for changed in (
                 used(source, "toolchain"),
                 used(source, "kernel", "toolchain"),
@@ -209,10 +222,10 @@ def test_every_input_of_the_kernel_is_in_its_digest() -> None:
                 backwards,
             )
         ),
-        kernel.input_digest(spec, locked, b"Fragment", b"init"),
-        kernel.input_digest(spec, locked, b"fragment", b"Init"),
-        kernel.input_digest(dataclasses.replace(spec, toolchain_links=()), locked, b"fragment", b"init"),
-        kernel.input_digest(
+        digest(spec, locked, b"Fragment", b"init"),
+        digest(spec, locked, b"fragment", b"Init"),
+        digest(dataclasses.replace(spec, toolchain_links=()), locked, b"fragment", b"init"),
+        digest(
             dataclasses.replace(spec, kernel=dataclasses.replace(spec.kernel, profile="container")),
             locked,
             b"fragment",

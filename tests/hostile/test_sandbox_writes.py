@@ -14,6 +14,7 @@ import pytest
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
 from coattest_build import container, kernel, rootfs, sandbox
+from coattest_build.containers.own.profile import read_profile
 from coattest_build.image import Bytecode
 from coattest_build.inputs import cache
 from coattest_build.sandbox.isolate import Bind
@@ -168,10 +169,11 @@ def test_a_compiler_that_leaves_links_gives_nothing_away(tmp_path: Path, home: P
         (out / name).write_text("CONFIG_X=y\n")
     (out / output).unlink()
     (out / output).symlink_to(home / "member.key")
+    own = read_profile()
+    minimal = dataclasses.replace(own.spec, kernel=dataclasses.replace(own.spec.kernel, profile="minimal"))
+    inputs = dataclasses.replace(own, spec=minimal, fragment=b"CONFIG_X=y\n")
     with raises_code(EnvironmentFailure, "compile-failed"):
-        kernel.adopt(
-            out, tmp_path / "kernel", profile="minimal", fragment="CONFIG_X=y\n", digest="0" * 64, fresh=False
-        )
+        kernel.adopt(out, tmp_path / "kernel", inputs, fresh=False)
 
 
 def test_a_container_stage_that_leaves_links_gives_nothing_away(tmp_path: Path, home: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,6 @@ from coattest_build.cli.options import (
     mirror_option,
     source_option,
 )
-from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.ownwork import BUILDER_FILE, BUILT, OwnWork, remove_reports, sha256_hex
 
 
@@ -47,13 +47,9 @@ def build_command(
     source: Path,
     target: Path,
     profiles: tuple[str, ...],
-    cache: Path | None,
-    mirror: str | None,
-    jobs: int | None,
-    fresh_kernel: bool,
-    container: ImagePlace | None,
     claim: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Build the enclave images of a source tree.
 
@@ -64,17 +60,7 @@ def build_command(
     if os.path.lexists(target):
         Folder(target).close()  # a link is refused before minutes of building
     remove_reports(target)
-    report = builder.build(
-        source,
-        target,
-        profiles=profiles or None,
-        cache=cache,
-        mirror=mirror,
-        jobs=jobs,
-        fresh_kernel=fresh_kernel,
-        container=container,
-        progress=Terminal(),
-    )
+    report = builder.build(source, target, profiles=profiles or None, progress=Terminal(), **options)
     document = report.to_json()
     content = (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
     write_atomic(target / BUILDER_FILE, content)

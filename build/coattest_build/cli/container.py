@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
 from coattest.files import atomic_file
 from coattest.jsontext import emit_json
-from coattest.network import parse_network
 from coattest.parser import NEW_FILE, refuse_ignored
 from coattest.shell import json_option, out
 from coattest_build.cli.container_build import container_build_command
@@ -24,13 +24,12 @@ from coattest_build.cli.container_options import (
     note_decided,
     nsm_option,
     opened_image,
+    opened_own,
     opened_tree,
     style_option,
 )
 from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.inspection import Inspection, inspect_container
-from coattest_build.containers.manifests import Platform
-from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats.registers import extend
 
@@ -52,16 +51,14 @@ container_command.add_command(check_command)
 @IMAGE
 @image_options
 @json_option
-def inspect_command(
-    *, image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int, as_json: bool
-) -> None:
+def inspect_command(*, image: ImagePlace, as_json: bool, **given: Any) -> None:
     """Show what is in a container image, and what becomes of it in an enclave of nitro-cli or coattest.
 
     Prints digests, platform, layers and sizes, what runs, which folders Docker decides by time or store with
     the way to avoid each, and what the image asks for that an enclave does not give. Everything is checked by
     digest first. Exit 1 when a digest does not match; 2 when the image cannot be read or no Docker loads it.
     """
-    with opened_tree(image, ref, platform, max_size) as tree:
+    with opened_tree(image, **given) as tree:
         found = inspect_container(tree)
     if as_json:
         emit_json(found.to_json())
@@ -84,24 +81,7 @@ def inspect_command(
     "--env", "environment", multiple=True, metavar="NAME=VALUE", help="For `docker export`: its environment."
 )
 @json_option
-def ramdisk_command(
-    *,
-    image: ImagePlace,
-    style: str,
-    nsm: bool,
-    listen: tuple[str, ...],
-    connect: tuple[str, ...],
-    target: Path,
-    ref: str | None,
-    platform: Platform | None,
-    max_size: int,
-    times: dict[int, int],
-    store: str | None,
-    docker: str | None,
-    command: tuple[str, ...],
-    environment: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def ramdisk_command(*, image: ImagePlace, style: str, target: Path, as_json: bool, **given: Any) -> None:
     """Write the application ramdisk of a container image, byte for byte as nitro-cli or coattest makes it.
 
     Prints its SHA-256 and PCR2, which is a digest of it alone. Where Docker decides bytes by time or store,
@@ -114,14 +94,11 @@ def ramdisk_command(
     with ExitStack() as stack:
         if style == "coattest":
             refuse_ignored(("times", "store", "docker", "command", "environment"), "for style coattest")
-            opened = stack.enter_context(opened_image(image, ref, platform, max_size))
-            blocks = own_tree(opened, nsm=nsm, network=parse_network(listen, connect)).blocks()
+            blocks = opened_own(stack.enter_context(opened_image(image, **given)), **given).blocks()
         else:
             refuse_ignored(("nsm", "listen", "connect"), "for style nitro-cli")
-            tree = stack.enter_context(opened_tree(image, ref, platform, max_size))
-            blocks = decided_blocks(
-                tree, times=times, store=store, docker=docker, command=command, environment=environment
-            )
+            tree = stack.enter_context(opened_tree(image, **given))
+            blocks = decided_blocks(tree, **given)
         temporary = stack.enter_context(atomic_file(target))
         with temporary.open("wb") as file:
             for block in blocks:
@@ -129,7 +106,7 @@ def ramdisk_command(
                 measured.update(block)
                 size += file.write(block)
     if tree is not None:
-        note_decided(tree, store)
+        note_decided(tree, given["store"])
     pcr2 = extend(measured.digest())
     if as_json:
         emit_json({"ramdisk": str(target), "sha256": digest.hexdigest(), "size": size, "PCR2": pcr2})

@@ -6,19 +6,19 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
-from coattest.files import open_plain, read_whole
+from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.files import given_file, open_plain, read_whole
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
-from coattest.network import parse_network
 from coattest.parser import refuse_ignored
 from coattest.shell import json_option, out
 from coattest.strictjson import parse
 from coattest.text import printable
+from coattest_build import kernel
 from coattest_build.cli.container_options import (
     IMAGE,
     STYLES,
@@ -27,9 +27,10 @@ from coattest_build.cli.container_options import (
     network_options,
     nsm_option,
     opened_image,
+    opened_own,
     opened_tree,
 )
-from coattest_build.cli.options import FILE, cache_option, unreadable
+from coattest_build.cli.options import FILE, cache_option, given_image
 from coattest_build.containers.application import ARCHITECTURES, ContainerTree
 from coattest_build.containers.blobs import BootParts, read_blobs
 from coattest_build.containers.checking import (
@@ -38,14 +39,12 @@ from coattest_build.containers.checking import (
     check_measured,
     check_registers,
 )
-from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.checking import KERNEL, check_own_file
 from coattest_build.containers.own.imagefile import own_boot_parts
-from coattest_build.containers.own.profile import cached_kernel, read_profile
-from coattest_build.containers.own.tree import own_tree
+from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.registry.reference import ImagePlace
-from coattest_build.explain.describe import crc_finding
-from coattest_build.formats.eif import VERSION, ImageError, Layout, SectionType, section_blocks
+from coattest_build.explain.describe import crc_findings
+from coattest_build.formats.eif import VERSION, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
@@ -69,10 +68,8 @@ def read_expected(path: Path) -> Mapping[str, str]:
 
     Debug mode's zeros and the empty PCR2 are refused: any image, or none, would do.
     """
-    try:
+    with given_file(path, code="bad-file"):
         document = parse(read_whole(path, MAX_EXPECTED))
-    except Rejected as error:
-        raise UsageError(error.what, where=str(path), code="bad-file") from None
     inner = document.get("Measurements", document) if isinstance(document, dict) else None
     if not isinstance(inner, dict) or "PCR2" not in inner:
         raise UsageError(
@@ -113,14 +110,9 @@ def check_command(
     expect: Path | None,
     blobs: Path | None,
     style: str,
-    nsm: bool,
-    listen: tuple[str, ...],
-    connect: tuple[str, ...],
-    ref: str | None,
-    platform: Platform | None,
-    max_size: int,
     cache: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Check whether an enclave's image file or measurements are what becomes of a container image.
 
@@ -137,8 +129,8 @@ def check_command(
     expected = read_expected(expect) if expect is not None else {}
     if style == "coattest":
         refuse_ignored(("blobs",), "for style coattest")
-        with opened_image(image, ref, platform, max_size) as opened:
-            own = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+        with opened_image(image, **given) as opened:
+            own = opened_own(opened, **given)
             parts = _own_parts(cache)
             verdict = (
                 _against(eif, lambda file, layout: check_own_file(own, file, layout, parts), parts)
@@ -147,7 +139,7 @@ def check_command(
             )
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
-        with opened_tree(image, ref, platform, max_size) as tree:
+        with opened_tree(image, **given) as tree:
             files = _blobs(tree, blobs)
             verdict = (
                 _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files), files)
@@ -161,7 +153,7 @@ def check_command(
 
 def _own_parts(cache: Path | None) -> BootParts | None:
     profile = read_profile()
-    compiled = cached_kernel(profile, Cache(cache_folder(cache)))
+    compiled = kernel.cached(profile, Cache(cache_folder(cache)))
     return None if compiled is None else own_boot_parts(profile, compiled)
 
 
@@ -176,20 +168,16 @@ def _blobs(tree: ContainerTree, blobs: Path | None) -> BootParts | None:
 def _against(
     eif: Path, check: Callable[[BinaryIO, Layout], ContainerCheck], parts: BootParts | None
 ) -> ContainerCheck:
-    with open_plain(eif) as file:
-        try:
-            found = read_found_layout(file)
-            verdict = check(file, found.layout)
-            whole = measure_found(file, found.layout, whole=False)
-            if parts is not None and not verdict.findings and not verdict.undecided:
-                verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole.measured))
-        except ImageError as error:
-            raise unreadable(eif, error) from None
-    wrong = crc_finding(found.layout, whole.crc32)
+    with given_image(eif), open_plain(eif) as file:
+        found = read_found_layout(file)
+        verdict = check(file, found.layout)
+        whole = measure_found(file, found.layout, whole=False)
+        if parts is not None and not verdict.findings and not verdict.undecided:
+            verdict = verdict.with_more(_other_registers(file, found.layout, parts, whole))
     misread = [note for note in found.notes if note.code in MISREAD]
     if found.version < VERSION:  # it has no metadata, and the rest of the count is the verdict's
         misread = [note for note in misread if note.code != "eif-section-count"]
-    faults = (*found.findings, *misread, *([wrong] if wrong else []))
+    faults = (*found.findings, *misread, *crc_findings(found.layout, whole.crc32))
     return replace(verdict, findings=(*faults, *verdict.findings))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from coattest.errors import UsageError
-from coattest.network import PROXY_URL
+from coattest.network import PROXY_URL, parse_network
 from coattest.parser import refuse_ignored
 from coattest.shell import Decorator, err, option_group
 from coattest_build.cli.options import IMAGE_PLACE
@@ -23,6 +24,7 @@ from coattest_build.containers.application import (
 from coattest_build.containers.daemon import STORES
 from coattest_build.containers.image import DEFAULT_SIZE, Choice, OpenedImage, open_container_image
 from coattest_build.containers.manifests import Platform
+from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 
 _PLATFORM = re.compile(r"[a-z0-9]{1,16}(/[a-z0-9]{1,16}){1,2}")
@@ -71,20 +73,28 @@ image_options: Decorator = option_group(
 IMAGE = click.argument("image", type=IMAGE_PLACE)
 
 
+# Each of these takes what its group of options gives a command, and leaves alone what other groups give.
+
+
 def opened_image(
-    image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int
+    image: ImagePlace, *, ref: str | None, platform: Platform | None, max_size: int, **_: Any
 ) -> contextlib.AbstractContextManager[OpenedImage]:
-    """The image of the options. Raises as ``open_container_image``."""
+    """The image of ``image_options``. Raises as ``open_container_image``."""
     return open_container_image(image, Choice(ref, platform), max_size=max_size)
 
 
 @contextlib.contextmanager
-def opened_tree(
-    image: ImagePlace, ref: str | None, platform: Platform | None, max_size: int
-) -> Iterator[ContainerTree]:
-    """The image of the options, its layers applied as Docker does. Raises as ``open_container_image``."""
-    with opened_image(image, ref, platform, max_size) as opened:
+def opened_tree(image: ImagePlace, **given: Any) -> Iterator[ContainerTree]:
+    """The image of ``image_options``, its layers applied as Docker does. Raises as ``opened_image``."""
+    with opened_image(image, **given) as opened:
         yield container_tree(opened)
+
+
+def opened_own(
+    opened: OpenedImage, *, nsm: bool, listen: Sequence[str], connect: Sequence[str], **_: Any
+) -> OwnTree:
+    """What style coattest makes of an image with ``nsm_option`` and ``network_options``."""
+    return own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
 
 
 STYLES = click.Choice(["coattest", "nitro-cli"])
@@ -148,10 +158,12 @@ def decided_blocks(
     docker: str | None,
     command: tuple[str, ...] = (),
     environment: tuple[str, ...] = (),
+    **_: Any,
 ) -> Iterator[bytes]:
-    """The application ramdisk as the options decide it. Raises UsageError for one that would do nothing.
+    """The application ramdisk as ``decided_options`` decide it.
 
-    Raises EnvironmentFailure, ContainerError as ``application_ramdisk``.
+    Raises UsageError for one of them that would do nothing; EnvironmentFailure and ContainerError as
+    ``application_ramdisk``.
     """
     config = tree.image.config
     if config is None:

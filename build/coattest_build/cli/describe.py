@@ -12,7 +12,7 @@ from coattest.console import Cell
 from coattest.jsontext import emit_json
 from coattest.shell import err, out, utc_now
 from coattest.text import printable
-from coattest_build.cli.options import FILE, unreadable
+from coattest_build.cli.options import FILE, given_image
 from coattest_build.explain.describe import (
     Description,
     SignatureReport,
@@ -20,7 +20,7 @@ from coattest_build.explain.describe import (
     describe_image,
     start_file,
 )
-from coattest_build.formats.eif import ImageError, SectionType
+from coattest_build.formats.eif import SectionType
 
 
 @click.command("describe")
@@ -38,10 +38,8 @@ def describe_command(image: Path, files: bool, as_json: bool) -> int:
     metadata is not JSON, the sections can be read in two ways, or, with --files, something in the ramdisks is
     not what it seems; 2 when the file is no image.
     """
-    try:
+    with given_image(image):
         description = describe_image(image, now=utc_now(), files=files or as_json)
-    except ImageError as error:
-        raise unreadable(image, error) from None
     if as_json:
         emit_json(description.to_json())
     else:
@@ -75,7 +73,7 @@ def _show(image: Path, description: Description) -> None:
     )
     console.print("Metadata (not measured)", style="italic")
     console.print(_metadata(description))
-    if description.signature is not None:
+    if description.signature is not None and description.signature.certificate is not None:
         console.show_facts(_signature(description.signature), title="Signature")
     if description.tree is not None:
         console.print("Files that the enclave sees", style="italic")
@@ -119,13 +117,14 @@ _PROFILES = {
 
 
 def _signature(report: SignatureReport) -> list[tuple[str, Cell]]:
+    facts = report.facts()
     return [
         ("check", ("invalid", "red") if report.findings else ("valid", "green")),
         *[(finding.code, (finding.detail, "red")) for finding in report.findings],
-        ("subject", report.subject),
-        ("issuer", report.issuer + " (not checked: PCR8 pins the certificate itself)"),
-        ("valid", f"{report.not_before} to {report.not_after}"),
-        ("sha256", report.certificate_sha256),
+        ("subject", facts["subject"]),
+        ("issuer", facts["issuer"] + " (not checked: PCR8 pins the certificate itself)"),
+        ("valid", f"{facts['not_before']} to {facts['not_after']}".replace("T", " ")),
+        ("sha256", facts["sha256"]),
     ]
 
 

@@ -10,10 +10,9 @@ from rich.text import Text
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, out
 from coattest.text import printable
-from coattest_build.cli.options import FILE, unreadable
+from coattest_build.cli.options import FILE, given_image
 from coattest_build.explain.details import Place
 from coattest_build.explain.diff import Comparison, compare
-from coattest_build.formats.eif import ImageError
 
 MAX_SHOWN = 40
 """Findings shown to a person; ``--json`` has them all."""
@@ -32,10 +31,8 @@ def diff_command(a: Path, b: Path, as_json: bool) -> int:
     on stderr), or when one has a wrong CRC-32 or sections that can be read in two ways; 2 when one is not an
     image.
     """
-    try:
+    with given_image(a):
         comparison = compare(a, b)
-    except ImageError as error:
-        raise unreadable(a, error) from None
     if as_json:
         emit_json(comparison.to_json())
     else:

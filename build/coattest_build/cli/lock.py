@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import click
 
@@ -16,7 +17,6 @@ from coattest.shell import err, json_option, out
 from coattest_build import image
 from coattest_build.cli.container_options import image_options, opened_image
 from coattest_build.cli.options import container_option, mirror_option, source_option
-from coattest_build.containers.manifests import Platform
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.inputs import apt, locker
@@ -45,10 +45,8 @@ def lock_command(
     check: bool,
     runtime_depends: bool,
     container: ImagePlace | None,
-    ref: str | None,
-    platform: Platform | None,
-    max_size: int,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """Pin every input of the image in build/image.lock.
 
@@ -60,7 +58,7 @@ def lock_command(
     if check and runtime_depends:
         raise UsageError("--check writes nothing, and --runtime-depends writes image.toml")
     spec = image.load_spec(source)
-    image_pin = _container_pin(spec, container, ref, platform, max_size)
+    image_pin = _container_pin(spec, container, **given)
     if spec.wheels and spec.wheels.wanted:
         need_extra("build")
         _check_way(source, spec.wheels.requirements)
@@ -114,14 +112,14 @@ def lock_command(
 
 
 def _container_pin(
-    spec: image.ImageSpec, given: ImagePlace | None, ref: str | None, platform: Platform | None, max_size: int
+    spec: image.ImageSpec, container: ImagePlace | None, **given: Any
 ) -> locks.LockedContainer | None:
-    if given is None:
+    if container is None:
         refuse_ignored(("ref", "platform", "max_size"), "without --from")
         return None
     if not spec.from_container:
         raise UsageError("image.toml has no [container]: --from would do nothing", where=image.IMAGE_FILE)
-    with opened_image(given, ref, platform, max_size) as opened:
+    with opened_image(container, **given) as opened:
         own_tree(opened).plan.encode()  # refused now rather than by everybody's build
         return pin_of(opened)
 

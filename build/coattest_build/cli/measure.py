@@ -13,9 +13,8 @@ from coattest.files import open_plain
 from coattest.jsontext import emit_json
 from coattest.shell import utc_now
 from coattest.text import printable
-from coattest_build.cli.options import FILE, unreadable
-from coattest_build.explain.describe import crc_finding, found_signature
-from coattest_build.formats.eif import ImageError, SectionType
+from coattest_build.cli.options import FILE, given_image
+from coattest_build.explain.describe import crc_findings, found_signature
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import measure_found
 
@@ -31,26 +30,21 @@ def measure_command(image: Path, as_json: bool) -> None:
     file that is no image is exit 2.
     """
     del as_json
-    with open_plain(image) as file:
-        try:
-            found = read_found_layout(file)
-            measured = measure_found(file, found.layout, whole=False)
-        except ImageError as error:
-            raise unreadable(image, error) from None
-        values = measured.measured
-        signed = found_signature(file, found.layout, bytes.fromhex(values.pcr0), utc_now())
-    findings = [*found.findings, *(signed.report.findings if signed.report else ())]
-    findings += [error for error in (crc_finding(found.layout, measured.crc32), signed.error) if error]
-    holds = signed.report is not None and not signed.report.findings
-    emit_json(replace(values, pcr8=signed.pcr8 if holds else None).nitro_json())
-    for note in (*(str(note) for note in found.notes), *signed.notes):
+    with given_image(image), open_plain(image) as file:
+        found = read_found_layout(file)
+        measured = measure_found(file, found.layout, whole=False)
+        signed = found_signature(file, found.layout, bytes.fromhex(measured.pcr0), utc_now())
+    broken, notes = (signed.findings, signed.notes) if signed else ((), ())
+    findings = (*found.findings, *broken, *crc_findings(found.layout, measured.crc32))
+    emit_json(replace(measured, pcr8=signed.pcr8 if signed and not broken else None).nitro_json())
+    for note in (*map(str, found.notes), *notes):
         print(printable(f"note: {image}: {note}"), file=sys.stderr)
     if findings:
         hint = "PCR8 is left out; eif describe shows the signature"
         raise FoundFalse(
             "; ".join(finding.detail for finding in findings),
             where=str(image),
-            hint=hint if found.layout.of_type(SectionType.SIGNATURE) and not holds else None,
+            hint=hint if broken else None,
             code=findings[0].code,
             findings=findings,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,11 @@ container_option: Decorator = click.option(
 )
 
 
-def unreadable(image: Path, error: ImageError) -> UsageError:
-    """The error of ``measure``, ``describe`` and ``diff`` for a file that is no image: exit 2."""
-    return UsageError(error.what, where=error.where or str(image), hint=error.hint, code=error.code)
+@contextlib.contextmanager
+def given_image(image: Path) -> Iterator[None]:
+    """Within the block, a file that the caller named and that is no image is a UsageError: exit 2."""
+    try:
+        yield
+    except ImageError as error:
+        where = error.where or str(image)
+        raise UsageError(error.what, where=where, hint=error.hint, code=error.code) from None

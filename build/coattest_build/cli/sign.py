@@ -69,9 +69,10 @@ def sign_command(
             expected=expect,
         )
 
+    target = output or image
     signed = sign_image(
         image,
-        output or image,
+        target,
         certificate=signing_certificate,
         sign=signer,
         now=utc_now(),
@@ -79,10 +80,10 @@ def sign_command(
         approve=approve,
     )
     if as_json:
-        emit_json({"image": str(signed.path), **signed.measurements.nitro_json()})
+        emit_json({"image": str(target), **signed.nitro_json()})
     else:
-        out().print(f"PCR8 {signed.measurements.pcr8}")
-        err().print(f"signed {signed.path}")
+        out().print(f"PCR8 {signed.pcr8}")
+        err().print(f"signed {target}")
 
 
 def _ask(secret: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,7 +15,6 @@ from coattest.progress import Terminal
 from coattest.shell import json_option, out
 from coattest_build.cli.options import FOLDER, container_option, jobs_option, mirror_option, source_option
 from coattest_build.container import DRIVER, assemble_stage, prepare_stage
-from coattest_build.containers.registry.reference import ImagePlace
 
 
 @click.group("stage")
@@ -34,20 +34,12 @@ def stage_command() -> None:
 @jobs_option
 @container_option
 @json_option
-def prepare_command(
-    *,
-    source: Path,
-    folder: Path,
-    mirror: str | None,
-    jobs: int | None,
-    container: ImagePlace | None,
-    as_json: bool,
-) -> None:
+def prepare_command(*, source: Path, folder: Path, as_json: bool, **options: Any) -> None:
     """Write the root of the compile stage.
 
     Downloads and checks the locked inputs first.
     """
-    prepare_stage(source, folder, mirror=mirror, jobs=jobs, container=container, progress=Terminal())
+    prepare_stage(source, folder, progress=Terminal(), **options)
     if as_json:
         emit_json({"stage": str(folder), "run": ["/usr/bin/perl", f"/{DRIVER}"]})
     else:
@@ -70,21 +62,14 @@ def prepare_command(
 )
 @json_option
 def assemble_command(
-    *,
-    source: Path,
-    folder: Path,
-    compiled: Path,
-    target: Path,
-    mirror: str | None,
-    run: str,
-    as_json: bool,
+    *, source: Path, folder: Path, compiled: Path, target: Path, as_json: bool, **options: Any
 ) -> None:
     """Assemble the images from the compile stage's results.
 
     Writes the same files as `eif build`.
     """
     make_folder(target)
-    report = assemble_stage(source, folder, compiled, target, mirror=mirror, run=run, progress=Terminal())
+    report = assemble_stage(source, folder, compiled, target, progress=Terminal(), **options)
     document = report.to_json()
     write_atomic(target / "build.json", (json.dumps(document, indent=2, sort_keys=True) + "\n").encode())
     if as_json:

@@ -9,17 +9,25 @@ from coattest.errors import EnvironmentFailure
 from coattest.findings import Finding
 from coattest_build.containers.daemon import (
     STORES,
-    Exported,
     Undecided,
     create_container,
     export,
     read_export,
     undecided,
 )
-from coattest_build.containers.errors import ContainerError, path_text
+from coattest_build.containers.errors import ContainerError, naming, not_read, path_text
 from coattest_build.containers.image import OpenedImage
-from coattest_build.containers.layers import MAX_ENTRIES, Counted, Inode, apply_layer
-from coattest_build.containers.layertar import DIRECTORY, read_layer
+from coattest_build.containers.layers import (
+    CREATED,
+    HIDDEN_LINK,
+    IMPLIED,
+    MAX_ENTRIES,
+    PARENT,
+    Counted,
+    Inode,
+    apply_layer,
+)
+from coattest_build.containers.layertar import DIRECTORY, LayerEntry, read_layer
 from coattest_build.containers.nitrocli import clock_of, command_of, lines, ramdisk_blocks, ramdisk_parts
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -38,13 +46,13 @@ class ContainerTree:
     undecided: tuple[Undecided, ...]
     attributes: tuple[str, ...]
 
-    def exported(self, store: str = STORES[0]) -> Iterator[Exported]:
+    def exported(self, store: str = STORES[0]) -> Iterator[LayerEntry]:
         """The entries of the container's export, in order, as a store makes them. Raises ContainerError."""
         if self.root is not None:
             return export(self.root, store)
         (layer,) = self.image.layers
         entries = read_layer(layer.content, most=4 * MAX_ENTRIES)
-        return read_export(entries, 0, Counted(self.image.max_size))
+        return read_export(entries, Counted(self.image.max_size))
 
 
 def container_tree(image: OpenedImage) -> ContainerTree:
@@ -60,26 +68,35 @@ def apply_layers(image: OpenedImage) -> tuple[Inode, Counted]:
     """The tree of all layers, and what they took. Raises ContainerError where Docker would refuse."""
     root, counted = Inode(DIRECTORY), Counted(image.max_size)
     for number, layer in enumerate(image.layers):
-        try:
+        with naming(f"layer {number + 1}", ContainerError):
             apply_layer(root, layer.content, number, counted)
-        except ContainerError as error:
-            error.where = f"layer {number + 1}" + (f": {error.where}" if error.where else "")
-            raise
     return root, counted
+
+
+_CAUSES = {
+    IMPLIED: (
+        "a folder without an entry in its layer",
+        "time, mode and owner",
+        "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
+        "tool that adds parents",
+    ),
+    HIDDEN_LINK: (
+        "a folder without an entry in its layer, in place of a link of a layer below",
+        "whether it is a folder at all",
+        "put the file where the link leads, not through the link",
+    ),
+    CREATED: (CREATED, "time", "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR"),
+    PARENT: (PARENT, "time", "make the working folder in the image, so that nothing is made in its parent"),
+}
+"""What is undecided for each cause, what of it can differ, and the remedy."""
 
 
 def undecided_finding(item: Undecided) -> Finding:
     """One path that the image alone does not decide."""
     by = f"layer {item.layer}" if item.layer else "the creation of the container"
-    what = {
-        "implied": "a folder without an entry in its layer",
-        "hides a link": "a folder without an entry in its layer, in place of a link of a layer below",
-    }.get(item.cause, item.cause)
-    return Finding(
-        "undecidable",
-        path_text(item.path),
-        f"{what}: {by} decides {item.free} when it is extracted or made; {item.remedy}",
-    )
+    what, free, remedy = _CAUSES[item.cause]
+    detail = f"{what}: {by} decides {free} when it is extracted or made; {remedy}"
+    return Finding("undecidable", path_text(item.path), detail)
 
 
 def command_and_environment(
@@ -92,10 +109,7 @@ def command_and_environment(
     if image.config is None:
         return lines(command), lines(environment)
     if image.config.platform.os != "linux" or image.config.platform.architecture not in ARCHITECTURES:
-        raise ContainerError(
-            f"is for {image.config.platform}; nitro-cli takes linux/amd64 and linux/arm64",
-            code="container-unsupported",
-        )
+        raise not_read(f"is for {image.config.platform}; nitro-cli takes linux/amd64 and linux/arm64")
     found = command_of(image.config, docker)
     if found is None:
         raise EnvironmentFailure(
@@ -137,7 +151,7 @@ def application_ramdisk(
 
 
 def ramdisk_at(
-    tree: ContainerTree, files: tuple[bytes, bytes], times: Callable[[Exported], int], store: str
+    tree: ContainerTree, files: tuple[bytes, bytes], times: Callable[[LayerEntry], int], store: str
 ) -> Iterator[bytes]:
     """The ramdisk in blocks, each entry made when it is asked for; ``times`` gives the time of one."""
     parts = ramdisk_parts(tree.exported(store), *files, times=times)

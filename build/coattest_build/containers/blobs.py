@@ -11,7 +11,9 @@ from pathlib import Path
 
 from coattest.errors import EnvironmentFailure, Rejected
 from coattest.files import Folder
-from coattest_build.containers.nitrocli import TIME, RamdiskPart, ramdisk_blocks
+from coattest_build.containers.nitrocli import MAX_RAMDISK, TIME, RamdiskPart, ramdisk_blocks
+from coattest_build.containers.sources import Spool, plain_blocks
+from coattest_build.formats.eif import Part, SectionType, write_parts
 
 MAX_KERNEL = 128 << 20
 MAX_BLOB = 16 << 20
@@ -27,6 +29,22 @@ class BootParts:
     kernel: bytes
     cmdline: bytes
     boot: bytes
+
+
+def write_enclave(
+    target: Path, before: BootParts, metadata: bytes, application: Iterator[bytes], *, flags: int = 0
+) -> None:
+    """Write the image file whose application ramdisk has these blocks. Raises ContainerError."""
+    with Spool(MAX_RAMDISK) as spool:
+        ramdisk, _ = spool.add(application, "application ramdisk")
+        parts = [
+            Part.of_bytes(SectionType.KERNEL, before.kernel),
+            Part.of_bytes(SectionType.CMDLINE, before.cmdline),
+            Part.of_bytes(SectionType.METADATA, metadata),
+            Part.of_bytes(SectionType.RAMDISK, before.boot),
+            Part(SectionType.RAMDISK, ramdisk.size, lambda: plain_blocks(ramdisk)),
+        ]
+        write_parts(target, parts, flags=flags)
 
 
 def boot_ramdisk(init: bytes, driver: bytes) -> Iterator[bytes]:

@@ -22,9 +22,10 @@ from coattest_build.containers.application import (
     undecided_finding,
 )
 from coattest_build.containers.blobs import BootParts
-from coattest_build.containers.daemon import STORES, Exported
-from coattest_build.containers.errors import ContainerError
+from coattest_build.containers.daemon import STORES
+from coattest_build.containers.errors import not_read
 from coattest_build.containers.layers import HIDDEN_LINK
+from coattest_build.containers.layertar import LayerEntry
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import MAX_RAMDISK, clock_of
 from coattest_build.containers.sources import FilePart, Spool
@@ -34,6 +35,7 @@ from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 from coattest_build.formats.registers import extend
 
 APPLICATION = "application ramdisk"
+OTHER_BYTES = Finding("archive-bytes", APPLICATION, "the same files, but not the same bytes")
 BLOBS = "nitro-cli's blobs; name them with --blobs"
 MAX_REPORTED = 200
 """Differences that are listed."""
@@ -91,7 +93,7 @@ def possible_files(tree: ContainerTree) -> tuple[Files, ...]:
     """
     config = tree.image.config
     if config is None:
-        raise ContainerError("a file system has no command: check an image", code="container-unsupported")
+        raise not_read("a file system has no command: check an image")
     found: dict[Files, None] = {}
     for docker in (20, 29) if config.cmd == () else (None,):
         if docker == 29 and config.entrypoint is None:
@@ -111,7 +113,7 @@ class DeployedRamdisk:
         self.position = 0
         self.times: dict[int, int] = {}
 
-    def time(self, entry: Exported) -> int:
+    def time(self, entry: LayerEntry) -> int:
         """The time of the entry whose header comes next: the first of its clock that was read."""
         raw = self._part.read(self.position + _MTIME, 8)
         return self.times.setdefault(clock_of(entry), int(raw, 16) if _HEX.fullmatch(raw) else 0)
@@ -203,21 +205,11 @@ def ramdisk_differences(blocks: Iterator[bytes], layout: Layout, theirs: Unpacki
             yield replace(finding, where=f"{APPLICATION}: {path}" if path else APPLICATION)
 
 
-def unpack_application(file: BinaryIO, layout: Layout, section: EifSection) -> Unpacking:
-    """The tree that one ramdisk of an image file makes. Raises ImageError."""
-    return unpack_ramdisks(file, replace(layout, sections=(section,)))
-
-
-def other_bytes() -> Finding:
-    """The finding that ramdisks with the same files are not the same."""
-    return Finding("archive-bytes", APPLICATION, "the same files, but not the same bytes")
-
-
 def _differences(
     tree: ContainerTree, file: BinaryIO, layout: Layout, application: EifSection
 ) -> tuple[list[Finding], list[Finding]]:
     """What differs path by path from the container image, and what of that the image does not decide."""
-    theirs = unpack_application(file, layout, application)
+    theirs = unpack_ramdisks(file, replace(layout, sections=(application,)))
     times = {item.layer: 0 for item in tree.undecided}
     for item in reversed(tree.undecided):
         node = theirs.tree.stat(b"rootfs/" + item.path)
@@ -232,7 +224,7 @@ def _differences(
     if different and any(item.cause == HIDDEN_LINK for item in tree.undecided):
         return [], [*still_open, *map(undecided_finding, tree.undecided)]
     if not different and not still_open:
-        different = [other_bytes()]
+        different = [OTHER_BYTES]
     return different, still_open
 
 

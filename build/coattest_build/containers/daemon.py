@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from coattest_build.containers import layertar
-from coattest_build.containers.errors import path_text, unloadable
+from coattest_build.containers.errors import unloadable
 from coattest_build.containers.layers import (
     CREATED,
-    HIDDEN_LINK,
     IMPLIED,
     PARENT,
     Counted,
     Inode,
-    LayerTree,
     check_root,
     clean_name,
+    folder_at,
     walk,
 )
-from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK
-from coattest_build.containers.sparse import Extent
+from coattest_build.containers.layertar import DIRECTORY, FILE, HARD_LINK, SYMLINK, LayerEntry
 
 CONTAINER = -1
 """The clock of what the creation of the container makes; a layer's number is that of its extraction."""
@@ -45,34 +42,18 @@ _STAMPED = (b"dev", b"dev/pts", b"dev/shm", b"etc", b"proc", b"sys")
 """Folders whose time nitro-cli's linuxkit sets to a fixed one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """An entry of an export: ``name`` ends with a slash for a folder; ``clock`` says who decides its time."""
-
-    name: bytes
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    mtime: int
-    size: int
-    target: bytes
-    device: tuple[int, int]
-    content: tuple[Extent, ...]
-    place: int
-    clock: int | None = None
-
-
 STORES = ("overlay2", "containerd", "vfs")
 """Where Docker keeps layers: each gives a folder without an entry its own mode and owner."""
 
 
-def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
-    """Mode, user and group of a folder without an entry in its layer.
+def mode_and_owner(inode: Inode, store: str) -> tuple[int, int, int]:
+    """Mode, user and group; of a folder without an entry in its layer the store decides them.
 
     overlay2 makes a new one, 755 of root; the others keep what a layer below has, and else containerd makes
     755 and vfs 600 (of Docker 20.10).
     """
+    if inode.cause != IMPLIED:
+        return inode.mode, inode.uid, inode.gid
     if store == "overlay2":
         return 0o755, 0, 0
     return inode.lower or (0o755 if store == "containerd" else 0o600, 0, 0)
@@ -82,14 +63,12 @@ def implied_mode(inode: Inode, store: str) -> tuple[int, int, int]:
 class Undecided:
     """A folder that the image alone does not decide: its path, the cause, and whose clock its time is.
 
-    ``layer`` counts from 1; 0 is the creation of the container. ``free`` says what can differ.
+    ``layer`` counts from 1; 0 is the creation of the container.
     """
 
     path: bytes
     cause: str
     layer: int
-    free: str
-    remedy: str
 
 
 def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
@@ -103,7 +82,7 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
     name = posixpath.normpath(working_dir).encode()
     parts = clean_name(name)
     model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
-    _, made = LayerTree(root, counted).folder(parts, b"WORKDIR " + name, make=model, through_links=True)
+    _, made = folder_at(root, parts, b"WORKDIR " + name, counted, make=model, through_links=True)
     if not made:
         return
     for path, inode in walk(root):
@@ -128,20 +107,19 @@ def place_file(root: Inode, parts: list[bytes], kind: str) -> Inode:
     return at
 
 
-def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
+def export(root: Inode, store: str = STORES[0]) -> Iterator[LayerEntry]:
     """The entries of ``docker export``, in its order: a file with several names is a link after the first.
 
-    ``store`` is one of STORES, and decides mode and owner of folders without an entry in their layer.
+    A folder's name ends with a slash. ``store`` is one of STORES, and decides mode and owner of folders
+    without an entry in their layer.
     """
     first: dict[int, bytes] = {}
     for path, inode in walk(root):
         folder = inode.kind == DIRECTORY
         earlier = first.setdefault(id(inode), path) if inode.linked else None
         linked = earlier is not None and earlier is not path
-        mode, uid, gid = inode.mode, inode.uid, inode.gid
-        if inode.cause == IMPLIED:
-            mode, uid, gid = implied_mode(inode, store)
-        yield Exported(
+        mode, uid, gid = mode_and_owner(inode, store)
+        yield LayerEntry(
             name=path + b"/" if folder else path,
             kind=HARD_LINK if linked else inode.kind,
             mode=mode,
@@ -157,38 +135,17 @@ def export(root: Inode, store: str = STORES[0]) -> Iterator[Exported]:
         )
 
 
-_REMEDIES = {
-    IMPLIED: "give the layer an entry for the folder: COPY the folder as a whole, or write layers with a "
-    "tool that adds parents",
-    HIDDEN_LINK: "put the file where the link leads, not through the link",
-    CREATED: "make the folder in the image: RUN mkdir -p, or COPY, before WORKDIR",
-    PARENT: "make the working folder in the image, so that nothing is made in its parent",
-}
-_FREE = {
-    IMPLIED: "time, mode and owner",
-    HIDDEN_LINK: "whether it is a folder at all",
-    CREATED: "time",
-    PARENT: "time",
-}
-
-
 def undecided(root: Inode) -> tuple[Undecided, ...]:
     """The folders that Docker decides by time or store, sorted by path components."""
     return tuple(
-        Undecided(
-            path=path,
-            cause=inode.cause,
-            layer=0 if inode.clock == CONTAINER else (inode.clock or 0) + 1,
-            free=_FREE[inode.cause],
-            remedy=_REMEDIES[inode.cause],
-        )
+        Undecided(path, inode.cause, 0 if inode.clock == CONTAINER else (inode.clock or 0) + 1)
         for path, inode in walk(root)
         if inode.cause is not None
     )
 
 
-def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Counted) -> Iterator[Exported]:
-    """The entries of a ``docker export`` archive, with plain names. Raises ContainerError."""
+def read_export(entries: Iterator[LayerEntry], counted: Counted) -> Iterator[LayerEntry]:
+    """The entries of a ``docker export`` archive, with names as in ``export``. Raises ContainerError."""
     seen: set[bytes] = set()
     for entry in entries:
         counted.add(entry)
@@ -197,22 +154,10 @@ def read_export(entries: Iterator[layertar.LayerEntry], place: int, counted: Cou
             check_root(entry)
             continue
         if path in seen:
-            raise unloadable("this name appears twice", where=path_text(path))
+            raise unloadable("this name appears twice", path)
         seen.add(path)
         folder = entry.kind == DIRECTORY
         target = b"/".join(clean_name(entry.target)) if entry.kind == HARD_LINK else entry.target
         if entry.kind == HARD_LINK and target not in seen:
-            raise unloadable("a hard link to no earlier file", where=path_text(path))
-        yield Exported(
-            name=path + b"/" if folder else path,
-            kind=entry.kind,
-            mode=entry.mode,
-            uid=entry.uid,
-            gid=entry.gid,
-            mtime=entry.mtime,
-            size=entry.size,
-            target=target,
-            device=entry.device,
-            content=entry.content,
-            place=place,
-        )
+            raise unloadable("a hard link to no earlier file", path)
+        yield replace(entry, name=path + b"/" if folder else path, target=target)

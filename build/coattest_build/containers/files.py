@@ -14,9 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from coattest.errors import CoattestError, Rejected
 from coattest.files import Folder, open_plain
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import ContainerError, beyond_limit, malformed, naming, two_readings
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import DIRECTORY, FILE, read_layer
 from coattest_build.containers.registry.fetching import RegistryFiles
@@ -72,11 +71,8 @@ class FolderFiles:
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[Positioned]:
         """A file's bytes. Raises ContainerError."""
-        try:
-            with self._folder.opened(name) as file:
-                yield FilePart(file, 0, os.fstat(file.fileno()).st_size)
-        except Rejected as error:
-            raise ContainerError(error.what, where=name) from None
+        with malformed(name), self._folder.opened(name) as file:
+            yield FilePart(file, 0, os.fstat(file.fileno()).st_size)
 
 
 class ArchiveFiles:
@@ -89,7 +85,7 @@ class ArchiveFiles:
         for entry in read_layer(archive, most=4 * MAX_FILES):
             name = posixpath.normpath(entry.name.decode("utf-8", "backslashreplace"))
             if name in self._files or name in self._links:
-                raise ContainerError(f"{name!a} appears twice", code="container-two-readings")
+                raise two_readings(f"{name!a} appears twice")
             if len(self._files) + len(self._links) >= MAX_FILES:
                 raise beyond_limit(f"more than {MAX_FILES} files")
             target = entry.target.decode("utf-8", "backslashreplace")
@@ -132,7 +128,7 @@ ENTRIES = ("oci-layout", "index.json", "manifest.json")
 
 
 @contextlib.contextmanager
-def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | None, FilePart | None]]:
+def open_files(path: ImagePlace, spool: Spool) -> Iterator[ImageFiles | FilePart]:
     """The files of an image's folder or archive; or, of an archive that is no image's, the archive itself.
 
     A compressed archive is decompressed to the spool. Raises ContainerError, and as ``open_plain`` and
@@ -140,33 +136,27 @@ def open_files(path: ImagePlace, spool: Spool) -> Iterator[tuple[ImageFiles | No
     """
     if isinstance(path, Reference):
         with Spool(spool.left()) as fetched:
-            yield RegistryFiles(path, fetched), None
+            yield RegistryFiles(path, fetched)
         return
     if path.is_dir():
         with Folder(path) as folder:
             files = FolderFiles(folder)
             if not any(files.has(name) for name in ENTRIES):
                 raise ContainerError("not an OCI layout: it has no index.json", where=str(path))
-            yield files, None
+            yield files
         return
     with open_plain(path) as file:
         archive = FilePart(file, 0, os.fstat(file.fileno()).st_size)
         if compression_of(archive) is not None:
             blocks = unpacked_blocks(archive, spool.left(), str(path))
             archive, _ = spool.add(blocks, str(path))
-        if _is_image(archive, path):
-            yield ArchiveFiles(archive), None
-        else:
-            yield None, archive
+        yield ArchiveFiles(archive) if _is_image(archive, path) else archive
 
 
 def _is_image(archive: FilePart, path: Path) -> bool:
     """Whether an image's documents are in the archive, at any place. Raises ContainerError."""
     wanted = {name.encode() for name in ENTRIES}
-    try:
+    with naming(str(path)):
         return any(
             posixpath.normpath(entry.name) in wanted for entry in read_layer(archive, most=4 * MAX_ENTRIES)
         )
-    except CoattestError as error:
-        error.where = f"{path}: {error.where}" if error.where else str(path)
-        raise

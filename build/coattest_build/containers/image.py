@@ -11,9 +11,18 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coattest.errors import CoattestError, FoundFalse, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text, two_readings
+from coattest_build.containers.errors import (
+    ContainerError,
+    ambiguous,
+    beyond_limit,
+    malformed,
+    naming,
+    not_read,
+    path_text,
+    two_readings,
+    wrong_digest,
+)
 from coattest_build.containers.files import ImageFiles, open_files, read_file
 from coattest_build.containers.layers import MAX_ENTRIES
 from coattest_build.containers.layertar import read_layer
@@ -26,6 +35,7 @@ from coattest_build.containers.manifests import (
     Descriptor,
     ManifestFile,
     Platform,
+    SavedImage,
     read_config,
     read_index,
     read_manifest,
@@ -37,9 +47,10 @@ from coattest_build.containers.sources import (
     Positioned,
     Spool,
     compression_of,
-    sha256_of,
+    plain_blocks,
     unpacked_blocks,
 )
+from coattest_build.formats.hashing import sha256_of
 
 DEFAULT_SIZE = 2 << 30
 """Bytes that an image may unpack to unless --max-size allows more: an enclave holds it in memory."""
@@ -111,28 +122,16 @@ def open_container_image(
     """
     wanted = choice or Choice()
     with contextlib.ExitStack() as stack:
-        with _naming(path, CoattestError):
+        with naming(str(path)):
             spool = stack.enter_context(Spool(max_size))
-            files, archive = stack.enter_context(open_files(path, spool))
-            if files is not None:
-                opened = _read(files, wanted, spool)
+            found = stack.enter_context(open_files(path, spool))
+            if isinstance(found, FilePart):
+                opened = _export(found, wanted, spool)
             else:
-                assert archive is not None
-                opened = _export(archive, wanted, spool)
+                opened = _read(found, wanted, spool)
             opened = replace(opened, max_size=max_size)
-        with _naming(path, ContainerError):  # others are not about the image
+        with naming(str(path), ContainerError):  # others are not about the image
             yield opened
-
-
-@contextlib.contextmanager
-def _naming(path: ImagePlace, kind: type[CoattestError]) -> Iterator[None]:
-    """Put the image's path before where an error of this kind is."""
-    try:
-        yield
-    except kind as error:
-        if error.where is None or not error.where.startswith(str(path)):
-            error.where = f"{path}: {error.where}" if error.where else str(path)
-        raise
 
 
 def _export(archive: FilePart, wanted: Choice, spool: Spool) -> OpenedImage:
@@ -148,9 +147,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
     found = _from_layout(files, wanted) if files.has("index.json") else _from_saved(files, wanted)
     config = read_config(found.config, "config")
     if wanted.platform is not None and not config.platform.is_for(wanted.platform):
-        raise ContainerError(
-            f"the image is for {config.platform}, not {wanted.platform}", code="container-ambiguous"
-        )
+        raise ambiguous(f"the image is for {config.platform}, not {wanted.platform}")
     if len(config.diff_ids) != len(found.layers):
         raise ContainerError(
             f"{len(found.layers)} layers, but the configuration has {len(config.diff_ids)} diff_ids"
@@ -161,7 +158,7 @@ def _read(files: ImageFiles, wanted: Choice, spool: Spool) -> OpenedImage:
             zip(found.layers, config.diff_ids, strict=True), 1
         )
     )
-    digest = hashlib.sha256(found.config).hexdigest()
+    digest = _sha256(found.config)
     return OpenedImage(found.form, found.names, found.manifest, digest, config, layers, found.config)
 
 
@@ -175,35 +172,23 @@ def _layer(
         method = compression_of(source)
         content, found = spool.add(unpacked_blocks(source, spool.left(), where), where)
     if found != diff_id:
-        raise FoundFalse(
-            f"its content has SHA-256 {found}, the configuration says {diff_id}",
-            where=where,
-            code="container-digest",
-        )
+        raise wrong_digest(f"its content has SHA-256 {found}, the configuration says {diff_id}", where=where)
     return ImageLayer(diff_id, method, content)
 
 
 def _check_blob(source: Positioned, descriptor: Descriptor, where: str) -> None:
     if source.size != descriptor.size:
-        raise FoundFalse(
-            f"{source.size} bytes, its descriptor says {descriptor.size}",
-            where=where,
-            code="container-digest",
-        )
-    found = sha256_of(source)
+        raise wrong_digest(f"{source.size} bytes, its descriptor says {descriptor.size}", where=where)
+    found = sha256_of(plain_blocks(source))
     if found != descriptor.sha256:
-        raise FoundFalse(
-            f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}",
-            where=where,
-            code="container-digest",
-        )
+        raise wrong_digest(f"its SHA-256 is {found}, its descriptor says {descriptor.sha256}", where=where)
 
 
 def _blob(files: ImageFiles, descriptor: Descriptor, where: str) -> bytes:
     """A document by its descriptor. Raises ContainerError, FoundFalse."""
     data = read_file(files, f"blobs/sha256/{descriptor.sha256}", MAX_DOCUMENT)
-    if len(data) != descriptor.size or hashlib.sha256(data).hexdigest() != descriptor.sha256:
-        raise FoundFalse("is not what its descriptor says", where=where, code="container-digest")
+    if len(data) != descriptor.size or _sha256(data) != descriptor.sha256:
+        raise wrong_digest("is not what its descriptor says", where=where)
     return data
 
 
@@ -244,11 +229,9 @@ def _manifest(files: ImageFiles, descriptor: Descriptor) -> ManifestFile:
 
 
 def _check_layout(files: ImageFiles) -> None:
-    try:
+    with malformed():
         layout = Fields(parse(read_file(files, "oci-layout", 4096)), "oci-layout")
         layout.exactly("imageLayoutVersion", "1.0.0")
-    except Rejected as error:
-        raise ContainerError(error.what) from None
 
 
 def _leaves(files: ImageFiles, index: bytes) -> list[tuple[Descriptor, frozenset[str]]]:
@@ -284,20 +267,12 @@ def _described(descriptor: Descriptor, references: frozenset[str]) -> str:
 
 def _several(found: list[str], wanted: Choice) -> ContainerError:
     if not found and wanted.config:
-        return ContainerError(
-            f"has no image whose configuration is sha256:{wanted.config}", code="container-ambiguous"
-        )
+        return ambiguous(f"has no image whose configuration is sha256:{wanted.config}")
     if not found:
         asked = " and ".join(str(each) for each in (wanted.ref, wanted.platform) if each)
-        return ContainerError(
-            f"has no image {asked!a}" if asked else "has no image", code="container-ambiguous"
-        )
+        return ambiguous(f"has no image {asked!a}" if asked else "has no image")
     listed = "; ".join(ascii(text)[1:-1] for text in found[:8]) + ("; .." if len(found) > 8 else "")
-    return ContainerError(
-        f"has {len(found)} images: {listed}",
-        hint="name one with --ref or --platform",
-        code="container-ambiguous",
-    )
+    return ambiguous(f"has {len(found)} images: {listed}", hint="name one with --ref or --platform")
 
 
 def _check_agreement(
@@ -310,10 +285,10 @@ def _check_agreement(
     if not files.has("manifest.json"):
         return
     saved = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
-    wanted = hashlib.sha256(config).hexdigest()
+    wanted = _sha256(config)
     layers = tuple(layer.sha256 for layer in manifest.layers)
     for image in saved:
-        if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted:
+        if _sha256(_config(files, image)) == wanted:
             if tuple(_hex_of(name) for name in image.layers) == layers:
                 return
             raise two_readings("manifest.json and index.json have different layers for one configuration")
@@ -328,34 +303,30 @@ def _hex_of(name: str) -> str:
     return name.rpartition("/")[2].removeprefix("sha256:").partition(".")[0]
 
 
+def _config(files: ImageFiles, image: SavedImage) -> bytes:
+    return read_file(files, image.config, MAX_DOCUMENT)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _from_saved(files: ImageFiles, wanted: Choice) -> _Found:
     if not files.has("manifest.json"):
         raise ContainerError("has neither index.json nor manifest.json")
     images = read_saved(read_file(files, "manifest.json", MAX_DOCUMENT))
     candidates = [image for image in images if wanted.ref is None or wanted.ref in image.tags]
     if wanted.config is not None:
-        candidates = [
-            image
-            for image in candidates
-            if hashlib.sha256(read_file(files, image.config, MAX_DOCUMENT)).hexdigest() == wanted.config
-        ]
+        candidates = [image for image in candidates if _sha256(_config(files, image)) == wanted.config]
     if len(candidates) > 1 and wanted.platform is not None:
-        candidates = [
-            image
-            for image in candidates
-            if read_config(read_file(files, image.config, MAX_DOCUMENT), "config").platform.is_for(
-                wanted.platform
-            )
-        ]
+        platforms = [read_config(_config(files, image), "config").platform for image in candidates]
+        pairs = zip(candidates, platforms, strict=True)
+        candidates = [image for image, platform in pairs if platform.is_for(wanted.platform)]
     if len(candidates) != 1:
         raise _several([", ".join(image.tags) or image.config for image in candidates], wanted)
     (image,) = candidates
-    config = read_file(files, image.config, MAX_DOCUMENT)
-    named, digest = _hex_of(image.config), hashlib.sha256(config).hexdigest()
+    config = _config(files, image)
+    named, digest = _hex_of(image.config), _sha256(config)
     if len(named) == 64 and named != digest:
-        raise FoundFalse(
-            f"the configuration has SHA-256 {digest}",
-            where=path_text(image.config.encode()),
-            code="container-digest",
-        )
+        raise wrong_digest(f"the configuration has SHA-256 {digest}", where=path_text(image.config.encode()))
     return _Found("docker-save", image.tags, None, config, tuple((name, None) for name in image.layers))

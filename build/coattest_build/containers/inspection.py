@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from coattest.findings import Finding
@@ -80,17 +80,9 @@ def _prefixed(digest: str | None) -> str | None:
 
 
 def _config_json(config: ContainerConfig) -> dict[str, Any]:
-    return {
-        "entrypoint": None if config.entrypoint is None else list(config.entrypoint),
-        "cmd": None if config.cmd is None else list(config.cmd),
-        "env": list(config.env),
-        "user": config.user,
-        "working_dir": config.working_dir,
-        "volumes": list(config.volumes),
-        "exposed_ports": list(config.ports),
-        "stop_signal": config.stop_signal,
-        "healthcheck": config.has_healthcheck,
-    }
+    """What a configuration says of how the image runs."""
+    values = asdict(config)
+    return {name: value for name, value in values.items() if name not in ("platform", "diff_ids")}
 
 
 def inspect_container(tree: ContainerTree) -> Inspection:
@@ -183,10 +175,10 @@ def _of_docker(config: ContainerConfig, network: str) -> list[str]:
     found = [
         f"VOLUME {name}: what is written there is in memory, and gone at the end" for name in config.volumes
     ]
-    found += [f"EXPOSE {name}: {network}" for name in config.ports]
+    found += [f"EXPOSE {name}: {network}" for name in config.exposed_ports]
     if config.stop_signal:
         found.append(f"STOPSIGNAL {config.stop_signal}: an enclave is terminated without one")
-    if config.has_healthcheck:
+    if config.healthcheck:
         found.append("HEALTHCHECK: nothing runs it")
     return found
 

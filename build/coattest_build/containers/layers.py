@@ -16,6 +16,7 @@ from coattest_build.containers.errors import ContainerError, beyond_limit, path_
 from coattest_build.containers.layertar import DIRECTORY, SYMLINK, LayerEntry, read_layer
 from coattest_build.containers.sources import Positioned
 from coattest_build.containers.sparse import MAX_PIECES, Extent
+from coattest_build.formats.lenient.tree import walk_below
 
 MAX_ENTRIES = 300_000
 """Entries of all layers together, with the folders that their names imply; each takes about 500 bytes."""
@@ -121,13 +122,11 @@ def clean_name(name: bytes) -> list[bytes]:
             continue
         if part == b"..":
             if not parts:
-                raise unloadable("a name that leads out of the image", where=path_text(name))
+                raise unloadable("a name that leads out of the image", name)
             parts.pop()
             continue
         if len(part) > MAX_COMPONENT:
-            raise unloadable(
-                f"a name with more than {MAX_COMPONENT} bytes between slashes", where=path_text(name)
-            )
+            raise unloadable(f"a name with more than {MAX_COMPONENT} bytes between slashes", name)
         parts.append(part)
     return parts
 
@@ -135,7 +134,7 @@ def clean_name(name: bytes) -> list[bytes]:
 def check_root(entry: LayerEntry) -> None:
     """Refuse an entry for the root itself that is no folder: Docker removes all of the layer for it."""
     if entry.kind != DIRECTORY:
-        raise unloadable("something other than a folder in place of the root", where=path_text(entry.name))
+        raise unloadable("something other than a folder in place of the root", entry.name)
 
 
 IMPLIED = "implied"
@@ -144,62 +143,64 @@ CREATED = "working folder"
 PARENT = "parent of the working folder"
 
 
-class LayerTree:
-    """A folder in which names are resolved as in a chroot."""
+def folder_at(
+    root: Inode,
+    parts: list[bytes],
+    name: bytes,
+    counted: Counted,
+    *,
+    make: Inode | None = None,
+    through_links: bool = False,
+    file: bool = False,
+) -> tuple[Inode, list[Inode]]:
+    """The folder at a path and the ones made on the way, as copies of ``make``; links as in a chroot.
 
-    def __init__(self, root: Inode, counted: Counted) -> None:
-        self.root, self._counted = root, counted
-
-    def folder(
-        self, parts: list[bytes], name: bytes, *, make: Inode | None = None, through_links: bool = False
-    ) -> tuple[Inode, list[Inode]]:
-        """The folder at a path and the ones made on the way, as copies of ``make``; links are followed.
-
-        ``through_links``: what a link leads to is made, too. Raises ContainerError.
-        """
-        stack, pending, made = [self.root], parts[::-1], []
-        links, guard = 0, -1
-        while pending:
-            part = pending.pop()
-            if len(pending) < guard:
-                guard = -1
-            self._counted.steps += 1
-            if self._counted.steps > MAX_STEPS:
-                raise beyond_limit(f"more than {MAX_STEPS} steps to resolve its names")
-            if part in (b"", b"."):
-                continue
-            if part == b"..":
-                if len(stack) > 1:
-                    stack.pop()
-                continue
-            child = stack[-1].below.get(part)
-            if child is None:
-                if make is None or (guard >= 0 and not through_links):
-                    through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
-                    raise unloadable(f"its parent is {through}", where=path_text(name))
-                child = _like(make, part, name)
-                self._counted.made()
-                made.append(child)
-                stack[-1].below[part] = child
-            elif child.kind == SYMLINK:
-                links += 1
-                if links > MAX_LINKS:
-                    raise unloadable(f"more than {MAX_LINKS} links in its name", where=path_text(name))
-                guard = len(pending) if guard < 0 else guard
-                if child.target.startswith(b"/"):
-                    stack = [self.root]
-                pending.extend(child.target.split(b"/")[::-1])
-                continue
-            elif child.kind != DIRECTORY:
-                raise unloadable("its parent is not a folder", where=path_text(name))
-            stack.append(child)
-        return stack[-1], made
+    ``through_links``: what a link leads to is made, too. ``file``: something else than a folder may be at the
+    end. Raises ContainerError.
+    """
+    stack, pending, made = [root], parts[::-1], []
+    links, guard = 0, -1
+    while pending:
+        part = pending.pop()
+        if len(pending) < guard:
+            guard = -1
+        counted.steps += 1
+        if counted.steps > MAX_STEPS:
+            raise beyond_limit(f"more than {MAX_STEPS} steps to resolve its names")
+        if part in (b"", b"."):
+            continue
+        if part == b"..":
+            if len(stack) > 1:
+                stack.pop()
+            continue
+        child = stack[-1].below.get(part)
+        if child is None:
+            if make is None or (guard >= 0 and not through_links):
+                through = "a link that leads to nothing in its own layer" if guard >= 0 else "no folder"
+                raise unloadable(f"its parent is {through}", name)
+            child = _like(make, part, name)
+            counted.made()
+            made.append(child)
+            stack[-1].below[part] = child
+        elif child.kind == SYMLINK:
+            links += 1
+            if links > MAX_LINKS:
+                raise unloadable(f"more than {MAX_LINKS} links in its name", name)
+            guard = len(pending) if guard < 0 else guard
+            if child.target.startswith(b"/"):
+                stack = [root]
+            pending.extend(child.target.split(b"/")[::-1])
+            continue
+        elif child.kind != DIRECTORY and not (file and not pending):
+            raise unloadable("its parent is not a folder", name)
+        stack.append(child)
+    return stack[-1], made
 
 
 def _like(model: Inode, part: bytes, name: bytes) -> Inode:
     """A new folder as the model is, called ``part``. Raises ContainerError for the name of a whiteout."""
     if part.startswith(WHITEOUT):
-        raise unloadable("a folder with the name of a removal", where=path_text(name))
+        raise unloadable("a folder with the name of a removal", name)
     return Inode(
         model.kind, model.mode, model.uid, model.gid, clock=model.clock, cause=model.cause, place=model.place
     )
@@ -210,7 +211,7 @@ class _Layer:
 
     def __init__(self, number: int, counted: Counted) -> None:
         self.root = Inode(DIRECTORY, place=number)
-        self._tree, self._number = LayerTree(self.root, counted), number
+        self._number = number
         self._implied = Inode(DIRECTORY, place=number, clock=number, cause=IMPLIED)
         self._counted = counted
 
@@ -220,73 +221,63 @@ class _Layer:
             check_root(entry)
             return
         if any(name.startswith(OVERLAY_ATTRIBUTES) for name in entry.attributes):
-            raise unloadable("an extended attribute of the overlay's own", where=path_text(entry.name))
+            raise unloadable("an extended attribute of the overlay's own", entry.name)
         self._counted.attributes.update(entry.attributes)
         *above, base = parts
-        parent, _ = self._tree.folder(above, entry.name, make=self._implied)
+        parent, _ = folder_at(self.root, above, entry.name, self._counted, make=self._implied)
         if base.startswith(WHITEOUT):
             self._whiteout(parent, base, entry.name)
             return
         if max(entry.uid, entry.gid) > MAX_ID:
-            raise unloadable("a user or group id of more than 32 bits", where=path_text(entry.name))
+            raise unloadable("a user or group id of more than 32 bits", entry.name)
         there = parent.below.get(base)
         if entry.kind == DIRECTORY and there is not None and there.kind == DIRECTORY:
             _set(there, entry)
             there.clock = there.cause = None
             return
         if there is not None and there.kind == DIRECTORY:
-            raise unloadable(
-                "one layer has a folder and something else of this name", where=path_text(entry.name)
-            )
+            raise unloadable("one layer has a folder and something else of this name", entry.name)
         parent.below.pop(base, None)
         parent.below[base] = self._linked(entry) if entry.kind == layertar.HARD_LINK else self._made(entry)
 
     def _whiteout(self, parent: Inode, base: bytes, name: bytes) -> None:
         if base == OPAQUE:
             if parent is self.root:
-                raise unloadable(
-                    "it hides the whole image below, which only some stores do", where=path_text(name)
-                )
+                raise unloadable("it hides the whole image below, which only some stores do", name)
             parent.opaque = True
             return
         if base.startswith(WHITEOUT * 2):
             return
         hidden = base.removeprefix(WHITEOUT)
         if hidden in (b"", b".", b".."):
-            raise unloadable("it removes its own folder", where=path_text(name))
+            raise unloadable("it removes its own folder", name)
         if hidden in parent.below:
-            raise unloadable("one layer adds and removes this name", where=path_text(name))
+            raise unloadable("one layer adds and removes this name", name)
         parent.hidden = parent.hidden or set()
         parent.hidden.add(hidden)
 
     def _made(self, entry: LayerEntry) -> Inode:
         if entry.kind == layertar.CHAR and entry.device == (0, 0):
-            raise unloadable(
-                "a device 0:0, which the overlay takes for a removed file", where=path_text(entry.name)
-            )
-        made = Inode(entry.kind, place=self._number)
-        made.target, made.device, made.content, made.size = (
-            entry.target,
-            entry.device,
-            entry.content,
-            entry.size,
+            raise unloadable("a device 0:0, which the overlay takes for a removed file", entry.name)
+        made = Inode(
+            entry.kind, size=entry.size, target=entry.target, device=entry.device, place=self._number
         )
+        made.content = entry.content
         _set(made, entry)
         if entry.kind == SYMLINK:
             if not entry.target:
-                raise unloadable("a symbolic link that leads nowhere", where=path_text(entry.name))
+                raise unloadable("a symbolic link that leads nowhere", entry.name)
             made.mode = 0o777
         return made
 
     def _linked(self, entry: LayerEntry) -> Inode:
         """The inode that a hard link leads to; the link's own mode, owner and time are given to it."""
-        where = path_text(entry.name)
         parts = clean_name(entry.target)
         if not parts:
-            raise unloadable("a hard link to a folder", where=where)
+            raise unloadable("a hard link to a folder", entry.name)
         *above, base = parts
         try:
-            found = self._tree.folder(above, entry.target)[0].below.get(base)
+            found = folder_at(self.root, above, entry.target, self._counted)[0].below.get(base)
         except ContainerError as error:
             if error.code != "container-unloadable":
                 raise
@@ -295,10 +286,10 @@ class _Layer:
             raise unloadable(
                 f"a hard link to {path_text(entry.target)}, which no earlier entry of its own layer is: "
                 "links to files of lower layers cannot be loaded",
-                where=where,
+                entry.name,
             )
         if found.kind == DIRECTORY:
-            raise unloadable("a hard link to a folder", where=where)
+            raise unloadable("a hard link to a folder", entry.name)
         found.linked = True
         if found.kind == SYMLINK:
             found.uid, found.gid = entry.uid, entry.gid
@@ -334,7 +325,7 @@ def _merge(root: Inode, upper: Inode) -> None:
                 raise unloadable(
                     "one layer removes this folder and makes it again without hiding what was in it: "
                     "Docker's stores disagree about its content",
-                    where=path_text(path + b"/" + name),
+                    path + b"/" + name,
                 )
         for name, child in up.below.items():
             there = low.below.get(name)
@@ -354,17 +345,5 @@ def walk(root: Inode) -> Iterator[tuple[bytes, Inode]]:
 
     Raises ContainerError when all paths together are longer than MAX_PATHS.
     """
-    total = 0
-    stack: list[tuple[bytes, Inode]] = []
-    path, inode = b"", root
-    while True:
-        if inode.kind == DIRECTORY:
-            below = sorted(inode.below.items(), reverse=True)
-            total += len(below) * (len(path) + 1)
-            if total > MAX_PATHS:
-                raise beyond_limit(f"more than {MAX_PATHS} bytes of paths")
-            stack.extend((path + b"/" + name if path else name, child) for name, child in below)
-        if not stack:
-            return
-        path, inode = stack.pop()
-        yield path, inode
+    beyond = beyond_limit(f"more than {MAX_PATHS} bytes of paths")
+    return walk_below(root, lambda inode: inode.children or {}, MAX_PATHS, beyond)

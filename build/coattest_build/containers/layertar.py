@@ -15,6 +15,7 @@ from coattest_build.containers.errors import ContainerError, beyond_limit, not_r
 from coattest_build.containers.sources import BLOCK as PIECE
 from coattest_build.containers.sources import Positioned
 from coattest_build.containers.sparse import MAX_PIECES, Extent, integer, sparse_content
+from coattest_build.formats.tar import pax_records
 
 BLOCK = 512
 MAX_HEADER = 1 << 20
@@ -47,6 +48,8 @@ class LayerEntry:
     """One entry: ``mode`` is the twelve permission bits, ``mtime`` whole seconds rounded down.
 
     ``content`` are the pieces of a file's ``size`` bytes; ``attributes`` the names of extended attributes.
+    Of an image's export ``place`` is the number of the layer with the content, and ``clock`` says who decides
+    the time.
     """
 
     name: bytes
@@ -59,7 +62,9 @@ class LayerEntry:
     target: bytes
     device: tuple[int, int]
     content: tuple[Extent, ...]
-    attributes: tuple[str, ...]
+    attributes: tuple[str, ...] = ()
+    place: int = 0
+    clock: int | None = None
 
 
 @dataclass(slots=True)
@@ -245,17 +250,7 @@ def _records(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes]]
     """The records of a pax header, and those of a sparse map in their order (they repeat)."""
     records: dict[bytes, bytes] = {}
     sparse: list[tuple[bytes, bytes]] = []
-    at = 0
-    while at < len(data):
-        space = data.find(b" ", at, at + 20)
-        digits = data[at : max(space, at)]
-        if not digits.isdigit() or not at + len(digits) + 3 <= at + int(digits) <= len(data):
-            raise ContainerError("a pax record's length is wrong")
-        record, at = data[space + 1 : at + int(digits)], at + int(digits)
-        key, equals, value = record.partition(b"=")
-        if not equals or not key or not value.endswith(b"\n"):
-            raise ContainerError("a pax record is malformed")
-        value = value[:-1]
+    for key, value in pax_records(data, ContainerError):
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             sparse.append((key, value))
             continue

@@ -13,7 +13,7 @@ from typing import Any
 
 from coattest.errors import Rejected
 from coattest.strictjson import Fields, parse, shown
-from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, two_readings
+from coattest_build.containers.errors import beyond_limit, malformed, not_read, two_readings
 
 MAX_DOCUMENT = 4 << 20
 """Bytes of a manifest (the limit of the registries' specification) and of any other document here."""
@@ -113,16 +113,14 @@ class ContainerConfig:
     user: str
     working_dir: str
     volumes: tuple[str, ...]
-    ports: tuple[str, ...]
+    exposed_ports: tuple[str, ...]
     stop_signal: str
-    has_healthcheck: bool
+    healthcheck: bool
 
 
 def _document(data: bytes, what: str) -> Fields:
-    try:
+    with malformed(what):
         return Fields(parse(data, max_size=MAX_DOCUMENT), what)
-    except Rejected as error:
-        raise ContainerError(error.what, where=what) from None
 
 
 def exact_names(values: Mapping[str, Any], names: Iterable[str], where: str) -> None:
@@ -140,11 +138,9 @@ def read_index(data: bytes, what: str) -> tuple[Descriptor, ...]:
     """The descriptors of an index. Raises ContainerError."""
     document = _document(data, what)
     _kind(document, INDEXES, ("layers", "config", "fsLayers"))
-    try:
+    with malformed():
         items = document.items("manifests", high=MAX_MANIFESTS)
         return tuple(_descriptor(item, f"{what}: manifests[{n}]") for n, item in enumerate(items))
-    except Rejected as error:
-        raise ContainerError(error.what) from None
 
 
 def read_manifest(data: bytes, what: str) -> ManifestFile:
@@ -153,12 +149,10 @@ def read_manifest(data: bytes, what: str) -> ManifestFile:
     if document.values.get("schemaVersion") == 1 or document.has("fsLayers"):
         raise not_read("is a manifest of schema 1", where=what, hint="pull and push it with a current tool")
     _kind(document, MANIFESTS, ("manifests",))
-    try:
+    with malformed():
         config = _descriptor(document.anything("config"), f"{what}: config")
         items = document.items("layers", high=MAX_LAYERS)
         layers = tuple(_descriptor(item, f"{what}: layers[{n}]") for n, item in enumerate(items))
-    except Rejected as error:
-        raise ContainerError(error.what) from None
     for number, layer in enumerate(layers, 1):
         where = f"{what}: layer {number}"
         if "foreign" in layer.media_type or "nondistributable" in layer.media_type:
@@ -215,7 +209,7 @@ def _platform(fields: Fields) -> Platform:
 
 def read_saved(data: bytes, what: str = "manifest.json") -> tuple[SavedImage, ...]:
     """The images of ``docker save``'s manifest.json. Raises ContainerError."""
-    try:
+    with malformed(what):
         items = parse(data, max_size=MAX_DOCUMENT)
         if not isinstance(items, list) or not 0 < len(items) <= MAX_MANIFESTS:
             raise Rejected(f"not an array of 1 to {MAX_MANIFESTS} images")
@@ -227,14 +221,12 @@ def read_saved(data: bytes, what: str = "manifest.json") -> tuple[SavedImage, ..
             tags = _texts(fields, "RepoTags", MAX_MANIFESTS)
             found.append(SavedImage(fields.text("Config"), layers or (), tags or ()))
         return tuple(found)
-    except Rejected as error:
-        raise ContainerError(error.what, where=what) from None
 
 
 def read_config(data: bytes, what: str) -> ContainerConfig:
     """An image's configuration. Raises ContainerError."""
     document = _document(data, what)
-    try:
+    with malformed():
         exact_names(document.values, ("os", "architecture", "variant", "rootfs", "config"), what)
         rootfs = document.fields("rootfs")
         exact_names(rootfs.values, ("diff_ids", "type"), what)
@@ -255,12 +247,10 @@ def read_config(data: bytes, what: str) -> ContainerConfig:
             user=_text(run, "User"),
             working_dir=_text(run, "WorkingDir"),
             volumes=_keys(run, "Volumes"),
-            ports=_keys(run, "ExposedPorts"),
+            exposed_ports=_keys(run, "ExposedPorts"),
             stop_signal=_text(run, "StopSignal"),
-            has_healthcheck=bool(run.values.get("Healthcheck")),
+            healthcheck=bool(run.values.get("Healthcheck")),
         )
-    except Rejected as error:
-        raise ContainerError(error.what) from None
 
 
 _RUN = (

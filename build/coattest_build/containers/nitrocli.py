@@ -10,8 +10,8 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from coattest_build.containers.daemon import CONTAINER, Exported
-from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
+from coattest_build.containers.daemon import CONTAINER
+from coattest_build.containers.errors import beyond_limit, not_read, path_text
 from coattest_build.containers.layertar import (
     BLOCK_DEVICE,
     CHAR,
@@ -20,6 +20,7 @@ from coattest_build.containers.layertar import (
     FILE,
     HARD_LINK,
     SYMLINK,
+    LayerEntry,
 )
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.sparse import Extent
@@ -103,7 +104,7 @@ _ADDED = {
 
 
 def ramdisk_parts(
-    exported: Iterable[Exported], command: bytes, environment: bytes, *, times: Callable[[Exported], int]
+    exported: Iterable[LayerEntry], command: bytes, environment: bytes, *, times: Callable[[LayerEntry], int]
 ) -> Iterator[RamdiskPart]:
     """The entries of the application ramdisk. ``times`` gives the time of an entry that Docker decides.
 
@@ -124,7 +125,7 @@ def ramdisk_parts(
     yield _file(b"env", environment)
 
 
-def _part(entry: Exported, times: Callable[[Exported], int]) -> RamdiskPart:
+def _part(entry: LayerEntry, times: Callable[[LayerEntry], int]) -> RamdiskPart:
     part = RamdiskPart(
         name=b"rootfs/" + entry.name,
         mode=TYPES[entry.kind] << 12 | entry.mode & 0o7777,
@@ -162,10 +163,9 @@ def check_part(part: RamdiskPart) -> None:
         ("device", max(part.device)),
     ):
         if not 0 <= value <= LARGEST:
-            raise ContainerError(
+            raise not_read(
                 f"its {what} {value} has no place in a ramdisk, which would be a broken one",
                 where=path_text(part.name.removeprefix(b"rootfs/")),
-                code="container-unsupported",
             )
 
 
@@ -180,9 +180,7 @@ def command_of(config: ContainerConfig, docker: int | None) -> tuple[str, ...] |
         return None
     chosen = config.entrypoint if config.cmd is None or (config.cmd == () and docker == 29) else config.cmd
     if chosen is None:
-        raise ContainerError(
-            "has neither Cmd nor Entrypoint: nitro-cli refuses it", code="container-unsupported"
-        )
+        raise not_read("has neither Cmd nor Entrypoint: nitro-cli refuses it")
     return chosen
 
 
@@ -241,6 +239,6 @@ def _exactly(data: bytes, count: int) -> bytes:
     return data
 
 
-def clock_of(entry: Exported) -> int:
+def clock_of(entry: LayerEntry) -> int:
     """Whose clock an entry's time is: a layer from 1 on, 0 for the creation of the container."""
     return 0 if entry.clock == CONTAINER else (entry.clock or 0) + 1

@@ -10,10 +10,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import IO, BinaryIO, Protocol, cast
 
 from coattest.errors import EnvironmentFailure
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.lenient.decompress import READ, StreamEndedError, Unpacked, method_of
 
@@ -41,44 +42,36 @@ class HeldBytes:
     """Bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return len(self._data)
+        self._data, self.size = data, len(data)
 
     def read(self, offset: int, size: int, /) -> bytes:
         """The bytes there."""
         return self._data[offset : offset + size]
 
 
+@dataclass(frozen=True, slots=True)
 class FilePart:
     """``size`` bytes of an open file from ``start`` on."""
 
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        self._file, self._start, self._size = file, start, size
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return self._size
+    file: IO[bytes]
+    start: int
+    size: int
 
     def read(self, offset: int, size: int, /) -> bytes:
         """The bytes there."""
-        size = min(size, self._size - offset)
-        return os.pread(self._file.fileno(), size, self._start + offset) if size > 0 else b""
+        size = min(size, self.size - offset)
+        return os.pread(self.file.fileno(), size, self.start + offset) if size > 0 else b""
 
     def part(self, offset: int, size: int) -> FilePart:
         """A part of this part."""
-        return FilePart(self._file, self._start + offset, min(size, max(self._size - offset, 0)))
+        return FilePart(self.file, self.start + offset, min(size, max(self.size - offset, 0)))
 
 
 class Spool:
-    """A private file without a name, of at most ``limit`` bytes; it is gone when it is closed."""
+    """A private ``file`` without a name, of at most ``limit`` bytes; it is gone when it is closed."""
 
     def __init__(self, limit: int) -> None:
-        self._file = tempfile.TemporaryFile(prefix="coattest-container-")  # noqa: SIM115
+        self.file = cast("BinaryIO", tempfile.TemporaryFile(prefix="coattest-container-"))  # noqa: SIM115
         self._limit = limit
         self._size = 0
 
@@ -86,12 +79,12 @@ class Spool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.file.close()
 
     def add(self, blocks: Iterator[bytes], where: str) -> tuple[FilePart, str]:
         """Append, and return the part that was written and its SHA-256 in hex. Raises ContainerError."""
         start, digest = self._size, hashlib.sha256()
-        self._file.seek(start)
+        self.file.seek(start)
         for block in blocks:
             self._size += len(block)
             if self._size > self._limit:
@@ -99,14 +92,9 @@ class Spool:
                     f"unpacks to more than {self._limit} bytes", where=where, hint="--max-size allows more"
                 )
             digest.update(block)
-            self._file.write(block)
-        self._file.flush()
-        return FilePart(self._file, start, self._size - start), digest.hexdigest()
-
-    @property
-    def file(self) -> BinaryIO:
-        """The file itself, to read."""
-        return cast("BinaryIO", self._file)
+            self.file.write(block)
+        self.file.flush()
+        return FilePart(self.file, start, self._size - start), digest.hexdigest()
 
     def left(self) -> int:
         """Bytes that still fit."""
@@ -122,14 +110,6 @@ def plain_blocks(source: Positioned) -> Iterator[bytes]:
             raise ContainerError("became shorter while it was read")
         yield block
         position += len(block)
-
-
-def sha256_of(source: Positioned) -> str:
-    """The SHA-256 of all bytes, in hex."""
-    digest = hashlib.sha256()
-    for block in plain_blocks(source):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def compression_of(source: Positioned) -> str | None:
@@ -148,9 +128,7 @@ def unpacked_blocks(source: Positioned, limit: int, where: str) -> Iterator[byte
         yield from plain_blocks(source)
         return
     if method not in READ:
-        raise ContainerError(
-            f"is compressed with {method}, which is not read here", where=where, code="container-unsupported"
-        )
+        raise not_read(f"is compressed with {method}, which is not read here", where=where)
     position = members = produced = 0
     while position < source.size:
         first = source.read(position, 8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import stat
 from collections.abc import Iterator
@@ -10,6 +9,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from coattest.files import open_plain
 from coattest.findings import Finding
@@ -27,27 +29,34 @@ from coattest_build.formats.registers import EMPTY_PCR2
 
 @dataclass(frozen=True, slots=True)
 class SignatureReport:
-    """The signing certificate, and everything that is wrong with the signature (nothing when it holds)."""
+    """The signing certificate, and everything that is wrong with the signature (nothing when it holds).
 
-    subject: str
-    issuer: str
-    not_before: datetime
-    not_after: datetime
-    certificate_sha256: str
+    Where the section cannot be read there is a finding, and neither certificate nor PCR8.
+    """
+
+    certificate: x509.Certificate | None
     findings: tuple[Finding, ...]
+    pcr8: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What a person or a program is told of the certificate, if there is one."""
+        if self.certificate is None:
+            return {}
+        return {
+            "subject": self.certificate.subject.rfc4514_string(),
+            "issuer": self.certificate.issuer.rfc4514_string(),
+            "not_before": self.certificate.not_valid_before_utc.isoformat(),
+            "not_after": self.certificate.not_valid_after_utc.isoformat(),
+            "sha256": self.certificate.fingerprint(hashes.SHA256()).hex(),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: ``ok``, the findings, and the certificate."""
         return {
             "ok": not self.findings,
             "findings": [finding.to_json() for finding in self.findings],
-            "certificate": {
-                "subject": self.subject,
-                "issuer": self.issuer,
-                "not_before": self.not_before.isoformat(),
-                "not_after": self.not_after.isoformat(),
-                "sha256": self.certificate_sha256,
-            },
+            "certificate": self.facts() or None,
         }
 
 
@@ -92,18 +101,15 @@ class Description:
     """What ``eif describe`` shows. ``tree`` is None when files were not asked for.
 
     ``metadata`` is a JSON value, None when there is none or ``metadata_error`` says why it does not parse.
-    ``unpacked`` is what Linux makes of the ramdisks; ``signature_error`` says why a signature cannot be read.
+    ``unpacked`` is what Linux makes of the ramdisks.
     """
 
     found: FoundLayout
     measurements: ImageMeasurements
-    crc_error: Finding | None
     cmdline: str
     metadata: Any
     metadata_error: Finding | None
     signature: SignatureReport | None
-    signature_error: Finding | None
-    signature_notes: tuple[str, ...]
     unpacked: Unpacking
     tree: tuple[TreeRow, ...] | None
     plan: RunPlan | None
@@ -118,8 +124,13 @@ class Description:
     def findings(self) -> tuple[Finding, ...]:
         """Everything that was checked and found false, but in the ramdisks."""
         signed = self.signature.findings if self.signature else ()
-        errors = (self.crc_error, self.signature_error, self.metadata_error)
-        return (*self.found.findings, *signed, *(error for error in errors if error))
+        damaged = crc_findings(self.layout, self.measurements.crc32)
+        return (
+            *self.found.findings,
+            *signed,
+            *damaged,
+            *([self.metadata_error] if self.metadata_error else ()),
+        )
 
     @property
     def breaches(self) -> tuple[Finding, ...]:
@@ -134,9 +145,9 @@ class Description:
             notes.append(
                 "one ramdisk only: PCR2 is the same for every such image, so pinning it pins nothing"
             )
-        if self.signature is None and self.signature_error is None:
-            notes.append("not signed: PCR8 will be zero")
-        return (*notes, *self.signature_notes)
+        if self.signature is None:
+            return (*notes, "not signed: PCR8 will be zero")
+        return (*notes, *self.signature.notes)
 
     def to_json(self) -> dict[str, Any]:
         """The document that ``eif describe --json`` prints."""
@@ -158,7 +169,7 @@ class Description:
             "start": start_file(self.unpacked),
             "runs": self.plan.to_json() if self.plan else None,
             "metadata": self.metadata,
-            "signature": self.signature.to_json() if self.signature else self._unreadable(),
+            "signature": self.signature.to_json() if self.signature else None,
             "findings": [finding.to_json() for finding in self.findings],
             "ramdisk_findings": [finding.to_json() for finding in self.unpacked.findings],
             "breaches": [finding.to_json() for finding in self.breaches],
@@ -168,11 +179,6 @@ class Description:
         if self.tree is not None:
             document["tree"] = Rows(self.tree, TreeRow.to_json)
         return document
-
-    def _unreadable(self) -> dict[str, Any] | None:
-        if self.signature_error is None:
-            return None
-        return {"ok": False, "findings": [self.signature_error.to_json()], "certificate": None}
 
 
 def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
@@ -186,30 +192,28 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
         found = read_found_layout(file)
         layout = found.layout
         measured = measure_found(file, layout)
-        signed = found_signature(file, layout, bytes.fromhex(measured.measured.pcr0), now)
+        signed = found_signature(file, layout, bytes.fromhex(measured.pcr0), now)
         metadata, metadata_error = _metadata(_start(file, layout, SectionType.METADATA))
         unpacked = unpack_ramdisks(file, layout, digests=files)
         return Description(
             found,
-            replace(measured.measured, pcr8=signed.pcr8),
-            crc_finding(layout, measured.crc32),
+            replace(measured, pcr8=signed.pcr8 if signed else None),
             (_start(file, layout, SectionType.CMDLINE) or b"").decode(errors="backslashreplace"),
             metadata,
             metadata_error,
-            signed.report,
-            signed.error,
-            signed.notes,
+            signed,
             unpacked,
             tuple(tree_rows(unpacked)) if files else None,
             plan_of(unpacked),
         )
 
 
-def crc_finding(layout: Layout, crc: int) -> Finding | None:
-    """The finding that the header's CRC-32 is not the one of the bytes; None when it is."""
+def crc_findings(layout: Layout, crc: int) -> tuple[Finding, ...]:
+    """The finding that the header's CRC-32 is not the one of the bytes; nothing when it is."""
     if layout.crc32 == crc:
-        return None
-    return Finding("eif-crc", "image", "the CRC-32 is not the header's", f"{layout.crc32:08x}", f"{crc:08x}")
+        return ()
+    what = "the CRC-32 is not the header's"
+    return (Finding("eif-crc", "image", what, f"{layout.crc32:08x}", f"{crc:08x}"),)
 
 
 def _start(file: BinaryIO, layout: Layout, kind: SectionType) -> bytes | None:
@@ -240,7 +244,7 @@ def tree_rows(unpacked: Unpacking) -> Iterator[TreeRow]:
             continue
         sha256 = None
         if node.kind == "file":
-            sha256 = node.body.sha256 or known.get(id(node)) or unpacked.streams.sha256(node.body)
+            sha256 = known.get(id(node)) or unpacked.streams.sha256(node.body)
             known[id(node)] = sha256
         shown = path.decode(errors="backslashreplace") or "/"
         hidden = next((mount.decode() for mount in over if path.startswith(mount + b"/")), None)
@@ -267,13 +271,11 @@ def start_file(unpacked: Unpacking) -> str | None:
 def _metadata(raw: bytes | None) -> tuple[Any, Finding | None]:
     if raw is None:
         return None, None
-    if len(raw) > eif.MAX_METADATA:
-        detail = f"not JSON that can be shown: more than {eif.MAX_METADATA} bytes"
-        return None, Finding("metadata-malformed", "metadata", detail)
-    if too_deep(raw):  # it could be read, but not printed
-        return None, Finding(
-            "metadata-malformed", "metadata", f"not JSON that can be shown: nested deeper than {MAX_DEPTH}"
-        )
+    beyond = f"more than {eif.MAX_METADATA} bytes" if len(raw) > eif.MAX_METADATA else None
+    if beyond is None and too_deep(raw):  # it could be read, but not printed
+        beyond = f"nested deeper than {MAX_DEPTH}"
+    if beyond is not None:
+        return None, Finding("metadata-malformed", "metadata", f"not JSON that can be shown: {beyond}")
     try:
         return json.loads(
             raw.decode("utf-8"), object_pairs_hook=unique_names, parse_constant=_no_constant
@@ -286,40 +288,23 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundSignature:
-    """What an image's signature section says: a report, or why there is none (both None when unsigned)."""
-
-    report: SignatureReport | None
-    error: Finding | None
-    pcr8: str | None
-    notes: tuple[str, ...]
-
-
-def found_signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> FoundSignature:
-    """Read and check an image's signature; nothing else of the image depends on it."""
+def found_signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
+    """Read and check an image's signature, None without one; nothing else of the image depends on it."""
     sections = layout.of_type(SectionType.SIGNATURE)
     if not sections:
-        return FoundSignature(None, None, None, ())
+        return None
     section = sections[0]
     if section.size > MAX_FOUND_SIGNATURE:
         detail = f"it has {section.size} bytes; at most {MAX_FOUND_SIGNATURE} are read"
-        return FoundSignature(None, Finding("eif-signature", "signature", detail), None, ())
+        return SignatureReport(None, (Finding("eif-signature", "signature", detail),))
     try:
         file.seek(section.offset)
         parsed, notes = signature.parse_found_signature(file.read(section.size))
     except ImageError as error:
-        return FoundSignature(None, Finding(error.code, "signature", error.what), None, ())
-    certificate = parsed.certificate
-    report = SignatureReport(
-        certificate.subject.rfc4514_string(),
-        certificate.issuer.rfc4514_string(),
-        certificate.not_valid_before_utc,
-        certificate.not_valid_after_utc,
-        hashlib.sha256(parsed.certificate_der).hexdigest(),
-        signature.check_signature(parsed, pcr0, now),
-    )
-    return FoundSignature(report, None, parsed.pcr8, tuple(f"signature: {note}" for note in notes))
+        return SignatureReport(None, (Finding(error.code, "signature", error.what),))
+    findings = signature.check_signature(parsed, pcr0, now)
+    told = tuple(f"signature: {note}" for note in notes)
+    return SignatureReport(parsed.certificate, findings, parsed.pcr8, told)
 
 
 MAX_FOUND_SIGNATURE = 4 * signature.MAX_FOUND_CERTIFICATE

@@ -13,10 +13,11 @@ from typing import Any, BinaryIO
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
+from coattest_build.containers.sources import FilePart, plain_blocks
 from coattest_build.explain.causes import CAUSES, Cause, cause_of
-from coattest_build.explain.describe import crc_finding
+from coattest_build.explain.describe import crc_findings
 from coattest_build.explain.details import Found, Place, differs
-from coattest_build.explain.excerpt import Span, excerpt, first_difference
+from coattest_build.explain.excerpt import excerpt, first_difference
 from coattest_build.explain.trees import compare_trees
 from coattest_build.formats.eif import EifSection, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import unpack_ramdisks
@@ -92,8 +93,7 @@ def compare(a: Path, b: Path) -> Comparison:
         faults = tuple(
             replace(fault, where=f"image {name}")
             for name, (_, found), whole in zip("AB", images, measured, strict=True)
-            for fault in (*found.findings, crc_finding(found.layout, whole.crc32))
-            if fault is not None
+            for fault in (*found.findings, *crc_findings(found.layout, whole.crc32))
         )
         one, other = (found.layout for _, found in images)
         causes: dict[str, Cause] = {}
@@ -118,7 +118,7 @@ def compare(a: Path, b: Path) -> Comparison:
         faults,
         ranked,
         MappingProxyType(
-            {f"PCR{n}": tuple(getattr(each.measured, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
+            {f"PCR{n}": tuple(getattr(each, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
         ),
     )
 
@@ -133,8 +133,8 @@ def _compare(left: BinaryIO, one: Layout, right: BinaryIO, other: Layout) -> Ite
         yield found
     if not different:
         # Bytes of no section, or which the kernel does not look at.
-        spans = Span(left, 0, one.file_size), Span(right, 0, other.file_size)
-        offset = first_difference(*(span.blocks() for span in spans))
+        spans = FilePart(left, 0, one.file_size), FilePart(right, 0, other.file_size)
+        offset = first_difference(*map(plain_blocks, spans))
         if offset is not None:
             yield differs("image-bytes", "image", place=Place(offset, excerpt(*spans, offset)))
 
@@ -185,12 +185,12 @@ def _ramdisks(a: tuple[BinaryIO, Layout], b: tuple[BinaryIO, Layout]) -> Iterato
 
 def _different_ramdisks(
     a: tuple[BinaryIO, Layout], b: tuple[BinaryIO, Layout]
-) -> Iterator[tuple[str, tuple[Span, Span], int]]:
+) -> Iterator[tuple[str, tuple[FilePart, FilePart], int]]:
     """Name, contents and first difference of each pair of ramdisks whose bytes differ."""
     sections = (layout.of_type(SectionType.RAMDISK) for _, layout in (a, b))
     for number, (one, other) in enumerate(zip(*sections, strict=False)):
-        spans = Span(a[0], one.offset, one.size), Span(b[0], other.offset, other.size)
-        offset = first_difference(*(span.blocks() for span in spans))
+        spans = FilePart(a[0], one.offset, one.size), FilePart(b[0], other.offset, other.size)
+        offset = first_difference(*map(plain_blocks, spans))
         if offset is not None:
             yield f"ramdisk {number}", spans, offset
 
@@ -208,8 +208,8 @@ def _named(layout: Layout) -> dict[str, EifSection]:
 
 
 def _section(left: BinaryIO, a: EifSection, right: BinaryIO, b: EifSection, name: str) -> Iterator[Found]:
-    one, other = Span(left, a.offset, a.size), Span(right, b.offset, b.size)
-    offset = first_difference(one.blocks(), other.blocks())
+    one, other = FilePart(left, a.offset, a.size), FilePart(right, b.offset, b.size)
+    offset = first_difference(plain_blocks(one), plain_blocks(other))
     if offset is None:
         return
     if a.type is SectionType.CMDLINE:
@@ -221,7 +221,7 @@ def _section(left: BinaryIO, a: EifSection, right: BinaryIO, b: EifSection, name
         yield _content(name, one, other, offset)
 
 
-def _content(name: str, one: Span, other: Span, offset: int) -> Found:
+def _content(name: str, one: FilePart, other: FilePart, offset: int) -> Found:
     """A difference in a section's content; when the sizes differ they are its values."""
     place = Place(offset, excerpt(one, other, offset))
     if one.size == other.size:
@@ -229,7 +229,7 @@ def _content(name: str, one: Span, other: Span, offset: int) -> Found:
     return differs("section-size", name, f"{one.size} bytes", f"{other.size} bytes", place=place)
 
 
-def _metadata(a: bytes, b: bytes, one: Span, other: Span, offset: int) -> Iterator[Found]:
+def _metadata(a: bytes, b: bytes, one: FilePart, other: FilePart, offset: int) -> Iterator[Found]:
     try:
         ours, theirs = _named_leaves(a), _named_leaves(b)
     except (ValueError, RecursionError):

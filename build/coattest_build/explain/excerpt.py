@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from coattest.text import printable
+from coattest_build.containers.sources import Positioned
 from coattest_build.formats import elf
 
 WINDOW = 16
@@ -17,29 +17,6 @@ TEXT_PROBE = 8192
 """Bytes at a file's start that must be text for the file to be shown as text."""
 MAX_TEXT = 4 << 20
 """Beyond this offset lines are not counted, and bytes are shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A range of an open file."""
-
-    file: BinaryIO
-    offset: int
-    size: int
-
-    def read(self, position: int, size: int) -> bytes:
-        """Up to ``size`` bytes at ``position`` of the span."""
-        if position < 0 or position >= self.size:
-            return b""
-        self.file.seek(self.offset + position)
-        return self.file.read(min(size, self.size - position))
-
-    def blocks(self, size: int = 1 << 20) -> Iterator[bytes]:
-        """The span's content in blocks; seeks before each read."""
-        position = 0
-        while block := self.read(position, size):
-            position += len(block)
-            yield block
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +34,17 @@ def first_difference(a: Iterable[bytes], b: Iterable[bytes]) -> int | None:
 
     A stream that ends early differs where it ends. Blocks may be cut differently.
     """
-    offset = 0
-    left, right = _Stream(a), _Stream(b)
+    left, right = filter(None, a), filter(None, b)
+    offset, one, other = 0, b"", b""
     while True:
-        one, other = left.peek(), right.peek()
+        one, other = one or next(left, b""), other or next(right, b"")
         length = min(len(one), len(other))
+        # Bytes, and not memoryviews: comparing these is a loop, and comparing those a memcmp.
         if one[:length] != other[:length]:
             return offset + _first_byte(one[:length], other[:length])
         if not length:
             return None if len(one) == len(other) else offset
-        left.skip(length)
-        right.skip(length)
-        offset += length
-
-
-class _Stream:
-    """Blocks as bytes, because comparing bytes is a memcmp and comparing memoryviews is a loop."""
-
-    def __init__(self, blocks: Iterable[bytes]) -> None:
-        self._blocks = iter(blocks)
-        self._rest = b""
-
-    def peek(self) -> bytes:
-        while not self._rest:
-            block = next(self._blocks, None)
-            if block is None:
-                break
-            self._rest = block
-        return self._rest
-
-    def skip(self, length: int) -> None:
-        self._rest = self._rest[length:]
+        one, other, offset = one[length:], other[length:], offset + length
 
 
 def _first_byte(a: bytes, b: bytes) -> int:
@@ -102,10 +59,10 @@ def _first_byte(a: bytes, b: bytes) -> int:
     return low
 
 
-def excerpt(a: Span, b: Span, offset: int) -> Excerpt:
-    """An excerpt around ``offset``, the first difference of two spans: as text where both are text."""
+def excerpt(a: Positioned, b: Positioned, offset: int) -> Excerpt:
+    """An excerpt around ``offset``, the first difference of two contents: as text where both are text."""
     if offset <= MAX_TEXT and _is_text(a, offset) and _is_text(b, offset):
-        line = 1 + sum(block.count(b"\n") for block in Span(a.file, a.offset, offset).blocks())
+        line = 1 + a.read(0, offset).count(b"\n")
         return Excerpt("text", f"line {line}", _line(a, offset), _line(b, offset))
     section = elf.section_at(a.read, offset) or elf.section_at(b.read, offset)
     shown = _window(a, offset), _window(b, offset)
@@ -114,7 +71,7 @@ def excerpt(a: Span, b: Span, offset: int) -> Excerpt:
     return Excerpt("bytes", f"offset {offset:#x}", *shown)
 
 
-def _is_text(span: Span, offset: int) -> bool:
+def _is_text(span: Positioned, offset: int) -> bool:
     for probe in (span.read(0, TEXT_PROBE), span.read(max(0, offset - 256), 512)):
         if b"\0" in probe:
             return False
@@ -127,7 +84,7 @@ def _is_text(span: Span, offset: int) -> bool:
     return True
 
 
-def _line(span: Span, offset: int) -> str:
+def _line(span: Positioned, offset: int) -> str:
     """The line that holds ``offset``, cut to what fits on a screen."""
     start = max(0, offset - MAX_LINE // 2)
     before = span.read(start, offset - start).rpartition(b"\n")[2]
@@ -137,7 +94,7 @@ def _line(span: Span, offset: int) -> str:
     return printable((before + after).decode(errors="replace"))
 
 
-def _window(span: Span, offset: int) -> str:
+def _window(span: Positioned, offset: int) -> str:
     start = max(0, offset - offset % WINDOW - WINDOW)
     rows = []
     for position in range(start, start + 3 * WINDOW, WINDOW):

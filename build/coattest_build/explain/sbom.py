@@ -8,7 +8,6 @@ specification's types ``deb`` and ``pypi``.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
@@ -75,8 +74,8 @@ def _package(package: LockedPackage) -> dict[str, Any]:
         package.version,
         purl,
         package.sha256,
+        _properties(use=",".join(package.use), path=package.path, size=str(package.size)),
         inside=inside,
-        properties=_properties(use=",".join(package.use), path=package.path, size=str(package.size)),
     )
 
 
@@ -86,46 +85,30 @@ def _wheel(wheel: LockedWheel) -> dict[str, Any]:
         f"?file_name={quote(wheel.file, safe=':')}"
     )
     properties = _properties(use=RUNTIME, size=str(wheel.size))
-    return _component(
-        "library", wheel.name, wheel.version, purl, wheel.sha256, inside=True, properties=properties
-    )
+    return _component("library", wheel.name, wheel.version, purl, wheel.sha256, properties)
 
 
 def _container(pin: LockedContainer) -> dict[str, Any]:
     """A container image, of which no index knows: what is in it is not listed here."""
     name = f"sha256:{pin.config}"
-    return {
-        "type": "container",
-        "bom-ref": f"container:{name}",
-        "name": "container image",
-        "version": name,
-        "scope": "required",
-        "hashes": [{"alg": "SHA-256", "content": pin.config}],
-        "properties": _properties(
-            use=RUNTIME, platform=pin.platform, origin="taken as given, not built from source"
-        ),
-    }
+    origin = "taken as given, not built from source"
+    properties = _properties(use=RUNTIME, platform=pin.platform, origin=origin)
+    return _component("container", "container image", name, f"container:{name}", pin.config, properties)
 
 
-def _component(
-    kind: str,
-    name: str,
-    version: str,
-    purl: str,
-    sha256: str,
-    *,
-    inside: bool,
-    properties: Sequence[dict[str, str]],
+def _component(  # noqa: PLR0917 - the order of its fields
+    kind: str, name: str, version: str, ref: str, sha256: str, properties: Any, *, inside: bool = True
 ) -> dict[str, Any]:
+    """A component, by its package URL or, of what has none, by another reference."""
     return {
         "type": kind,
-        "bom-ref": purl,
+        "bom-ref": ref,
         "name": name,
         "version": version,
         "scope": "required" if inside else "excluded",
         "hashes": [{"alg": "SHA-256", "content": sha256}],
-        "purl": purl,
-        "properties": list(properties),
+        **({"purl": ref} if ref.startswith("pkg:") else {}),
+        "properties": properties,
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from coattest_build.containers.sources import FilePart, HeldBytes, Positioned, plain_blocks
 from coattest_build.explain.details import Found, Place, differs
-from coattest_build.explain.excerpt import Span, excerpt, first_difference
+from coattest_build.explain.excerpt import excerpt, first_difference
 from coattest_build.formats.lenient.initramfs import Unpacking
 from coattest_build.formats.lenient.tree import Node
 
@@ -107,7 +107,7 @@ def _compared(pair: _Pair, one: Node, other: Node) -> tuple[bool, Place | None]:
         if offset is None:
             return True, None
         return False, Place(offset, excerpt(_span(pair.a, one), _span(pair.b, other), offset))
-    if a.length == b.length and _digest(pair.a, one) == _digest(pair.b, other):
+    if a.length == b.length and pair.a.streams.sha256(a) == pair.b.streams.sha256(b):
         return True, None
     if pair.excerpts == MAX_EXCERPTS:
         return False, None
@@ -115,26 +115,21 @@ def _compared(pair: _Pair, one: Node, other: Node) -> tuple[bool, Place | None]:
     return False, _place(_span(pair.a, one), _span(pair.b, other))
 
 
-def _place(a: Span, b: Span) -> Place | None:
-    offset = first_difference(a.blocks(), b.blocks())
+def _place(a: Positioned, b: Positioned) -> Place | None:
+    offset = first_difference(plain_blocks(a), plain_blocks(b))
     return None if offset is None else Place(offset, excerpt(a, b, offset))
 
 
-def _digest(side: Unpacking, node: Node) -> str:
-    return node.body.sha256 or side.streams.sha256(node.body)
-
-
-def _span(side: Unpacking, node: Node) -> Span:
+def _span(side: Unpacking, node: Node) -> Positioned:
     """The content to excerpt from: in the image where it lies in one piece there, else in memory."""
     raw, body = side.streams.raw, node.body
     last = max(body.offset + body.size - 1, body.offset)
     if not body.stream and not body.zeros and raw.ramdisk_at(body.offset) == raw.ramdisk_at(last):
-        return Span(raw.file, raw.file_offset(body.offset), body.size)
+        return FilePart(raw.file, raw.file_offset(body.offset), body.size)
     pieces, left = [], MAX_EXCERPT
     for block in side.streams.blocks(body):
         pieces.append(block[:left])
         left -= len(pieces[-1])
         if not left:
             break
-    content = b"".join(pieces)
-    return Span(io.BytesIO(content), 0, len(content))
+    return HeldBytes(b"".join(pieces))

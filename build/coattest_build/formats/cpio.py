@@ -7,6 +7,7 @@ Reading holds one header and the names in memory, never a file's content. ``extr
 
 from __future__ import annotations
 
+import shutil
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -256,7 +257,13 @@ def write_ramdisk(destination: Path, entries: Iterable[NewEntry], *, mtime: int)
             rules.accept(entry.name, entry.mode, size)
             links = 2 if stat.S_ISDIR(entry.mode) else 1
             file.write(_header(entry.name, inode=inode, mode=entry.mode, links=links, mtime=mtime, size=size))
-            if _copy(entry, file) != size:
+            start = file.tell()
+            if isinstance(entry.content, Path):
+                with entry.content.open("rb") as source:
+                    shutil.copyfileobj(source, file, BLOCK)
+            else:
+                file.write(entry.content or b"")
+            if file.tell() - start != size:
                 raise rules.fail(f"{entry.name!r} changed while it was read", "cpio-source-changed")
             file.write(bytes(-size % 4))
         file.write(_header(TRAILER, inode=0, mode=0, links=1, mtime=0, size=0))
@@ -285,16 +292,6 @@ def _content_size(entry: NewEntry, rules: _Rules) -> int:
     if size >> 32:
         raise rules.fail(f"{entry.name!r} has {size} bytes; the limit of newc is 4 GiB", "cpio-size")
     return size
-
-
-def _copy(entry: NewEntry, file: BinaryIO) -> int:
-    if not isinstance(entry.content, Path):
-        return file.write(entry.content or b"")
-    copied = 0
-    with entry.content.open("rb") as source:
-        while block := source.read(BLOCK):
-            copied += file.write(block)
-    return copied
 
 
 def _header(name: str, *, inode: int, mode: int, links: int, mtime: int, size: int) -> bytes:

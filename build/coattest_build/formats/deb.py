@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from coattest.errors import CoattestError
 from coattest_build.formats.tar import Reader, damaged
@@ -29,45 +29,34 @@ class _Slice:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, size
 
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(self._left if size < 0 else min(size, self._left))
+    def read(self, size: int, /) -> bytes:
+        data = self._file.read(min(size, self._left))
         if not data and size and self._left:
             raise damaged("the file is cut short")
         self._left -= len(data)
         return data
 
 
-class _Xz:
-    """One xz stream, decompressed with a memory limit."""
-
-    def __init__(self, source: Reader) -> None:
-        self._source = source
-        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
-
-    def read(self, size: int, /) -> bytes:
-        while not self._decompressor.eof:
-            packed = self._source.read(256 * 1024) if self._decompressor.needs_input else b""
-            if not packed and self._decompressor.needs_input:
-                raise damaged("the compressed data is cut short")
-            data = self._decompressor.decompress(packed, size)
-            if data:
-                return data
-        return b""
+_ENGINES: dict[str, Callable[[], Any]] = {
+    ".xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY),
+    ".gz": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 16),
+}
 
 
-class _Gzip:
-    """One gzip member, as Debian's builders write it: thousands of empty ones would only take time."""
+class _Decompressed:
+    """One xz stream or gzip member, as Debian's builders write it: thousands of empty ones take only time."""
 
-    def __init__(self, source: Reader) -> None:
-        self._source = source
-        self._engine = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    def __init__(self, source: Reader, engine: Any) -> None:
+        self._source, self._engine, self._held = source, engine, b""
 
     def read(self, size: int, /) -> bytes:
         while size and not self._engine.eof:
-            packed = self._engine.unconsumed_tail or self._source.read(256 * 1024)
-            if not packed:
-                raise damaged("the compressed data is cut short")
-            data = self._engine.decompress(packed, size)
+            if not self._held and getattr(self._engine, "needs_input", True):
+                self._held = self._source.read(256 * 1024)
+                if not self._held:
+                    raise damaged("the compressed data is cut short")
+            data: bytes = self._engine.decompress(self._held, size)
+            self._held = getattr(self._engine, "unconsumed_tail", b"")  # lzma keeps it by itself
             if data:
                 return data
         return b""
@@ -107,14 +96,9 @@ def open_data(path: Path, label: str) -> Iterator[Reader]:
             name, size = _find_data(file)
             part = _Slice(file, size)
             compression = name.removeprefix("data.tar")
-            if compression == ".xz":
-                yield _Xz(part)
-            elif compression == ".gz":
-                yield _Gzip(part)
-            elif not compression:
-                yield part
-            else:
+            if compression and compression not in _ENGINES:
                 raise damaged(f"{name}: this compression is not supported, only xz, gz and none")
+            yield _Decompressed(part, _ENGINES[compression]()) if compression else part
     except (lzma.LZMAError, zlib.error) as error:
         raise damaged(f"damaged: {error}", where=label) from error
     except CoattestError as error:

@@ -125,18 +125,17 @@ def read_structure(file: BinaryIO) -> Layout:
         )
     magic, version, flags, memory, cpus, reserved, count, *table = HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
-    if magic != MAGIC:
-        raise _refused("not an EIF: it does not begin with .eif", where, "eif-magic")
-    if version != VERSION:
-        raise _refused(f"EIF version {version}; only {VERSION} is supported", where, "eif-version")
-    if flags & ~FLAG_AARCH64:
-        raise _refused(f"unknown header flags {flags:#06x}", where, "eif-flags")
-    if reserved or unused:
-        raise _refused("reserved header fields are not zero", where, "eif-reserved")
-    if not 0 < count <= MAX_SECTIONS:
-        raise _refused(f"{count} sections; 1 to {MAX_SECTIONS} are allowed", where, "eif-limit")
-    if any(offsets[count:]) or any(sizes[count:]):
-        raise _refused("unused slots of the section table are not zero", where, "eif-reserved")
+    spare = any(offsets[count:]) or any(sizes[count:])
+    for code, broken, what in (
+        ("eif-magic", magic != MAGIC, "not an EIF: it does not begin with .eif"),
+        ("eif-version", version != VERSION, f"EIF version {version}; only {VERSION} is supported"),
+        ("eif-flags", flags & ~FLAG_AARCH64, f"unknown header flags {flags:#06x}"),
+        ("eif-reserved", reserved or unused, "reserved header fields are not zero"),
+        ("eif-limit", not 0 < count <= MAX_SECTIONS, f"{count} sections; 1 to {MAX_SECTIONS} are allowed"),
+        ("eif-reserved", spare, "unused slots of the section table are not zero"),
+    ):
+        if broken:
+            raise _refused(what, where, code)
     sections = tuple(_walk(file, list(zip(offsets[:count], sizes[:count], strict=True)), file_size, where))
     for code, what in order_faults(sections):
         raise _refused(what, where, code)

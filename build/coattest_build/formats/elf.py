@@ -34,20 +34,24 @@ def section_at(read: ReadAt, offset: int) -> str | None:
 
 
 def _section_at(read: ReadAt, offset: int) -> str | None:
-    header = read(0, 64)
-    if header[:6] != b"\x7fELF\x02\x01":
-        return None
-    table, size, count, names_index = struct.unpack_from("<Q10xHHH", header, 40)
-    if size != 64 or count > MAX_SECTIONS:
-        return None
-    raw = read(table, size * count)
-    sections = [struct.unpack_from("<II16xQQ", raw, index * size) for index in range(count)]
+    sections = _table(read, "<40xQ10xHH", "<II16xQQ24x", MAX_SECTIONS)
+    (names_index,) = struct.unpack("<H", read(62, 2))
     names_offset, names_size = sections[names_index][2:]
     names = read(names_offset, min(names_size, MAX_NAMES))
     for name, kind, start, length in sections:
         if kind and kind != _NOBITS and start <= offset < start + length:
             return names[name : names.index(b"\0", name)].decode("ascii")
     return None
+
+
+def _table(read: ReadAt, where: str, entry: str, most: int) -> list[tuple[int, ...]]:
+    """The entries of a table; ``where`` in the header are its place, their size and number."""
+    header = read(0, 64)
+    table, size, count = struct.unpack_from(where, header)
+    if header[:6] != b"\x7fELF\x02\x01" or size != struct.calcsize(entry) or count > most:
+        raise ValueError("not such an ELF file")
+    raw = read(table, size * count)
+    return [struct.unpack_from(entry, raw, index * size) for index in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +78,9 @@ def linking(read: ReadAt) -> Linking | None:
         return None
 
 
-def _linking(read: ReadAt) -> Linking | None:
-    header = read(0, 64)
-    if header[:6] != b"\x7fELF\x02\x01":
-        return None
-    table, size, count = struct.unpack_from("<Q14xHH", header, 32)
-    if size != 56 or count > MAX_SEGMENTS:
-        return None
-    raw = read(table, size * count)
+def _linking(read: ReadAt) -> Linking:
     # Type, offset, address, bytes in the file.
-    segments = [struct.unpack_from("<I4xQQ8xQ", raw, index * size) for index in range(count)]
+    segments = _table(read, "<32xQ14xHH", "<I4xQQ8xQ16x", MAX_SEGMENTS)
     interpreter, entries = None, []
     for kind, offset, _, length in segments:
         if kind == _INTERP:

@@ -75,10 +75,8 @@ class _Tree:
                     for block in content_blocks(file, entry):
                         output.write(block)
                     os.fchmod(handle, entry.mode & 0o777)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise self._in_the_way(entry.name) from error
         except OSError as error:
-            if error.errno == errno.ELOOP:
+            if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ELOOP):
                 raise self._in_the_way(entry.name) from error
             raise
 

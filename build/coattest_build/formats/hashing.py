@@ -1,10 +1,11 @@
-"""Several digests over one pass of a file, each computed in a thread of its own.
+"""Digests of blocks; several over one pass of a file, each computed in a thread of its own.
 
 ``hashlib`` and ``zlib`` release the interpreter's lock for large blocks, so the threads keep all cores busy.
 """
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 import zlib
@@ -14,6 +15,14 @@ from typing import BinaryIO, Protocol
 BLOCK = 1 << 20
 WAITING = 6
 """Blocks that wait for the slowest digest: 6 MiB, whatever the file's size."""
+
+
+def sha256_of(blocks: Iterable[bytes]) -> str:
+    """The SHA-256 of all blocks together, in hex."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
 
 
 class Consumer(Protocol):

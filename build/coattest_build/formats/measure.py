@@ -32,7 +32,10 @@ class SectionDigest:
 
 @dataclass(frozen=True, slots=True)
 class ImageMeasurements:
-    """Digests of a whole image in lower-case hex; ``pcr8`` is None when the image is unsigned."""
+    """Digests of a whole image in lower-case hex; ``pcr8`` is None when the image is unsigned.
+
+    ``crc32`` is the one of the bytes, whatever the header says.
+    """
 
     size: int
     sha256: str
@@ -42,6 +45,7 @@ class ImageMeasurements:
     pcr2: str
     pcr8: str | None
     sections: tuple[SectionDigest, ...]
+    crc32: int
 
     def nitro_json(self) -> dict[str, dict[str, str]]:
         """The document that ``nitro-cli build-enclave`` prints."""
@@ -70,12 +74,12 @@ def measure_file(file: BinaryIO, *, whole: bool = True) -> ImageMeasurements:
     eif.check_crc(layout, found.crc32, where=eif.name_of(file))
     signed = layout.of_type(SectionType.SIGNATURE)
     if not signed:
-        return found.measured
+        return found
     # Imported here: most images are unsigned, and X.509 costs as much as measuring 20 MB.
     from coattest_build.formats import signature  # noqa: PLC0415
 
     parsed = signature.parse_signature(eif.section_content(file, signed[0]))
-    return replace(found.measured, pcr8=parsed.pcr8)
+    return replace(found, pcr8=parsed.pcr8)
 
 
 def measure_registers(path: Path) -> dict[str, dict[str, str]]:
@@ -84,24 +88,13 @@ def measure_registers(path: Path) -> dict[str, dict[str, str]]:
         return measure_file(file, whole=False).nitro_json()
 
 
-@dataclass(frozen=True, slots=True)
-class FoundMeasurements:
-    """What an image of any builder measures, whatever its CRC-32 and its signature say.
-
-    ``measured.pcr8`` is None here: what the signature section says is the caller's to judge. ``crc32`` is the
-    one of the bytes.
-    """
-
-    measured: ImageMeasurements
-    crc32: int
-
-
-def measure_found(file: BinaryIO, layout: eif.Layout, *, whole: bool = True) -> FoundMeasurements:
+def measure_found(file: BinaryIO, layout: eif.Layout, *, whole: bool = True) -> ImageMeasurements:
     """Measure the sections of ``layout``, whichever reader found them, in their order.
 
-    ``whole`` computes the digests of the file and of each section too. Hashers are shared where contents are
-    equal so far: PCR1's is a copy of PCR0's after the first ramdisk, and a section's digest is a copy of
-    PCR0's or PCR2's hasher where that begins with the section. Raises eif.ImageError when the file shrinks.
+    CRC-32 and signature are the caller's to judge: ``pcr8`` is None here. ``whole`` computes the digests of
+    the file and of each section too. Hashers are shared where contents are equal so far: PCR1's is a copy of
+    PCR0's after the first ramdisk, and a section's digest is a copy of PCR0's or PCR2's hasher where that
+    begins with the section. Raises eif.ImageError when the file shrinks.
     """
     crc = Crc32()
     digests = (hashlib.sha256(), hashlib.sha384()) if whole else ()
@@ -144,8 +137,9 @@ def measure_found(file: BinaryIO, layout: eif.Layout, *, whole: bool = True) -> 
         boot = image.copy()
     sha256, sha384 = [digest.hexdigest() for digest in digests] or ("", "")
     pcr0, pcr1, pcr2 = (extend(each.digest()) for each in (image, boot, application))
-    measured = ImageMeasurements(layout.file_size, sha256, sha384, pcr0, pcr1, pcr2, None, tuple(sections))
-    return FoundMeasurements(measured, crc.value)
+    return ImageMeasurements(
+        layout.file_size, sha256, sha384, pcr0, pcr1, pcr2, None, tuple(sections), crc.value
+    )
 
 
 def pcr3(role_arn: str) -> str:

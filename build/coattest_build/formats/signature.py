@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+import cbor2
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -33,7 +34,8 @@ MAX_CERTIFICATE = 16384
 """Bytes of the certificate's PEM; a P-384 certificate has about 800."""
 MAX_FOUND_CERTIFICATE = 1 << 18
 """Bytes of somebody else's PEM: a chain, with the text that ``openssl x509 -text`` puts before each."""
-_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
+_UINT, _NEGATIVE, _BYTES, _ARRAY = 0, 1, 2, 4
+_ARRAY_OF_ONE, _ARRAY_OF_FOUR, _MAP_OF_ONE, _MAP_OF_TWO = b"\x81", b"\x84", b"\xa1", b"\xa2"
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 WHERE = "signature"
 """Where a finding about the signature is."""
@@ -107,33 +109,27 @@ def parse_found_signature(section: bytes) -> tuple[ImageSignature, tuple[str, ..
 
 def _parse(section: bytes, certificate_of: Callable[[bytes], x509.Certificate], limit: int) -> ImageSignature:
     outer = _Reader(section)
-    outer.expect(_ARRAY, 1)
-    outer.expect(_MAP, 2)
-    outer.expect_text("signing_certificate")
+    outer.expect(_ARRAY_OF_ONE + _MAP_OF_TWO + cbor2.dumps("signing_certificate"))
     pem = outer.byte_array(limit)
-    outer.expect_text("signature")
+    outer.expect(cbor2.dumps("signature"))
     envelope = outer.byte_array(1024)
     outer.finish()
 
     cose = _Reader(envelope)
-    cose.expect(_ARRAY, 4)
+    cose.expect(_ARRAY_OF_FOUR)
     protected = cose.byte_string()
-    cose.expect(_MAP, 0)
+    cose.expect(cbor2.dumps({}))
     payload = cose.byte_string()
     raw = cose.byte_string()
     cose.finish()
 
     header = _Reader(protected)
-    header.expect(_MAP, 1)
-    header.expect(_UINT, 1)
+    header.expect(_MAP_OF_ONE + cbor2.dumps(1))
     algorithm = -1 - header.head(_NEGATIVE)
     header.finish()
 
     info = _Reader(payload)
-    info.expect(_MAP, 2)
-    info.expect_text("register_index")
-    info.expect(_UINT, 0)
-    info.expect_text("register_value")
+    info.expect(_MAP_OF_TWO + cbor2.dumps("register_index") + cbor2.dumps(0) + cbor2.dumps("register_value"))
     value = info.byte_array(48)
     info.finish()
     if len(value) != 48:
@@ -295,14 +291,8 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
     the certificate's key.
     """
     algorithm = algorithm_of(certificate)
-    protected = _head(_MAP, 1) + _head(_UINT, 1) + _head(_NEGATIVE, -1 - algorithm.cose)
-    payload = (
-        _head(_MAP, 2)
-        + _text("register_index")
-        + _head(_UINT, 0)
-        + _text("register_value")
-        + _byte_array(pcr0)
-    )
+    protected = cbor2.dumps({1: algorithm.cose})
+    payload = cbor2.dumps({"register_index": 0, "register_value": list(pcr0)})
     try:
         r, s = decode_dss_signature(sign(_signed_bytes(protected, payload)))
         raw = r.to_bytes(algorithm.coordinate, "big") + s.to_bytes(algorithm.coordinate, "big")
@@ -311,14 +301,9 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
             "the signer did not return an ECDSA signature on the certificate's curve",
             code="signature-mismatch",
         ) from None
-    envelope = _head(_ARRAY, 4) + _byte_string(protected) + _head(_MAP, 0)
-    envelope += _byte_string(payload) + _byte_string(raw)
-    section = (
-        _head(_ARRAY, 1)
-        + _head(_MAP, 2)
-        + (_text("signing_certificate") + _byte_array(certificate.public_bytes(Encoding.PEM)))
-        + (_text("signature") + _byte_array(envelope))
-    )
+    envelope = cbor2.dumps([protected, {}, payload, raw])
+    pem = certificate.public_bytes(Encoding.PEM)
+    section = cbor2.dumps([{"signing_certificate": list(pem), "signature": list(envelope)}])
     findings = check_signature(parse_signature(section), pcr0, now)
     if findings:
         told = "; ".join(finding.detail for finding in findings)
@@ -328,37 +313,10 @@ def make_section(certificate: x509.Certificate, pcr0: bytes, sign: Sign, now: da
 
 def _signed_bytes(protected: bytes, payload: bytes) -> bytes:
     """``Sig_structure`` of RFC 9052, section 4.4."""
-    return (
-        _head(_ARRAY, 4)
-        + _text("Signature1")
-        + _byte_string(protected)
-        + _byte_string(b"")
-        + _byte_string(payload)
-    )
+    return cbor2.dumps(["Signature1", protected, b"", payload])
 
 
 # ---------------------------------------------------------------------- the CBOR of this section
-
-
-def _head(major: int, value: int) -> bytes:
-    if value < 24:
-        return bytes([major << 5 | value])
-    for code, width in ((24, 1), (25, 2), (26, 4), (27, 8)):
-        if value < 1 << 8 * width:
-            return bytes([major << 5 | code]) + value.to_bytes(width, "big")
-    raise ValueError(value)
-
-
-def _text(value: str) -> bytes:
-    return _head(_TEXT, len(value)) + value.encode("ascii")
-
-
-def _byte_string(value: bytes) -> bytes:
-    return _head(_BYTES, len(value)) + value
-
-
-def _byte_array(value: bytes) -> bytes:
-    return _head(_ARRAY, len(value)) + b"".join(_head(_UINT, byte) for byte in value)
 
 
 class _Reader:
@@ -383,18 +341,13 @@ class _Reader:
             raise _malformed(f"unexpected CBOR item {initial:#04x} at {self._position - 1}")
         if value >= 24:
             value = int.from_bytes(self.take(1 << (value - 24)), "big")
-        if self._data[start : self._position] != _head(major, value):
-            raise _malformed(f"a CBOR integer that is not in its shortest form before {self._position}")
+            if self._position - start != len(cbor2.dumps(value)):
+                raise _malformed(f"a CBOR integer that is not in its shortest form before {self._position}")
         return value
 
-    def expect(self, major: int, value: int) -> None:
-        if (found := self.head(major)) != value:
-            raise _malformed(f"found {found}, expected {value}")
-
-    def expect_text(self, value: str) -> None:
-        self.expect(_TEXT, len(value))
-        if self.take(len(value)) != value.encode("ascii"):
-            raise _malformed(f"{value} is missing")
+    def expect(self, items: bytes) -> None:
+        if (found := self.take(len(items))) != items:
+            raise _malformed(f"found {found.hex()}, expected {items.hex()}")
 
     def byte_string(self) -> bytes:
         return self.take(self.head(_BYTES))

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -26,14 +25,6 @@ URI_SCHEMES = ("awskms", "azurekms", "gcpkms", "hsm", "hv", "file2")
 """securesystemslib's signers that can hold an ECDSA key; ``hsm:`` is PKCS#11."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedImage:
-    """What was written, measured again from the file."""
-
-    path: Path
-    measurements: measure.ImageMeasurements
-
-
 def sign_image(
     image: Path,
     out: Path,
@@ -43,12 +34,12 @@ def sign_image(
     now: datetime,
     replace: bool = False,
     approve: Callable[[measure.ImageMeasurements], None] | None = None,
-) -> SignedImage:
+) -> measure.ImageMeasurements:
     """Write ``image`` with a signature section to ``out`` (which may be ``image``), in blocks.
 
-    ``approve`` gets the measurements of the image before anything is signed, and raises to stop it.
-    Raises FoundFalse when certificate, key and time do not go together, UsageError when the image is already
-    signed and ``replace`` is false.
+    Returns what was written, measured again from the file. ``approve`` gets the measurements of the image
+    before anything is signed, and raises to stop it. Raises FoundFalse when certificate, key and time do not
+    go together, UsageError when the image is already signed and ``replace`` is false.
     """
     with open_plain(image) as given, tempfile.TemporaryFile(dir=out.parent) as file:
         # The image is read once: what is measured, approved and written comes from a copy of our own.
@@ -73,7 +64,7 @@ def sign_image(
             default_memory=layout.default_memory,
             default_cpus=layout.default_cpus,
         )
-    return SignedImage(out, measure.measure(out))
+    return measure.measure(out)
 
 
 def load_sign(key: str, certificate: x509.Certificate, *, ask: Callable[[str], str]) -> Sign:

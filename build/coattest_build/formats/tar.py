@@ -7,11 +7,11 @@ Sources: POSIX.1-2017 pax, "ustar Interchange Format"; GNU tar manual, "Basic Ta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from coattest.errors import FoundFalse
+from coattest.errors import CoattestError, FoundFalse
 
 BLOCK = 512
 """Bytes of a header; contents are padded to this."""
@@ -95,23 +95,31 @@ def parse_header(block: bytes) -> tuple[bytes, TarMember]:
     return kind, member
 
 
+def pax_records(data: bytes, malformed: Callable[[str], CoattestError]) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a pax header, in its order; raises what ``malformed`` makes of a fault."""
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 20)
+        digits = data[at : max(space, at)]
+        if not digits.isdigit() or not at + len(digits) + 3 <= at + int(digits) <= len(data):
+            raise malformed("a pax record's length is wrong")
+        record, at = data[space + 1 : at + int(digits)], at + int(digits)
+        key, equals, value = record.partition(b"=")
+        if not equals or not key or not value.endswith(b"\n"):
+            raise malformed("a pax record is malformed")
+        yield key, value[:-1]
+
+
 def parse_pax(data: bytes) -> dict[str, str]:
     """The records of a pax header that matter here.
 
     Raises FoundFalse: ``bad-archive`` for a malformed header, ``hostile-package`` for extended attributes.
     """
     records: dict[str, str] = {}
-    while data:
-        digits, _, rest = data.partition(b" ")
-        if not digits.isdigit() or len(digits) > 5 or not (length := int(digits)) or length > len(data):
-            raise damaged("a pax record's length is wrong")
-        record, data = rest[: length - len(digits) - 1], data[length:]
-        key, equals, value = record.partition(b"=")
-        if not equals or not value.endswith(b"\n"):
-            raise damaged("a pax record is malformed")
+    for key, value in pax_records(data, damaged):
         name = _text(key)
         if name in PAX_KNOWN:
-            records[name] = _text(value[:-1])
+            records[name] = _text(value)
             if b"\0" in value:
                 raise hostile("a name has a NUL byte")
         elif name not in PAX_IGNORED:

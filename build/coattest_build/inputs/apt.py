@@ -48,11 +48,7 @@ def parse_deb822(text: str) -> list[SourceEntry]:
     except IndexMalformed:
         return []
     return [
-        SourceEntry(
-            tuple(fields.get("uris", "").split()),
-            tuple(fields.get("suites", "").split()),
-            tuple(fields.get("components", "").split()),
-        )
+        SourceEntry(*(tuple(fields.get(key, "").split()) for key in ("uris", "suites", "components")))
         for fields in found
         if "deb" in fields.get("types", "").split()
         and fields.get("enabled", "yes").lower() in ("yes", "true")

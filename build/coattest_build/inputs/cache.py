@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from coattest.errors import EnvironmentFailure
 from coattest.files import open_plain, user_folder, write_plain
+from coattest_build.formats.hashing import sha256_of
 from coattest_build.sandbox.leftovers import remove_tree
 
 CACHE_VARIABLE = "COATTEST_CACHE"
@@ -32,11 +32,8 @@ def cache_folder(named: Path | None = None) -> Path:
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes (hex), read in pieces."""
-    digest = hashlib.sha256()
     with open_plain(path) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return sha256_of(iter(lambda: file.read(CHUNK), b""))
 
 
 @contextlib.contextmanager

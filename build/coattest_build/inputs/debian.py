@@ -5,21 +5,13 @@ Sources: deb-control(5), deb-version(7), Debian Policy 7 (relationships) and 5.6
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from coattest.errors import FoundFalse, UsageError
-from coattest_build.inputs.names import (
-    DEBIAN_ARCHITECTURE,
-    DEBIAN_NAME,
-    DEBIAN_VERSION,
-    NUMBER,
-    POOL_PATH,
-    SHA256,
-)
+from coattest_build.inputs.names import NUMBER, PACKAGE
 
 RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
@@ -70,40 +62,34 @@ def _order(character: str) -> int:
     return ord(character) + 256
 
 
-def _compare_part(left: str, right: str) -> int:
-    """deb-version(7): alternate between non-digits and digits; "~" sorts before the end of a part."""
-    while left or right:
-        a, b = re.match(r"[^0-9]*", left), re.match(r"[^0-9]*", right)
-        text_a, text_b = (a.group() if a else ""), (b.group() if b else "")
-        for index in range(max(len(text_a), len(text_b))):
-            order_a = _order(text_a[index]) if index < len(text_a) else 0
-            order_b = _order(text_b[index]) if index < len(text_b) else 0
-            if order_a != order_b:
-                return -1 if order_a < order_b else 1
-        left, right = left[len(text_a) :], right[len(text_b) :]
-        a, b = re.match(r"[0-9]*", left), re.match(r"[0-9]*", right)
-        digits_a, digits_b = (a.group() if a else ""), (b.group() if b else "")
-        number_a, number_b = int(digits_a or 0), int(digits_b or 0)
-        if number_a != number_b:
-            return -1 if number_a < number_b else 1
-        left, right = left[len(digits_a) :], right[len(digits_b) :]
-    return 0
+Part = list[tuple[list[int], int]]
+
+
+def _part(text: str) -> Part:
+    """A part of a version as what is compared: non-digits and the number behind them, in turns.
+
+    The end of the non-digits counts as 0: "~" sorts before it, everything else behind.
+    """
+    # The same letter before every part: an empty one and "0" have one turn each then, and are equal.
+    turns = re.findall(r"([^0-9]*)([0-9]*)", f"v{text}")
+    return [([*map(_order, characters), 0], int(digits or 0)) for characters, digits in turns]
+
+
+def version_key(version: str) -> tuple[Part, Part, Part]:
+    """What sorts versions by age (deb-version(7)): epoch, upstream version, revision."""
+    epoch, colon, rest = version.partition(":")
+    if not colon:
+        epoch, rest = "0", version
+    upstream, dash, revision = rest.rpartition("-")
+    if not dash:
+        upstream, revision = rest, ""
+    return _part(epoch), _part(upstream), _part(revision)
 
 
 def compare_versions(left: str, right: str) -> int:
     """-1, 0 or 1 as ``left`` is older than, equal to or newer than ``right`` (deb-version(7))."""
-    parts = []
-    for version in (left, right):
-        epoch, colon, rest = version.partition(":")
-        if not colon:
-            epoch, rest = "0", version
-        upstream, dash, revision = rest.rpartition("-")
-        parts.append((epoch, upstream, revision) if dash else (epoch, rest, ""))
-    for a, b in zip(*parts, strict=True):
-        order = _compare_part(a, b)
-        if order:
-            return order
-    return 0
+    ours, theirs = version_key(left), version_key(right)
+    return (ours > theirs) - (ours < theirs)
 
 
 def satisfies(version: str, operator: str, wanted: str) -> bool:
@@ -185,13 +171,8 @@ def parse_packages(text: str) -> Iterator[Package]:
 
 def check_pin(package: Package) -> None:
     """Raise IndexMalformed unless everything that a lock takes from the package follows its grammar."""
-    for grammar, value in (
-        (DEBIAN_NAME, package.name),
-        (DEBIAN_VERSION, package.version),
-        (DEBIAN_ARCHITECTURE, package.architecture),
-        (SHA256, package.sha256),
-        (POOL_PATH, package.path),
-    ):
+    for name, grammar in PACKAGE.items():
+        value = getattr(package, name)
         if not grammar.fullmatch(value):
             raise IndexMalformed(f"not allowed in an index: {value[:120]!r}", where=package.name[:60])
 
@@ -233,8 +214,7 @@ class Archive:
         free = [item for item in real if item[1].name not in chosen]  # two versions cannot both be unpacked
         if free:
             first = min(rank for rank, _ in free)
-            by_version = functools.cmp_to_key(compare_versions)
-            return max((p for rank, p in free if rank == first), key=lambda p: by_version(p.version))
+            return max((p for rank, p in free if rank == first), key=lambda p: version_key(p.version))
         offers = [(rank, p.name, p) for rank, p in providers if p.name not in chosen]
         return min(offers, key=lambda offer: offer[:2])[2] if offers else None
 

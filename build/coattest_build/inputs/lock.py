@@ -19,10 +19,7 @@ from coattest.strictjson import Fields
 from coattest.text import parse_toml
 from coattest_build.image import ARCHITECTURES, LOCK_FILE, ImageSpec
 from coattest_build.inputs.names import (
-    DEBIAN_ARCHITECTURE,
-    DEBIAN_NAME,
-    DEBIAN_VERSION,
-    POOL_PATH,
+    PACKAGE,
     PYTHON_NAME,
     PYTHON_VERSION,
     SHA256,
@@ -79,11 +76,6 @@ class LockedWheel:
     file: str
     size: int
     sha256: str
-
-    @property
-    def label(self) -> str:
-        """How messages name it."""
-        return f"{self.name} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,15 +184,8 @@ def _package(fields: Fields) -> LockedPackage:
     uses = fields.items("use", low=1, high=len(USES))
     if any(use not in USES for use in uses) or any(uses.count(use) > 1 for use in uses):
         raise Rejected(f"{fields.at('use')}: not some of {', '.join(USES)}, each once")
-    return LockedPackage(
-        name=fields.text("name", DEBIAN_NAME),
-        version=fields.text("version", DEBIAN_VERSION),
-        architecture=fields.text("architecture", DEBIAN_ARCHITECTURE),
-        size=fields.integer("size", 1, MAX_INPUT),
-        sha256=fields.text("sha256", SHA256),
-        path=fields.text("path", POOL_PATH),
-        use=tuple(uses),
-    )
+    texts = {name: fields.text(name, grammar) for name, grammar in PACKAGE.items()}
+    return LockedPackage(**texts, size=fields.integer("size", 1, MAX_INPUT), use=tuple(uses))
 
 
 def _wheel(fields: Fields) -> LockedWheel:

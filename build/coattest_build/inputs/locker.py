@@ -187,10 +187,9 @@ def moves_between(before: Lock | None, after: Lock) -> tuple[Move, ...]:
         } | ({CONTAINER_MOVE: (f"sha256:{image.config}", image.config)} if image else {})
 
     old, new = described(before), described(after)
-    moves = []
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            moves.append(
-                Move(name, old[name][0] if name in old else None, new[name][0] if name in new else None)
-            )
-    return tuple(moves)
+    absent = (None, "")
+    return tuple(
+        Move(name, old.get(name, absent)[0], new.get(name, absent)[0])
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    )

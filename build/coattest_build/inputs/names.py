@@ -51,6 +51,15 @@ WHEEL_FILE = re.compile(
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
+PACKAGE = {
+    "name": DEBIAN_NAME,
+    "version": DEBIAN_VERSION,
+    "architecture": DEBIAN_ARCHITECTURE,
+    "sha256": SHA256,
+    "path": POOL_PATH,
+}
+"""The texts that a lock has of a Debian package."""
+
 NUMBER = re.compile(r"[0-9]{1,15}")
 """A size in an index. int() alone takes signs, underscores, spaces and other scripts' digits."""
 

@@ -23,7 +23,7 @@ from coattest_build.containers.image import (
 )
 from coattest_build.containers.manifests import MAX_DOCUMENT, read_config
 from coattest_build.containers.registry.reference import ImagePlace
-from coattest_build.containers.sources import FilePart, Positioned, Spool, plain_blocks
+from coattest_build.containers.sources import FilePart, HeldBytes, Positioned, Spool, plain_blocks
 from coattest_build.image import IMAGE_FILE
 from coattest_build.inputs.cache import Cache
 from coattest_build.inputs.lock import BadLock, LockedContainer, LockedLayer
@@ -54,7 +54,7 @@ def open_pinned(pin: LockedContainer, store: Cache, given: ImagePlace | None) ->
         found = pin_of(opened)
         if (found.config, found.layers, found.platform) != (pin.config, pin.layers, pin.platform):
             raise FoundFalse("is not the pinned image", where=str(given), code="container-digest")
-        _store(store, pin.config, opened.document)
+        _store(store, pin.config, HeldBytes(opened.document))
         for layer in opened.layers:
             _store(store, layer.diff_id, layer.content)
         yield opened
@@ -65,14 +65,13 @@ def _room(pin: LockedContainer) -> int:
     return max(DEFAULT_SIZE, 4 * pin.size)
 
 
-def _store(store: Cache, sha256: str, content: Positioned | bytes) -> None:
+def _store(store: Cache, sha256: str, content: Positioned) -> None:
     """Put content that was just checked into the cache, with one rename."""
-    size = len(content) if isinstance(content, bytes) else content.size
-    if store.take(sha256, size) is not None:
+    if store.take(sha256, content.size) is not None:
         return
     try:
         with atomic_file(store.path(sha256)) as temporary, temporary.open("wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else plain_blocks(content))
+            file.writelines(plain_blocks(content))
     except OSError as error:
         raise EnvironmentFailure(
             f"the cache cannot be written: {error.strerror}", where=str(store.folder)

@@ -20,7 +20,7 @@ from coattest_build.inputs.cache import sha256_file
 from coattest_build.inputs.lock import LockedWheel
 from coattest_build.inputs.names import WHEEL_FILE, normal_name
 from coattest_build.inputs.package_index import choose_wheels
-from coattest_build.inputs.wheels import DAMAGED, check_ended, open_wheel
+from coattest_build.inputs.wheels import check_ended, open_wheel
 
 IMAGE_PYTHON: Mapping[str, str] = {
     "implementation_name": "cpython",
@@ -132,17 +132,14 @@ def _reach(
 
 def _requires(wheel: Path) -> tuple[Requirement, ...]:
     """What a wheel's METADATA says that it needs. Raises FoundFalse (``bad-wheel``)."""
-    try:
-        with open_wheel(wheel, wheel.name) as archive:
-            names = [
-                member.filename
-                for member in archive.infolist()
-                if re.fullmatch(r"[^/]+\.dist-info/METADATA", member.filename)
-                and member.file_size <= MAX_METADATA
-            ]
-            headers = BytesHeaderParser().parsebytes(archive.read(names[0]))
-    except (*DAMAGED, IndexError) as error:
-        raise FoundFalse(f"not a valid wheel: {error}", where=wheel.name, code="bad-wheel") from error
+    with open_wheel(wheel, wheel.name) as archive:
+        names = [
+            member.filename
+            for member in archive.infolist()
+            if re.fullmatch(r"[^/]+\.dist-info/METADATA", member.filename)
+            and member.file_size <= MAX_METADATA
+        ]
+        headers = BytesHeaderParser().parsebytes(archive.read(names[0]))
     listed = headers.get_all("Requires-Dist", [])
     if len(listed) > MAX_REQUIREMENTS:
         raise FoundFalse(f"needs more than {MAX_REQUIREMENTS} things", where=wheel.name, code="bad-wheel")

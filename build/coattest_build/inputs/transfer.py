@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from coattest.errors import UsageError
@@ -187,24 +187,6 @@ class _Route:
         raise failure
 
 
-def _prepare(connection: http.client.HTTPConnection, route: _Route, proxied: bool) -> None:
-    made: Any = connection  # neither is in the types of the library
-    made._create_connection = partial(route.connect, proxied=proxied)
-    made.response_class = partial(_Response, pace=route.pace)
-
-
-class _Plain(http.client.HTTPConnection):
-    def __init__(self, host: str, *, route: _Route, proxied: bool, **options: Any) -> None:
-        super().__init__(host, **options)
-        _prepare(self, route, proxied)
-
-
-class _Secure(http.client.HTTPSConnection):
-    def __init__(self, host: str, *, route: _Route, proxied: bool, **options: Any) -> None:
-        super().__init__(host, **options)
-        _prepare(self, route, proxied)
-
-
 class _Handler(urllib.request.AbstractHTTPHandler):
     """http and https over such connections."""
 
@@ -215,14 +197,21 @@ class _Handler(urllib.request.AbstractHTTPHandler):
     http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
     def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self._open(_Plain, request)
+        return self._open(http.client.HTTPConnection, request)
 
     def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-        return self._open(_Secure, request)
+        return self._open(http.client.HTTPSConnection, request)
 
     def _open(self, kind: Any, request: urllib.request.Request) -> http.client.HTTPResponse:
         proxied = request.host != urlsplit(request.full_url).netloc
-        return self.do_open(kind, request, route=self._route, proxied=proxied)
+
+        def connection(host: str, **options: Any) -> Any:
+            made = kind(host, **options)
+            made._create_connection = partial(self._route.connect, proxied=proxied)
+            made.response_class = partial(_Response, pace=self._route.pace)
+            return made
+
+        return self.do_open(cast("Any", connection), request)
 
 
 class _Redirects(urllib.request.BaseHandler):
@@ -338,16 +327,23 @@ def _opened(opener: urllib.request.OpenerDirector, address: str, headers: dict[s
 
 
 def read_response(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> bytes:
-    """At most ``limit`` bytes of an answer; raises OSError when that takes too long or ends early."""
-    ends, pieces, left = time.monotonic() + seconds, [], limit
+    """At most ``limit`` bytes of an answer. Raises as ``response_blocks``."""
+    return b"".join(response_blocks(response, limit, seconds=seconds))
+
+
+def response_blocks(response: IO[bytes], limit: int, *, seconds: float = TRANSFER_SECONDS) -> Iterator[bytes]:
+    """At most ``limit`` bytes of an answer, as they arrive.
+
+    Raises OSError when that takes too long or ends early, and HTTPException.
+    """
+    ends, left = time.monotonic() + seconds, limit
     while left and (piece := read_some(response, min(left, CHUNK))):
-        pieces.append(piece)
         left -= len(piece)
         if time.monotonic() > ends:
             raise TimeoutError(f"took more than {seconds:g} seconds")
+        yield piece
     if left and getattr(response, "length", None):  # http.client: what of Content-Length is to come
         raise ConnectionError("the answer was cut short")
-    return b"".join(pieces)
 
 
 def read_some(response: IO[bytes], count: int) -> bytes:

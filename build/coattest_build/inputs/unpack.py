@@ -34,6 +34,7 @@ MAX_DEPTH = 64
 MAX_LINKS = 40
 """Symlinks followed in one path (path_resolution(7))."""
 SETUID_OR_SETGID = 0o6000
+WORKERS = 2
 
 
 def check_name(name: str) -> str:
@@ -146,6 +147,11 @@ class Tree:
                 at = here
         return at
 
+    def file(self, path: str) -> str | None:
+        """The name of the regular file that an absolute path leads to; None when there is none."""
+        found = self.resolve(path)
+        return found if found is not None and self.kinds[found] == REGULAR else None
+
     def _add_member(self, member: TarMember, name: str, archive: TarStream) -> None:
         if member.kind == DIRECTORY:
             self.make_directory(name)
@@ -180,15 +186,11 @@ class Tree:
 
 
 def unpack_all(
-    tree: Tree,
-    packages: Iterable[tuple[Path, str]],
-    wanted: Callable[[str], bool] | None = None,
-    *,
-    workers: int = 2,
+    tree: Tree, packages: Iterable[tuple[Path, str]], wanted: Callable[[str], bool] | None = None
 ) -> None:
-    """Unpack several (path, label) into one tree, in ``workers`` threads. Raises as Tree.unpack_deb."""
+    """Unpack several (path, label) into one tree, in threads. Raises as Tree.unpack_deb."""
     ordered = sorted(packages, key=lambda item: -item[0].stat().st_size)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(WORKERS) as pool:
         tasks = [pool.submit(tree.unpack_deb, path, label, wanted) for path, label in ordered]
         try:
             for task in tasks:

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
@@ -41,9 +41,9 @@ MAX_UNPACKED = 256 * 1024 * 1024
 """Bytes that a wheel unpacks to: the auction's wheels have a few megabytes."""
 DAMAGED = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError),
-    *(NotImplementedError, RuntimeError),
+    *(NotImplementedError, RuntimeError, IndexError),
 )
-"""What the library raises for a damaged archive."""
+"""What the library and its readers raise for a damaged archive."""
 
 
 def _unavailable(what: str, *, where: str | None = None) -> EnvironmentFailure:
@@ -103,14 +103,11 @@ def _read(source: Path, name: str, hint: str) -> str:
     try:
         with Folder(source) as folder:
             return folder.read(name).decode()
-    except (Rejected, UnicodeDecodeError) as error:
-        raise UsageError(_why(error), where=name, hint=hint) from None
-
-
-def _why(error: Rejected | UnicodeDecodeError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return "the file is missing" if error.code == "absent" else error.what
+    except UnicodeDecodeError:
+        what = "not UTF-8"
+    except Rejected as error:
+        what = "the file is missing" if error.code == "absent" else error.what
+    raise UsageError(what, where=name, hint=hint)
 
 
 def pin_wheels(source: Path, spec: Wheels) -> tuple[LockedWheel, ...]:
@@ -188,41 +185,44 @@ def unpack_wheel(
     ``bad-wheel`` for a damaged archive.
     """
     total = 0
-    try:
-        with open_wheel(wheel, label) as archive:
-            members = archive.infolist()
-            for member in sorted(members, key=lambda item: item.filename):
-                name = _checked_name(member, label)
-                top = name.parts[0]
-                script = top.endswith(".data") and name.parts[1:2] == ("scripts",)
-                if member.is_dir() or top.endswith(".dist-info") or script:
-                    continue
-                if top.endswith(".data"):
-                    raise _hostile(f"{member.filename}: would be installed elsewhere", label)
-                total += member.file_size
-                if total > MAX_UNPACKED:
-                    raise _hostile(f"unpacks to more than {MAX_UNPACKED} bytes", label)
-                path = f"{target}/{name}"
-                if wanted and not wanted(path):
-                    continue
-                # zipfile stops at the declared size and checks the CRC, so the sum above limits what is
-                # written.
-                with archive.open(member) as content:
-                    tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
-    except DAMAGED as error:
-        raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
+    with open_wheel(wheel, label) as archive:
+        members = archive.infolist()
+        for member in sorted(members, key=lambda item: item.filename):
+            name = _checked_name(member, label)
+            top, *below = name.split("/")
+            script = top.endswith(".data") and below[:1] == ["scripts"]
+            if member.is_dir() or top.endswith(".dist-info") or script:
+                continue
+            if top.endswith(".data"):
+                raise _hostile(f"{member.filename}: would be installed elsewhere", label)
+            total += member.file_size
+            if total > MAX_UNPACKED:
+                raise _hostile(f"unpacks to more than {MAX_UNPACKED} bytes", label)
+            path = f"{target}/{name}"
+            if wanted and not wanted(path):
+                continue
+            # zipfile stops at the declared size and checks the CRC, so the sum above limits what is
+            # written.
+            with archive.open(member) as content:
+                tree.add_file(path, iter(lambda: content.read(1024 * 1024), b""))
 
 
 @contextlib.contextmanager
 def open_wheel(wheel: Path, label: str) -> Iterator[zipfile.ZipFile]:
-    """A wheel with a bounded table of contents. Raises FoundFalse (``hostile-wheel``), and any of DAMAGED."""
-    with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
-        members = archive.infolist()
-        if len(members) > MAX_MEMBERS:
-            raise _hostile(f"more than {MAX_MEMBERS} members", label)
-        if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
-            raise _hostile("members overlap", label)
-        yield archive
+    """A wheel with a bounded table of contents.
+
+    Raises FoundFalse: ``hostile-wheel``, and ``bad-wheel`` for what the block finds damaged.
+    """
+    try:
+        with open_plain(wheel) as file, zipfile.ZipFile(cast("IO[bytes]", _Bounded(file, label))) as archive:
+            members = archive.infolist()
+            if len(members) > MAX_MEMBERS:
+                raise _hostile(f"more than {MAX_MEMBERS} members", label)
+            if sum(member.compress_size for member in members) > os.fstat(file.fileno()).st_size:
+                raise _hostile("members overlap", label)
+            yield archive
+    except DAMAGED as error:
+        raise FoundFalse(f"not a valid wheel: {error}", where=label, code="bad-wheel") from error
 
 
 class _Bounded:
@@ -247,15 +247,13 @@ class _Bounded:
         return self._file.read(size if size >= 0 else MAX_DIRECTORY)
 
 
-def _checked_name(member: zipfile.ZipInfo, label: str) -> PurePosixPath:
+def _checked_name(member: zipfile.ZipInfo, label: str) -> str:
     try:
-        check_name(member.filename)
+        name = check_name(member.filename)
     except FoundFalse as error:
         raise _hostile(f"{member.filename[:200]!r}: {error.what}", label) from None
-    name = PurePosixPath(member.filename)
     kind = stat.S_IFMT(member.external_attr >> 16)
-    plain = member.filename.rstrip("/") == str(name) and not name.is_absolute() and ".." not in name.parts
-    if not plain or "\\" in member.filename or "\0" in member.filename or str(name) == ".":
+    if not name or name != member.filename.rstrip("/") or "\\" in name:
         raise _hostile(f"{member.filename[:200]!r}: not a plain relative path", label)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _hostile(f"{member.filename[:200]!r}: neither stored nor deflated", label)

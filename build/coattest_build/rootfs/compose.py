@@ -13,7 +13,7 @@ from pathlib import Path
 from coattest.errors import UsageError
 from coattest.progress import Reporter
 from coattest_build.formats.cpio import NewEntry
-from coattest_build.formats.tar import DIRECTORY, REGULAR
+from coattest_build.formats.tar import DIRECTORY
 from coattest_build.image import IMAGE_FILE, ImageSpec
 from coattest_build.inputs import unpack, wheels
 from coattest_build.inputs.lock import Lock
@@ -123,8 +123,7 @@ def check_startable(spec: ImageSpec, tree: unpack.Tree) -> None:
                 where=f"{IMAGE_FILE} [runtime] directories",
             )
     program = program_of(spec, tree)
-    found = tree.resolve(program)
-    if found is None or tree.kinds[found] != REGULAR:
+    if tree.file(program) is None:
         raise UsageError(
             f"{program} is not a file of the root file system",
             where=f"{IMAGE_FILE} [run] command",

@@ -109,7 +109,7 @@ class _Checker:
             yield from self._interpreters(name)
             return
         if linked.interpreter is not None:
-            yield linked.interpreter, self._file(linked.interpreter)
+            yield linked.interpreter, self._tree.file(linked.interpreter)
         origin = posixpath.dirname(name)
         own = [re.sub(r"\$ORIGIN|\$\{ORIGIN\}", f"/{origin}", each) for each in linked.search]
         for library in linked.needed:
@@ -118,7 +118,7 @@ class _Checker:
                 if "/" in library
                 else [f"{folder}/{library}" for folder in (*own, *self._preset, *self._folders)]
             )
-            yield library, next(filter(None, map(self._file, places)), None)
+            yield library, next(filter(None, map(self._tree.file, places)), None)
 
     def _interpreters(self, name: str) -> Iterator[tuple[str, str | None]]:
         path = self._tree.root / name
@@ -128,16 +128,11 @@ class _Checker:
         words = line[2:].decode(errors="replace").split()
         if not line.startswith(b"#!") or not words:
             return
-        yield words[0], self._file(words[0])
+        yield words[0], self._tree.file(words[0])
         asked = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         if posixpath.basename(words[0]) == "env" and asked:
             places = [f"{folder}/{asked[0]}" for folder in self._path]
-            yield asked[0], next(filter(None, map(self._file, places)), None)
-
-    def _file(self, path: str) -> str | None:
-        """The regular file that a path of the tree leads to; None when there is none."""
-        found = self._tree.resolve(path)
-        return found if found is not None and self._tree.kinds[found] == REGULAR else None
+            yield asked[0], next(filter(None, map(self._tree.file, places)), None)
 
     def _read_linking(self, name: str) -> Linking | None:
         return linking(functools.partial(_read_at, self._tree.root / name))

@@ -17,7 +17,7 @@ from coattest_build.containers.errors import ContainerError
 from coattest_build.containers.own.plan import DEFAULT_PATH, WRITTEN, RunPlan, environment_of
 from coattest_build.containers.own.users import MAX_DATABASE, resolve_user
 from coattest_build.formats.cpio import NewEntry
-from coattest_build.formats.tar import DIRECTORY, REGULAR
+from coattest_build.formats.tar import DIRECTORY
 from coattest_build.image import IMAGE_FILE, ContainerRun, ImageSpec
 from coattest_build.inputs.unpack import Tree
 
@@ -42,12 +42,8 @@ def program_of(spec: ImageSpec, tree: Tree) -> str:
 
 def is_program(tree: Tree, path: str) -> bool:
     """Whether a path leads to a file that can be executed."""
-    found = tree.resolve(path)
-    return (
-        found is not None
-        and tree.kinds[found] == REGULAR
-        and bool((tree.root / found).stat().st_mode & 0o100)
-    )
+    found = tree.file(path)
+    return found is not None and bool((tree.root / found).stat().st_mode & 0o100)
 
 
 def add_surroundings(run: ContainerRun, tree: Tree) -> None:

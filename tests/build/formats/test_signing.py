@@ -97,7 +97,7 @@ def test_signed_image_keeps_its_registers(
     before = measure(image)
     out = tmp_path / "signed.eif"
     sign = load_sign(str(key_file), certificate, ask=_never)
-    after = sign_image(image, out, certificate=certificate, sign=sign, now=NOW).measurements
+    after = sign_image(image, out, certificate=certificate, sign=sign, now=NOW)
     assert (after.pcr0, after.pcr1, after.pcr2) == (before.pcr0, before.pcr1, before.pcr2)
     assert after.pcr8 == pcr(certificate.public_bytes(serialization.Encoding.DER))
     raw = out.read_bytes()
@@ -283,7 +283,7 @@ def test_kms_key_signs(kms: str, image: Path, tmp_path: Path, certificate: x509.
     """An ``awskms:`` URI signs with a key that never leaves KMS; another key's certificate is refused."""
     sign = load_sign(f"awskms:{kms}", certificate, ask=_never)
     signed = sign_image(image, tmp_path / "out.eif", certificate=certificate, sign=sign, now=NOW)
-    assert signed.measurements.pcr8 == pcr(certificate.public_bytes(serialization.Encoding.DER))
+    assert signed.pcr8 == pcr(certificate.public_bytes(serialization.Encoding.DER))
     other = certify(ec.generate_private_key(ec.SECP384R1()))
     with pytest.raises(FoundFalse) as caught:
         sign_image(image, tmp_path / "bad.eif", certificate=other, sign=sign, now=NOW)
@@ -334,5 +334,5 @@ def test_pkcs11_key_signs(image: Path, tmp_path: Path, key: Key, monkeypatch: py
 
     sign = load_sign("hsm:2?label=test", certificate, ask=ask)
     signed = sign_image(image, tmp_path / "out.eif", certificate=certificate, sign=sign, now=NOW)
-    assert signed.measurements.pcr8 is not None
+    assert signed.pcr8 is not None
     assert asked == ["pin"]

@@ -80,7 +80,8 @@ def test_the_first_certificate_counts_however_it_is_spelled(tmp_path: Path, name
     assert description.findings == ()
     assert description.measurements.pcr8 == pcr(certificate.public_bytes(Encoding.DER))
     assert description.measurements.pcr0 == PCR0
-    notes = " ".join(description.signature_notes)
+    assert description.signature is not None
+    notes = " ".join(description.signature.notes)
     assert said in notes if said else not notes
 
 

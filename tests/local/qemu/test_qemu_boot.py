@@ -93,7 +93,8 @@ def signed_copy(image: Path, destination: Path) -> Path:
         )
     )
     sign = signing.load_sign(str(pem), certificate, ask=lambda _: "")
-    return signing.sign_image(image, destination, certificate=certificate, sign=sign, now=now).path
+    signing.sign_image(image, destination, certificate=certificate, sign=sign, now=now)
+    return destination
 
 
 @pytest.mark.parametrize("profile", ["local", "aws"])

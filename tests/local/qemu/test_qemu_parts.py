@@ -78,7 +78,7 @@ def qemu_document(**changes: Any) -> bytes:
 
 def test_our_registers_are_those_of_image_and_parent() -> None:
     """PCR0, 1, 2 and 8 come from the measurement, 3 and 4 from role and instance."""
-    measured = ImageMeasurements(1, "", "", OURS[0], OURS[1], OURS[2], None, ())
+    measured = ImageMeasurements(1, "", "", OURS[0], OURS[1], OURS[2], None, (), 0)
     assert expected(measured, role_arn=ROLE, instance_id=INSTANCE) == OURS
 
 

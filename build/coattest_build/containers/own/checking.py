@@ -7,6 +7,7 @@ Nothing is taken from the deployed file: the application ramdisk is a function o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO
 
@@ -15,17 +16,16 @@ from coattest_build.containers.blobs import BootParts
 from coattest_build.containers.checking import (
     APPLICATION,
     MAX_REPORTED,
+    OTHER_BYTES,
     ContainerCheck,
     DeployedRamdisk,
     check_surroundings,
-    other_bytes,
     ramdisk_differences,
-    unpack_application,
 )
 from coattest_build.containers.own.plan import plan_of
 from coattest_build.containers.own.tree import OwnTree
 from coattest_build.formats.eif import Layout, SectionType
-from coattest_build.formats.lenient.initramfs import Unpacking
+from coattest_build.formats.lenient.initramfs import Unpacking, unpack_ramdisks
 
 KERNEL = "this installation's kernel in the cache: `eif container build --style coattest` compiles it, once"
 MAX_SHOWN = 400
@@ -40,9 +40,9 @@ def check_own_file(tree: OwnTree, file: BinaryIO, layout: Layout, parts: BootPar
     application = layout.of_type(SectionType.RAMDISK)[1]
     if DeployedRamdisk(file, application).equals(tree.blocks()):
         return around.with_same(APPLICATION)
-    theirs = unpack_application(file, layout, application)
+    theirs = unpack_ramdisks(file, replace(layout, sections=(application,)))
     found = tuple(islice(_differences(tree, layout, theirs), MAX_REPORTED))
-    return around.with_more(found or (other_bytes(),))
+    return around.with_more(found or (OTHER_BYTES,))
 
 
 def _differences(tree: OwnTree, layout: Layout, theirs: Unpacking) -> Iterator[Finding]:

@@ -19,7 +19,13 @@ from coattest.network import (
     Network,
     parse_network,
 )
-from coattest_build.containers.errors import ContainerError, beyond_limit, two_readings
+from coattest_build.containers.errors import (
+    ContainerError,
+    beyond_limit,
+    not_read,
+    two_readings,
+    unloadable,
+)
 from coattest_build.containers.manifests import MAX_WORDS, ContainerConfig
 from coattest_build.containers.own.users import MAX_GROUPS, MAX_ID, ContainerUser
 from coattest_build.formats.lenient.initramfs import Unpacking
@@ -145,9 +151,7 @@ def run_plan(
     entrypoint = () if config.entrypoint == ("",) else config.entrypoint or ()
     words = (*entrypoint, *(config.cmd or ()))
     if not words or not words[0]:
-        raise ContainerError(
-            "has neither Entrypoint nor Cmd: nothing would run", code="container-unsupported"
-        )
+        raise not_read("has neither Entrypoint nor Cmd: nothing would run")
     environment = environment_of(config.env, user, network)
     return RunPlan(words, environment, user, working_folder(config), nsm, network)
 
@@ -155,9 +159,7 @@ def run_plan(
 def working_folder(config: ContainerConfig) -> str:
     """The absolute path where the program starts. Raises ContainerError."""
     if config.working_dir and not config.working_dir.startswith("/"):
-        raise ContainerError(
-            f"the working folder {config.working_dir!a} is not an absolute path", code="container-unloadable"
-        )
+        raise unloadable(f"the working folder {config.working_dir!a} is not an absolute path")
     return "/" + posixpath.normpath(config.working_dir or "/").lstrip("/")
 
 

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
-from coattest_build.containers.daemon import implied_mode, place_file
-from coattest_build.containers.errors import ContainerError, beyond_limit, path_text
+from coattest_build.containers.daemon import mode_and_owner, place_file
+from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
     HIDDEN_LINK,
     IMPLIED,
-    MAX_LINKS,
+    Counted,
     Inode,
-    LayerTree,
     clean_name,
+    folder_at,
     walk,
 )
 from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
@@ -55,7 +55,6 @@ class OwnTree:
     plan: RunPlan
     decided: tuple[bytes, ...]
     hidden: tuple[bytes, ...]
-    attributes: tuple[str, ...]
     written: Mapping[bytes, bytes]
 
     def blocks(self) -> Iterator[bytes]:
@@ -86,9 +85,7 @@ class OwnTree:
 
 
 def _part(path: bytes, inode: Inode, written: bytes | None) -> RamdiskPart:
-    mode, uid, gid = inode.mode, inode.uid, inode.gid
-    if inode.cause == IMPLIED:
-        mode, uid, gid = implied_mode(inode, STORE)
+    mode, uid, gid = mode_and_owner(inode, STORE)
     if inode.kind == SYMLINK:
         content: bytes | tuple[int, tuple[tuple[int, int], ...]] = inode.target
         size = len(inode.target)
@@ -111,10 +108,8 @@ def _part(path: bytes, inode: Inode, written: bytes | None) -> RamdiskPart:
 
 def _linked(part: RamdiskPart, number: int, names: int, *, again: bool) -> RamdiskPart:
     """One of several names of a file: the first has the content (Linux, init/initramfs.c: ``maybe_link``)."""
-    return RamdiskPart(
-        part.name, part.mode, part.uid, part.gid, part.mtime, 0 if again else part.size,
-        b"" if again else part.content, inode=number, links=names,
-    )  # fmt: skip
+    part = replace(part, inode=number, links=names)
+    return replace(part, size=0, content=b"") if again else part
 
 
 def own_tree(
@@ -129,15 +124,9 @@ def own_tree(
     ``added`` are paths and content of files that are put into the image where it has nothing.
     """
     if image.config is None:
-        raise ContainerError(
-            "is a file system, which does not say what runs", hint="build from an image",
-            code="container-unsupported",
-        )  # fmt: skip
+        raise not_read("is a file system, which does not say what runs", hint="build from an image")
     if (image.config.platform.os, image.config.platform.architecture) != ("linux", "amd64"):
-        raise ContainerError(
-            f"is for {image.config.platform}; the kernel of this style is for linux/amd64",
-            code="container-unsupported",
-        )
+        raise not_read(f"is for {image.config.platform}; the kernel of this style is for linux/amd64")
     root, counted = apply_layers(image)
     for name in MOUNTED:
         root.below[name] = Inode(DIRECTORY)
@@ -149,13 +138,11 @@ def own_tree(
         _check_free(root, name)
         place_file(root, name.split(b"/"), FILE).mode = 0o644
     folder = working_folder(image.config)
-    LayerTree(root, counted).folder(
-        clean_name(folder.encode()), b"WORKDIR " + folder.encode(), make=Inode(DIRECTORY), through_links=True
-    )
+    path, name = clean_name(folder.encode()), b"WORKDIR " + folder.encode()
+    folder_at(root, path, name, counted, make=Inode(DIRECTORY), through_links=True)
     found = list(walk(root))
-    user = resolve_user(
-        image.config.user, _database(image, root, b"etc/passwd"), _database(image, root, b"etc/group")
-    )
+    databases = (_database(image, root, name, counted) for name in (b"etc/passwd", b"etc/group"))
+    user = resolve_user(image.config.user, *databases)
     return OwnTree(
         image=image,
         config=image.config,
@@ -163,7 +150,6 @@ def own_tree(
         plan=run_plan(image.config, user, nsm=nsm, network=network),
         decided=tuple(path for path, inode in found if inode.cause == IMPLIED),
         hidden=tuple(path for path, inode in found if inode.cause == HIDDEN_LINK),
-        attributes=tuple(sorted(counted.attributes)),
         written=WRITTEN | dict(added),
     )
 
@@ -180,35 +166,15 @@ def _check_free(root: Inode, name: bytes) -> None:
         raise ContainerError("image.toml puts a file where init mounts", where=path_text(name))
 
 
-def find_inode(root: Inode, path: bytes) -> Inode | None:
-    """What is at a path, links followed as in a chroot; None where nothing is."""
-    stack, pending, links = [root], path.split(b"/")[::-1], 0
-    while pending:
-        part = pending.pop()
-        if part in (b"", b"."):
-            continue
-        if part == b"..":
-            stack = stack[: max(len(stack) - 1, 1)]
-            continue
-        child = stack[-1].below.get(part) if stack[-1].kind == DIRECTORY else None
-        if child is None:
-            return None
-        if child.kind != SYMLINK:
-            stack.append(child)
-            continue
-        links += 1
-        if links > MAX_LINKS:
-            return None
-        if child.target.startswith(b"/"):
-            stack = [root]
-        pending.extend(child.target.split(b"/")[::-1])
-    return stack[-1]
-
-
-def _database(image: OpenedImage, root: Inode, path: bytes) -> bytes:
-    """A small file of the image; empty where it is not there. Raises ContainerError."""
-    inode = find_inode(root, path)
-    if inode is None or inode.kind != FILE:
+def _database(image: OpenedImage, root: Inode, path: bytes, counted: Counted) -> bytes:
+    """A small file of the image, links followed; empty where it is not there. Raises ContainerError."""
+    try:
+        inode, _ = folder_at(root, path.split(b"/"), path, counted, file=True)
+    except ContainerError as error:
+        if error.code != "container-unloadable":
+            raise
+        return b""
+    if inode.kind != FILE:
         return b""
     if inode.size > MAX_DATABASE:
         raise beyond_limit(f"larger than {MAX_DATABASE} bytes", where=path_text(path))

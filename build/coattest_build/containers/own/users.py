@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import beyond_limit, not_read
 
 MAX_DATABASE = 4 << 20
 """Bytes of /etc/passwd or /etc/group."""
@@ -59,10 +59,9 @@ def _id_of(text: str, what: str) -> int:
     """An id that no line of the database has. Raises ContainerError."""
     found = _number(text)
     if found is None:
-        raise ContainerError(
+        raise not_read(
             f"USER names the {what} {text[:80]!a}, which the image does not have",
             hint="give a number, or make it in the image",
-            code="container-unsupported",
         )
     return found
 

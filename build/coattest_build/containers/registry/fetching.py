@@ -14,12 +14,13 @@ import json
 import re
 import urllib.error
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, TypeVar
 from urllib.parse import urlencode, urlsplit
 
-from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected
+from coattest.errors import CoattestError, EnvironmentFailure, Rejected
 from coattest.strictjson import Fields, parse
-from coattest_build.containers.errors import ContainerError, beyond_limit
+from coattest_build.containers.errors import ContainerError, beyond_limit, malformed, wrong_digest
 from coattest_build.containers.manifests import (
     INDEXES,
     MANIFESTS,
@@ -28,14 +29,14 @@ from coattest_build.containers.manifests import (
     read_manifest,
 )
 from coattest_build.containers.registry.reference import Reference
-from coattest_build.containers.sources import BLOCK, HeldBytes, Positioned, Spool
+from coattest_build.containers.sources import HeldBytes, Positioned, Spool
 from coattest_build.inputs.transfer import (
     Origin,
     may_lead,
     named_place,
     open_address,
     read_response,
-    read_some,
+    response_blocks,
 )
 
 ACCEPT = ", ".join((*MANIFESTS, *INDEXES))
@@ -89,10 +90,8 @@ class RegistryFiles:
     def _index(self) -> bytes:
         sha256 = self._reference.sha256
         document = self._document(sha256)
-        try:
+        with malformed():
             values = Fields(parse(document, max_size=MAX_DOCUMENT), "manifest").values
-        except Rejected as error:
-            raise ContainerError(error.what) from None
         kind = values.get("mediaType") or (INDEXES[0] if "manifests" in values else MANIFESTS[0])
         descriptor = {"mediaType": kind, "digest": f"sha256:{sha256}", "size": len(document)}
         return json.dumps({"schemaVersion": 2, "manifests": [descriptor]}).encode()
@@ -102,10 +101,7 @@ class RegistryFiles:
         document = self._documents[sha256]
         if document is not None:
             return document
-
-        def read(response: IO[bytes]) -> bytes:
-            return read_response(response, MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)
-
+        read = partial(read_response, limit=MAX_DOCUMENT + 1, seconds=DOCUMENT_SECONDS)
         data = self._get("manifests", sha256, MAX_DOCUMENT + 1, read)
         if len(data) > MAX_DOCUMENT:
             raise beyond_limit(f"a manifest of more than {MAX_DOCUMENT} bytes")
@@ -130,13 +126,11 @@ class RegistryFiles:
             if size is not None and length is not None:
                 _check_size(length, size, sha256)
             left = most + 1
-            while left and (block := read_some(response, min(BLOCK, left))):
+            for block in response_blocks(response, left):
                 left -= len(block)
                 if not left and size is not None and size <= room:
                     _check_size(size + 1, size, sha256)
                 yield block
-            if left and getattr(response, "length", None):
-                raise ConnectionError("the answer was cut short")
 
         part, found = self._get(
             "blobs", sha256, most + 1, lambda response: self._spool.add(blocks(response), f"sha256:{sha256}")
@@ -216,15 +210,11 @@ class RegistryFiles:
 
 def _check(found: str, wanted: str) -> None:
     if found != wanted:
-        raise FoundFalse(
-            f"the registry's content has SHA-256 {found}", where=f"sha256:{wanted}", code="container-digest"
-        )
+        raise wrong_digest(f"the registry's content has SHA-256 {found}", where=f"sha256:{wanted}")
 
 
 def _check_size(found: int, size: int, sha256: str) -> None:
     if found != size:
-        raise FoundFalse(
-            f"the registry does not send the {size} bytes that its descriptor says",
-            where=f"sha256:{sha256}",
-            code="container-digest",
+        raise wrong_digest(
+            f"the registry does not send the {size} bytes that its descriptor says", where=f"sha256:{sha256}"
         )

@@ -173,7 +173,7 @@ class _Unpacker:
             self._run()
         except _Stop as stop:
             stopped = str(stop)
-            self._found("ramdisk-stopped", f"ramdisk {self._ramdisk}", f"the kernel stops here: {stopped}")
+            self._found("ramdisk-stopped", None, f"the kernel stops here: {stopped}")
         # ``dir_utime``: directories get their times at the end, from the last entry to the first.
         for name, mtime in reversed(self._times):
             directory = self._tree.stat(name)
@@ -222,7 +222,7 @@ class _Unpacker:
         elif raw.read(after, len(TRAILER)) == TRAILER and after + name_and_target > raw.size:
             pass
         elif after + name_and_target > raw.size:
-            self._found("ramdisk-dropped", self._where(b"?"), "the ramdisks end inside its name")
+            self._found("ramdisk-dropped", b"?", "the ramdisks end inside its name")
         else:
             text = raw.read(after, name_and_target)
             body = after + header.padded_name
@@ -249,7 +249,7 @@ class _Unpacker:
             values = _FIELDS.unpack(bytes.fromhex(digits.decode("ascii")))
         except (ValueError, struct.error):
             values = tuple(self._lenient(digits[at : at + 8]) for at in range(0, 104, 8))
-            self._found("ramdisk-some-kernels", self._where(b"?"), "a header field that is not hexadecimal")
+            self._found("ramdisk-some-kernels", b"?", "a header field that is not hexadecimal")
         inode, mode, uid, gid, links, mtime, size, major, minor, dev1, dev2, name_size, check = values
         return _Header(
             *(inode, mode & 0xFFFF, uid, gid, links, mtime, size, major, minor, (dev1, dev2), name_size),
@@ -272,7 +272,7 @@ class _Unpacker:
         if 0 < header.name_size <= PATH_MAX:
             what = f"a symlink's target of {header.size} bytes"
         self._count()
-        self._drop(self._where(b"?"), f"{what}; at most {PATH_MAX} are read")
+        self._drop(b"?", f"{what}; at most {PATH_MAX} are read")
 
     # ------------------------------------------------------------------ compressed archives
 
@@ -283,10 +283,7 @@ class _Unpacker:
             raise _Stop("invalid magic at start of compressed archive")
         if method not in READ:
             raise _Stop(f"compressed with {method}, which is not read here ({', '.join(READ)} are)")
-        self._note(
-            "ramdisk-compressed",
-            f"{method}: only a kernel with CONFIG_RD_{method.upper()} reads it",
-        )
+        self._note("ramdisk-compressed", f"{method}: only a kernel with CONFIG_RD_{method.upper()} reads it")
         self._streams.packed.append((method, position))
         stream = len(self._streams.packed)
         member = self._streams.unpacked(stream, MAX_UNPACKED - self._unpacked)
@@ -361,14 +358,12 @@ class _Unpacker:
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or not header.size):
             # The kernel skips it, and is in the state that it was in.
             kind = vfs.KINDS.get(stat.S_IFMT(mode), "no type")
-            self._drop(self._where(name), f"{kind} with {header.size} bytes of content")
+            self._drop(name, f"{kind} with {header.size} bytes of content")
             return
         self._fresh = False
         if padded[-1:] != b"\0":
             self._found(
-                "ramdisk-some-kernels",
-                self._where(name),
-                "its name does not end with a zero; older kernels go on",
+                "ramdisk-some-kernels", name, "its name does not end with a zero; older kernels go on"
             )
             raise _Stop("malformed archive")
         self._rules(header, name, padded, body)
@@ -408,7 +403,7 @@ class _Unpacker:
                     self._try(name, lambda: self._tree.mknod(name, mode, header.device, entry))
                 self._attributes(header, name, entry, made=not same)
         elif removed is None:
-            self._drop(self._where(name), f"mode {mode:o} has no type")
+            self._drop(name, f"mode {mode:o} has no type")
 
     def _attributes(self, header: _Header, name: bytes, entry: int, *, made: bool) -> None:
         """``init_chown`` and ``init_chmod`` by name, whatever is there, through a link too."""
@@ -433,7 +428,7 @@ class _Unpacker:
         try:
             node, existed = self._tree.open_file(name, entry)
         except vfs.CallError as error:
-            self._drop(self._where(name), str(error))
+            self._drop(name, str(error))
             return
         if linked is None and existed:
             if node.entry >= 0 and self._ramdisk_of[node.entry] != self._ramdisk:
@@ -468,15 +463,13 @@ class _Unpacker:
         try:
             self._tree.link(old, name)
         except vfs.CallError as error:
-            self._drop(self._where(name), f"as a hard link to {_shown(old)}: {error}")
+            self._drop(name, f"as a hard link to {_shown(old)}: {error}")
             return False
         return True
 
     def _checksum(self, header: _Header, name: bytes, body: Body, total: _Sum | None) -> None:
         self._found(
-            "ramdisk-some-kernels",
-            self._where(name),
-            "it has a checksum (070702), which kernels before 5.19 refuse",
+            "ramdisk-some-kernels", name, "it has a checksum (070702), which kernels before 5.19 refuse"
         )
         if total is None:
             total = _Sum()
@@ -499,37 +492,33 @@ class _Unpacker:
             self._note("cpio-traversal", f"{_shown(name)} has ..")
         if len(name) + 1 != len(padded):
             self._note("cpio-padding", f"{_shown(name)}: its name goes on after a zero")
-        if not _is_utf8(name):
+        if name != name.decode(errors="ignore").encode():
             self._note("cpio-name", f"{_shown(name)} is not UTF-8")
         if header.mode & 0o6000 and not stat.S_ISLNK(header.mode):
             self._note("cpio-mode", f"{_shown(name)} is setuid or setgid (mode {header.mode:o})")
         if not (stat.S_ISREG(header.mode) or stat.S_ISDIR(header.mode) or stat.S_ISLNK(header.mode)):
             self._note("cpio-type", f"{_shown(name)} has mode {header.mode:o}")
         if body.zeros and not stat.S_ISLNK(header.mode):
-            self._found(
-                "ramdisk-dropped", self._where(name), f"{body.zeros} bytes of its content are missing: zeros"
-            )
+            self._found("ramdisk-dropped", name, f"{body.zeros} bytes of its content are missing: zeros")
 
     def _note(self, code: str, detail: str) -> None:
         key = (self._ramdisk, code)
         self._counts[key] += 1
         self._first.setdefault(key, detail)
 
-    def _found(self, code: str, where: str, detail: str) -> None:
+    def _found(self, code: str, name: bytes | None, detail: str) -> None:
         if len(self._findings) <= MAX_REPORTED:
+            where = f"ramdisk {self._ramdisk}" + ("" if name is None else f": {_shown(name)}")
             self._findings.append(Finding(code, where, detail))
 
-    def _drop(self, where: str, why: str) -> None:
+    def _drop(self, name: bytes, why: str) -> None:
         self._dropped += 1
         if self._dropped <= MAX_REPORTED:
-            self._found("ramdisk-dropped", where, f"the kernel drops it silently: {why}")
+            self._found("ramdisk-dropped", name, f"the kernel drops it silently: {why}")
 
     def _overwrite(self, name: bytes, entry: int, what: str) -> None:
-        self._found(
-            "ramdisk-overwrite",
-            self._where(name),
-            f"it replaces what ramdisk {self._ramdisk_of[entry]} has there ({what})",
-        )
+        detail = f"it replaces what ramdisk {self._ramdisk_of[entry]} has there ({what})"
+        self._found("ramdisk-overwrite", name, detail)
 
     def _removed(self, node: Node | None, name: bytes, mode: int, *, quiet: bool = False) -> None:
         """``clean_path`` removed something of another type, or a symlink that is made anew."""
@@ -538,9 +527,7 @@ class _Unpacker:
         if node.entry >= 0 and self._ramdisk_of[node.entry] != self._ramdisk:
             self._overwrite(name, node.entry, f"a {node.kind} before")
         elif stat.S_IFMT(mode) not in vfs.KINDS:
-            self._drop(
-                self._where(name), f"mode {mode:o} has no type; the {node.kind} that was there is gone"
-            )
+            self._drop(name, f"mode {mode:o} has no type; the {node.kind} that was there is gone")
         else:
             self._note("cpio-duplicate", f"{_shown(name)} appears twice; the last one counts")
 
@@ -550,11 +537,8 @@ class _Unpacker:
             return make()
         except vfs.CallError as error:
             if not (existing and str(error) == "it already exists"):
-                self._drop(self._where(name), str(error))
+                self._drop(name, str(error))
             return None
-
-    def _where(self, name: bytes) -> str:
-        return f"ramdisk {self._ramdisk}: {_shown(name)}"
 
 
 def _more(count: int) -> str:
@@ -563,11 +547,3 @@ def _more(count: int) -> str:
 
 def _shown(name: bytes) -> str:
     return name[:200].decode(errors="backslashreplace") + ("..." if len(name) > 200 else "")
-
-
-def _is_utf8(name: bytes) -> bool:
-    try:
-        name.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

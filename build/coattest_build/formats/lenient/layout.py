@@ -54,17 +54,16 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if version not in VERSIONS:
         raise ImageError(f"EIF version {version}; 3 and 4 are read", where=where, code="eif-version")
-    notes = []
-    if version != eif.VERSION:
-        notes.append(Finding("eif-version", _WHERE, f"version {version}; coattest writes {eif.VERSION}"))
-    if flags & ~eif.FLAG_AARCH64:
-        notes.append(Finding("eif-flags", _WHERE, f"unknown header flags {flags:#06x}"))
     shown = min(count, eif.MAX_SECTIONS)
-    if reserved or unused or any(offsets[shown:]) or any(sizes[shown:]):
-        notes.append(Finding("eif-reserved", _WHERE, "reserved fields of the header are not zero"))
-    if not 0 < count <= eif.MAX_SECTIONS:
-        detail = f"{count} sections by the header; 1 to {eif.MAX_SECTIONS} are allowed"
-        notes.append(Finding("eif-limit", _WHERE, detail))
+    spare = any(offsets[shown:]) or any(sizes[shown:])
+    limit = f"{count} sections by the header; 1 to {eif.MAX_SECTIONS} are allowed"
+    rules = (
+        ("eif-version", version != eif.VERSION, f"version {version}; coattest writes {eif.VERSION}"),
+        ("eif-flags", flags & ~eif.FLAG_AARCH64, f"unknown header flags {flags:#06x}"),
+        ("eif-reserved", reserved or unused or spare, "reserved fields of the header are not zero"),
+        ("eif-limit", not 0 < count <= eif.MAX_SECTIONS, limit),
+    )
+    notes = [Finding(code, _WHERE, detail) for code, broken, detail in rules if broken]
     walked, fault = _walk(file, file_size)
     by_table = _table(file, list(zip(offsets[:shown], sizes[:shown], strict=True)), file_size)
     if fault is not None:

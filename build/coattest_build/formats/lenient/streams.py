@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from typing import BinaryIO
 
 from coattest_build.formats.eif import EifSection, ImageError, name_of
+from coattest_build.formats.hashing import sha256_of
 from coattest_build.formats.lenient.decompress import MAX_UNPACKED, Unpacked
 from coattest_build.formats.lenient.tree import Body
 
@@ -22,11 +23,7 @@ class Concatenation:
     def __init__(self, file: BinaryIO, sections: Iterable[EifSection]) -> None:
         self.file = file
         self._sections = tuple(sections)
-        self._starts: list[int] = []
-        self.size = 0
-        for section in self._sections:
-            self._starts.append(self.size)
-            self.size += section.size
+        *self._starts, self.size = accumulate((section.size for section in self._sections), initial=0)
         self._window = b""
         self._window_at = 0
 
@@ -104,10 +101,7 @@ class Streams:
 
     def sha256(self, body: Body) -> str:
         """The SHA-256 of a body's content, in hex."""
-        digest = hashlib.sha256()
-        for block in self.blocks(body):
-            digest.update(block)
-        return digest.hexdigest()
+        return body.sha256 or sha256_of(self.blocks(body))
 
     def _stored(self, body: Body) -> Iterator[bytes]:
         position, left = body.offset, body.size

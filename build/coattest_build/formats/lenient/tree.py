@@ -8,10 +8,13 @@ failure is what it is there: nothing happens, and nobody is told. Source: Linux 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from coattest_build.formats.eif import ImageError
+
+_N = TypeVar("_N")
 
 MAX_LINKS = 40
 """Symbolic links followed in one name (``MAXSYMLINKS``)."""
@@ -280,15 +283,29 @@ class RootTree:
 
         Raises ImageError for more than MAX_PATHS.
         """
-        total = 0
         yield b"", self.root
-        stack: list[tuple[bytes, Node]] = [(b"", self.root)]
-        while stack:
-            path, node = stack.pop()
-            if path:
-                yield path, node
-            below = [(path + b"/" + name if path else name, child) for name, child in node.children.items()]
-            total += sum(len(below_path) for below_path, _ in below)
-            if total > MAX_PATHS:
-                raise ImageError(f"more than {MAX_PATHS} bytes of paths in its tree", code="cpio-limit")
-            stack.extend(sorted(below, key=lambda pair: pair[0], reverse=True))
+        beyond = ImageError(f"more than {MAX_PATHS} bytes of paths in its tree", code="cpio-limit")
+        yield from walk_below(self.root, lambda node: node.children, MAX_PATHS, beyond)
+
+
+def walk_below(
+    root: _N, below: Callable[[_N], Mapping[bytes, _N]], most: int, beyond: Exception
+) -> Iterator[tuple[bytes, _N]]:
+    """Every path below a root without a leading slash, and its node, sorted by components.
+
+    ``below`` gives what is in a folder. Raises ``beyond`` when all paths together have more bytes than
+    ``most``.
+    """
+    total = 0
+    path, node = b"", root
+    stack: list[tuple[bytes, _N]] = []
+    while True:
+        entries = sorted(below(node).items(), key=lambda entry: entry[0], reverse=True)
+        total += sum(len(path) + 1 + len(name) for name, _ in entries)
+        if total > most:
+            raise beyond
+        stack.extend((path + b"/" + name if path else name, child) for name, child in entries)
+        if not stack:
+            return
+        path, node = stack.pop()
+        yield path, node

@@ -12,7 +12,7 @@ from coattest.network import NO_NETWORK, Network
 from coattest_build import kernel as kernels
 from coattest_build.containers.image import open_container_image
 from coattest_build.containers.own.imagefile import write_own_image
-from coattest_build.containers.own.profile import cached_kernel, read_profile
+from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.image import CONTAINER
 from coattest_build.inputs.cache import Cache
@@ -22,7 +22,7 @@ from support.build.container_images import CMD, Entry, saved, tar
 def fill(cache: Path, kernel: bytes = b"kernel" * 100) -> Path:
     """Put a kernel where the cache would have the compiled one; the cache."""
     profile = read_profile()
-    digest = kernels.input_digest(profile.spec, profile.lock, profile.fragment, profile.init)
+    digest = profile.digest()
     config = "".join(
         f"CONFIG_{name}={value}\n" if value == "y" else f"# CONFIG_{name} is not set\n"
         for name, value in kernels.PROFILE_OPTIONS[CONTAINER].items()
@@ -49,7 +49,7 @@ def own_enclave(
     """Write the image file of a container image of one layer; the file."""
     source, profile = target.with_suffix(".tar"), read_profile()
     source.write_bytes(saved([tar(*entries)], config))
-    compiled = cached_kernel(profile, Cache(cache))
+    compiled = kernels.cached(profile, Cache(cache))
     assert compiled is not None
     with open_container_image(source) as opened:
         write_own_image(target, profile, compiled, own_tree(opened, nsm=nsm, network=network))

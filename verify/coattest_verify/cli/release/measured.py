@@ -9,9 +9,8 @@ from pathlib import Path
 
 from coattest.errors import FoundFalse, Rejected, UsageError
 from coattest.files import open_plain, read_bounded
-from coattest_build.cli.options import unreadable
-from coattest_build.explain.describe import crc_finding
-from coattest_build.formats.eif import ImageError
+from coattest_build.cli.options import given_image
+from coattest_build.explain.describe import crc_findings
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import measure_found
 from coattest_verify.attestation import Root, UnsafeAnyMeasurement, parse_unverified, verify_document
@@ -93,14 +92,10 @@ def _of_document(document: bytes, at: str | None, root: Root, now: datetime) -> 
 
 
 def _of_image(path: Path) -> Measured:
-    with open_plain(path) as file:
-        try:
-            found = read_found_layout(file)
-            measured = measure_found(file, found.layout)
-        except ImageError as error:
-            raise unreadable(path, error) from None
-    wrong = crc_finding(found.layout, measured.crc32)
-    findings = [*found.findings, *([wrong] if wrong else [])]
+    with given_image(path), open_plain(path) as file:
+        found = read_found_layout(file)
+        measured = measure_found(file, found.layout)
+    findings = (*found.findings, *crc_findings(found.layout, measured.crc32))
     if findings:
         raise FoundFalse(
             "; ".join(finding.detail for finding in findings),
@@ -109,9 +104,8 @@ def _of_image(path: Path) -> Measured:
             code=findings[0].code,
             findings=findings,
         )
-    values = measured.measured
-    pcrs = dict(enumerate((values.pcr0, values.pcr1, values.pcr2)))
-    return Measured(IMAGE, "", pcrs, values.sha384)
+    pcrs = dict(enumerate((measured.pcr0, measured.pcr1, measured.pcr2)))
+    return Measured(IMAGE, "", pcrs, measured.sha384)
 
 
 def _of_measurements(data: bytes, where: str, name: str | None, why: str) -> tuple[Measured, ...]:
