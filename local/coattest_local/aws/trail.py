@@ -34,9 +34,7 @@ class Trail:
         self,
         *,
         name: str,
-        region: str,
         caller: SignedCaller,
-        source: str,
         parameters: Mapping[str, Any],
         resources: tuple[str, ...],
         document: Document | None,
@@ -51,8 +49,8 @@ class Trail:
             "eventTime": self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
             "eventSource": "kms.amazonaws.com",
             "eventName": name,
-            "awsRegion": region,
-            "sourceIPAddress": source,
+            "awsRegion": caller.arrival.region,
+            "sourceIPAddress": caller.arrival.source,
             "userAgent": "coattest simulator",
             "requestParameters": parameters,
             "responseElements": None,
@@ -98,12 +96,10 @@ def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
     """
     principal = caller.principal
     if account != principal.account:
-        session = "" if caller.kind == "IAMUser" else f":{caller.name}"
-        unique_id = f"{principal.unique_id}{session}"
-        return {"type": "AWSAccount", "principalId": unique_id, "accountId": principal.account}
+        return {"type": "AWSAccount", "principalId": caller.user_id, "accountId": principal.account}
     identity: dict[str, Any] = {
         "type": caller.kind,
-        "principalId": principal.unique_id,
+        "principalId": caller.user_id,
         "arn": principal.arn,
         "accountId": principal.account,
         "accessKeyId": caller.access_key,
@@ -111,7 +107,6 @@ def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
     if caller.kind == "IAMUser":
         identity["userName"] = caller.name
     else:
-        identity["principalId"] = f"{principal.unique_id}:{caller.name}"
         identity["sessionContext"] = {
             "sessionIssuer": {
                 "type": "Role",

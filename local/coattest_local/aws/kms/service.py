@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from coattest_local.aws.accounts import SignedCaller, missing_principal
@@ -60,19 +59,18 @@ READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
 class KmsService:
     """Answers authenticated KMS requests."""
 
-    def __init__(self, root: Root, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]) -> None:
+    def __init__(self, root: Root, *, forward: Forward, trail: Trail) -> None:
         self._root = root
         self._forward = forward
         self._trail = trail
-        self._clock = clock
 
-    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
+    def handle(self, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
         """The answer. Raises ServiceError."""
         if request.method != "POST" or request.path != "/" or request.query:
             # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
             raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
         name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
-        call = Call(self._root, name, caller, region, request.source, self._clock(), _parameters(request))
+        call = Call(self._root, name, caller, _parameters(request))
         try:
             answer = self._dispatch(call, request)
         except ServiceError as error:
@@ -100,7 +98,7 @@ class KmsService:
 
     def _on_key(self, call: Call, request: HttpRequest) -> HttpResponse:
         name = call.name
-        key = keys.find(call.parameters.get("KeyId"), call.caller, call.region)
+        key = keys.find(call.parameters.get("KeyId"), call.caller)
         call.touched.append(key)
         if key.owner != call.caller.principal.account and not ON_KEY[name]:
             raise keys.not_here(call.caller, key.arn)
@@ -129,7 +127,7 @@ class KmsService:
         answer = self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
         if answer.status == 200:
             made = json.loads(answer.body)["KeyMetadata"]["Arn"]
-            call.touched.append(keys.find(made, call.caller, call.region))
+            call.touched.append(keys.find(made, call.caller))
         return answer
 
     def _alias(self, call: Call, request: HttpRequest) -> HttpResponse:
@@ -138,14 +136,12 @@ class KmsService:
             raise ServiceError("ValidationException", "AliasName begins with alias/")
         owner = call.caller.principal.account
         wanted = alias if call.name == "DeleteAlias" else call.parameters.get("TargetKeyId")
-        key = keys.find(wanted, call.caller, call.region)
+        key = keys.find(wanted, call.caller)
         call.touched.append(key)
         if key.owner != owner:
             raise keys.not_here(call.caller, key.arn)
         # "Controlling access to aliases": on the alias by an IAM policy, and on the key by its policy.
-        call.decide(
-            f"kms:{call.name}", f"arn:aws:kms:{call.region}:{owner}:{alias}", {}, owner=owner, policy=None
-        )
+        call.decide(f"kms:{call.name}", f"arn:aws:kms:{call.caller.arrival.region}:{owner}:{alias}", {})
         call.authorize(key, f"kms:{call.name}", {})
         return self._forward("kms", request, owner)
 
@@ -182,9 +178,7 @@ class KmsService:
         owners = {key.owner for key in call.touched} or {account}
         self._trail.record(
             name=call.name,
-            region=call.region,
             caller=call.caller,
-            source=call.source,
             parameters=_shown(call.parameters),
             resources=tuple(key.arn for key in call.touched),
             document=call.verified.document if call.verified else None,
@@ -213,8 +207,9 @@ def _future_key(call: Call) -> Key:
         origin=parameters.get("Origin") or "AWS_KMS",
         multi_region=bool(parameters.get("MultiRegion")),
     )
-    arn = f"arn:aws:kms:{call.region}:{account}:key/00000000-0000-0000-0000-000000000000"
-    return Key(arn, account, call.region, state)
+    region = call.caller.arrival.region
+    arn = f"arn:aws:kms:{region}:{account}:key/00000000-0000-0000-0000-000000000000"
+    return Key(arn, account, region, state)
 
 
 def _grant_keys(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
