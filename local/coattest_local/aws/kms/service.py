@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from coattest_local.aws.accounts import SignedCaller, missing_principal
@@ -53,7 +53,6 @@ _POLICY_CHARACTERS = re.compile(r"[\t\n\r -\u00ff]+")
 
 WITHOUT_KEY = ("ListAliases", "ListKeys")
 ALIASES = ("CreateAlias", "DeleteAlias", "UpdateAlias")
-READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
 
 
 class KmsService:
@@ -74,11 +73,9 @@ class KmsService:
         try:
             answer = self._dispatch(call, request)
         except ServiceError as error:
-            self._record(
-                call, ("AccessDenied" if error.code == "AccessDeniedException" else error.code, error.message)
-            )
+            self._trail.record(call, error)
             raise
-        self._record(call, None)
+        self._trail.record(call)
         return answer
 
     def _dispatch(self, call: Call, request: HttpRequest) -> HttpResponse:
@@ -173,39 +170,16 @@ class KmsService:
                 "The new key policy will not allow you to update the key policy in the future.",
             ) from error
 
-    def _record(self, call: Call, error: tuple[str, str] | None) -> None:
-        account = call.caller.principal.account
-        owners = {key.owner for key in call.touched} or {account}
-        self._trail.record(
-            name=call.name,
-            caller=call.caller,
-            parameters=_shown(call.parameters),
-            resources=tuple(key.arn for key in call.touched),
-            document=call.verified.document if call.verified else None,
-            error=error,
-            read_only=call.name.startswith(("Get", "List", "Describe", "Generate")) or call.name in READ_ONLY,
-            recipients=tuple(sorted(owners | {account})),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Future:
-    """The state of a key before it is created, for conditions."""
-
-    key_spec: str
-    key_usage: str
-    origin: str
-    multi_region: bool
-    aliases: tuple[str, ...] = ()
-
 
 def _future_key(call: Call) -> Key:
+    """A key before it is created, with the state that conditions ask for."""
     parameters, account = call.parameters, call.caller.principal.account
-    state = _Future(
+    state = SimpleNamespace(
         key_spec=parameters.get("KeySpec") or "SYMMETRIC_DEFAULT",
         key_usage=parameters.get("KeyUsage") or "ENCRYPT_DECRYPT",
         origin=parameters.get("Origin") or "AWS_KMS",
         multi_region=bool(parameters.get("MultiRegion")),
+        aliases=(),
     )
     region = call.caller.arrival.region
     arn = f"arn:aws:kms:{region}:{account}:key/00000000-0000-0000-0000-000000000000"
@@ -238,11 +212,3 @@ def _with_body(request: HttpRequest, parameters: Mapping[str, Any]) -> HttpReque
     body = json.dumps(parameters).encode()
     headers = {**request.headers, "content-length": str(len(body))}
     return HttpRequest(request.method, request.path, request.query, headers, body, request.source)
-
-
-def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What CloudTrail shows of the parameters: no plaintext, no ciphertext, no attestation document."""
-    hidden = {"CiphertextBlob", "Plaintext", "Recipient", "Message", "GrantTokens"}
-    return {
-        name[0].lower() + name[1:]: value for name, value in parameters.items() if name and name not in hidden
-    }
