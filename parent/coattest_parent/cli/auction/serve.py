@@ -237,18 +237,15 @@ def _service() -> Iterator[Telemetry]:
         sys.exit(BUG)
 
 
-@contextlib.contextmanager
 def _status(
     address: Unix | tuple[str, int] | None,
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
     telemetry: Telemetry,
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[object]:
     if address is None:
-        yield
-        return
-    with StatusServer(address, State(healthy, ready, telemetry.metrics), telemetry):
-        yield
+        return contextlib.nullcontext()
+    return StatusServer(address, State(healthy, ready, telemetry.metrics), telemetry)
 
 
 def _started(telemetry: Telemetry) -> None:
