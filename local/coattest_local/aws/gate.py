@@ -18,7 +18,7 @@ from datetime import datetime
 from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import run_wsgi_app
@@ -131,7 +131,7 @@ class Gate:
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
         if header.service not in EMULATED:
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
-        if self._faults.throttled(header.service, _action(header.service, request)):
+        if self._faults.throttled(header.service, request.action):
             code = {"s3": "SlowDown", **dict.fromkeys(JSON_SERVICES, "ThrottlingException")}
             raise ServiceError(code.get(header.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
@@ -176,14 +176,6 @@ def _protocol(service: str, environ: Environ) -> str:
     if service in EMULATED:
         return service
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
-
-
-def _action(service: str, request: HttpRequest) -> str:
-    """The action that a request of the JSON or the query protocol names; empty for S3, whose body is data."""
-    if service == "s3":
-        return ""
-    target = request.headers.get("x-amz-target", "").rpartition(".")[2]
-    return target or dict(parse_qsl(request.body.decode("latin-1"))).get("Action", "")
 
 
 def read_request(environ: Mapping[str, Any]) -> HttpRequest:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 from moto.cloudformation import urls as cloudformation_urls
 from moto.ec2.models import ec2_backends
@@ -56,8 +55,7 @@ def services(forward: Forward, clock: Callable[[], datetime], faults: Faults) ->
 
 def _answer(service: str, forward: Forward, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
     """The answer of one of the services in ``ACTIONS``. Raises ServiceError."""
-    form = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
-    action = request.headers.get("x-amz-target", "").rpartition(".")[2] or form.get("Action", "")
+    action = request.action
     named = f"{service}:{action}"
     if action not in ACTIONS[service]:
         instead = f" (use `aws cloudformation {INSTEAD[action]}`)" if action in INSTEAD else ""
