@@ -32,7 +32,6 @@ from coattest_build import sandbox
 from coattest_build.containers.own.plan import DEFAULT_PATH, MAX_PLAN, RunPlan, decode_plan
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.lacking import config_of, kernel_profile, lacks_of
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
@@ -297,12 +296,7 @@ def _nsm(
     pcrs = boot_pcrs(
         image, pcr3=bytes.fromhex(pcr3(role_arn)), pcr4=bytes.fromhex(pcr4(instance_id)), debug=debug
     )
-    authority = NitroAuthority()
-    return SimulatedNsm(
-        module_id=module_id,
-        pcrs=pcrs,
-        issue=lambda now: authority.issue(instance_id=instance_id, module_id=module_id, now=now),
-    )
+    return SimulatedNsm(module_id=module_id, pcrs=pcrs)
 
 
 def _not_runnable(what: str, image: Path | None = None) -> FoundFalse:
