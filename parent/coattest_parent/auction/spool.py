@@ -24,10 +24,10 @@ from datetime import datetime, timezone
 
 from coattest.errors import CoattestError, EnvironmentFailure
 from coattest.shell import from_os_error
-from coattest_parent.auction.finish import Check, Opener, Way, finish
+from coattest_parent.auction.finish import Check, Opener, finish
 from coattest_parent.auction.jobs import Job, JobSpool, job_manifest, load_sealed
 from coattest_parent.auction.publish import Sealed, check_opened
-from coattest_parent.auction.steps import open_sealed
+from coattest_parent.auction.steps import Way, open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.enclave import live_document
 from coattest_parent.link.retry import Backoff, may_pass

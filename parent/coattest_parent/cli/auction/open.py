@@ -18,8 +18,9 @@ from coattest.parser import NEW_FILE
 from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
 from coattest_enclave.protocol import cose
-from coattest_parent.auction.finish import Finished, Way, finish
+from coattest_parent.auction.finish import Finished, finish
 from coattest_parent.auction.publish import ResultFileAt, Sealed
+from coattest_parent.auction.steps import Way
 from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
 from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_parent.link.enclave import Progress
