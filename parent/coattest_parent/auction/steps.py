@@ -11,7 +11,7 @@ from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_in_enclave
+from coattest_parent.auction.courier import bid_in_s3, manifest_allow_list, open_in_enclave
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
@@ -157,7 +157,7 @@ def open_sealed(
                 enclave=address,
                 proxy=listen,
                 allow=manifest_allow_list(manifest, way.aws.endpoint.target),
-                source=S3Bids(session, manifest.digest, sealed),
+                source=lambda buyer: bid_in_s3(session, buyer, manifest.digest, sealed[buyer.name]),
                 credentials=session.credentials(),
                 progress=progress,
                 telemetry=telemetry,

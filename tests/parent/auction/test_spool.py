@@ -1042,7 +1042,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
                 enclave=address,
                 proxy=None,
                 allow={},
-                source=Files(auction),
+                source=Files(auction).part,
                 credentials=SessionCredentials("a", "b", "c"),
             )
             assert messages.ResultFile.decode(file.encode()).result == data
