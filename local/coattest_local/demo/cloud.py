@@ -44,11 +44,13 @@ class ServiceCloud:
 
 
 def make_service(services: Services, buyers: tuple[str, ...]) -> ServiceCloud:
-    """Create the parent's role; its own policy allows what the buyers' policies must allow too."""
+    """Create the buyers' users, and the parent's role: its own policy allows what theirs must allow too."""
     owner = services.accounts["service"]
     iam = services.client("iam", "service")
     for name in buyers:  # a bucket policy names users of other accounts, so all of them come first
-        make_users(services, name)
+        users = services.client("iam", name)
+        for user in (BIDDER, BREAK_GLASS):  # who encrypts, and who is there when the administrator is not
+            users.create_user(UserName=user)
     trust = statement_of({"AWS": f"arn:aws:iam::{owner.account}:user/admin"}, "sts:AssumeRole", None)
     role = iam.create_role(RoleName=PARENT_ROLE, AssumeRolePolicyDocument=access_policy(trust))["Role"]
     keys = [f"arn:aws:kms:{REGION}:{services.accounts[name].account}:key/*" for name in buyers]
@@ -58,13 +60,6 @@ def make_service(services: Services, buyers: tuple[str, ...]) -> ServiceCloud:
     )
     iam.put_role_policy(RoleName=PARENT_ROLE, PolicyName="carry-and-decrypt", PolicyDocument=rights)
     return ServiceCloud(owner.account, role["Arn"])
-
-
-def make_users(services: Services, name: str) -> None:
-    """Create a buyer's users: who encrypts, and who is there when the administrator is not."""
-    iam = services.client("iam", name)
-    for user in (BIDDER, BREAK_GLASS):
-        iam.create_user(UserName=user)
 
 
 def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
