@@ -45,7 +45,7 @@ from coattest_enclave.payload.trust import parse_trust
 from coattest_local.aws import services
 from coattest_local.host.enclave import run_enclave
 from coattest_parent.auction.courier import manifest_allow_list
-from coattest_parent.auction.steps import open_sealed
+from coattest_parent.auction.steps import Way, open_sealed
 from coattest_parent.link.channels import parse_address
 from coattest_parent.link.proxy import ConnectProxy
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
@@ -156,10 +156,7 @@ def opened(party: BigAuction, address: str, seals: list[bytes]) -> messages.Resu
     return open_sealed(
         party.manifest,
         seals,
-        enclave=address,
-        proxy=None,
-        aws=party.cloud.as_service(),
-        role_arn=party.cloud.role,
+        Way(address, None, party.cloud.as_service(), party.cloud.role),
     )
 
 

@@ -118,7 +118,7 @@ def build_qemu(
                 files["qemu"],
                 modules,
                 inputs,
-                jobs=jobs or _jobs(),
+                jobs=jobs or len(os.sched_getaffinity(0)),
                 reporter=reporter,
                 cache=cache,
             )
@@ -173,10 +173,6 @@ def _compiles(header: str) -> bool:
         check=False,
     )
     return done.returncode == 0
-
-
-def _jobs() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _current(bases: Sequence[str]) -> pins.QemuInputs:
@@ -263,7 +259,7 @@ def _install(
 ) -> None:
     """Put everything into a folder beside the final one, then rename it."""
     tree = Tree(work / "packages")
-    for package in (*inputs.firmware, inputs.vsock):
+    for package in (inputs.firmware, inputs.vsock):
         tree.unpack_deb(files[package.name], package.label, _wanted)
     fresh = work / "qemu"
     (fresh / "bin").mkdir(parents=True)

@@ -6,8 +6,9 @@ QEMU is a second opinion on this machine, so a version that is not pinned is a m
 
 from __future__ import annotations
 
+import functools
 import lzma
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from coattest.errors import EnvironmentFailure
@@ -21,35 +22,32 @@ COMPONENT = "main"
 
 QEMU_VERSION = "10.0.13+ds-0+deb13u1"
 
+_package = functools.partial(LockedPackage, use=("qemu",))
+
 # Debian's source without its patches: they concern other machines, the installation and licences of blobs.
-SOURCE = LockedPackage(
+SOURCE = _package(
     name="qemu",
     version=QEMU_VERSION,
     architecture="source",
     size=40010016,
     sha256="6a0888e806c2ffc0c5f0733e974f9aea55491950d3c47c98669c8b236dde59ae",
     path="pool/main/q/qemu/qemu_10.0.13+ds.orig.tar.xz",
-    use=("qemu",),
 )
-FIRMWARE = (
-    LockedPackage(
-        name="qemu-system-data",
-        version=QEMU_VERSION,
-        architecture="all",
-        size=2144176,
-        sha256="a0e03c526cc09d4c2ab20aa19a8c12e916cdc49a170acb16a6563c28f70eafd3",
-        path="pool/main/q/qemu/qemu-system-data_10.0.13+ds-0+deb13u1_all.deb",
-        use=("qemu",),
-    ),
+FIRMWARE = _package(
+    name="qemu-system-data",
+    version=QEMU_VERSION,
+    architecture="all",
+    size=2144176,
+    sha256="a0e03c526cc09d4c2ab20aa19a8c12e916cdc49a170acb16a6563c28f70eafd3",
+    path="pool/main/q/qemu/qemu-system-data_10.0.13+ds-0+deb13u1_all.deb",
 )
-VSOCK = LockedPackage(
+VSOCK = _package(
     name="vhost-device-vsock",
     version="0.3.0-2",
     architecture="amd64",
     size=945484,
     sha256="fd36382419cc174f00d9b1691486b581e13e8c1168dc339b86b2a65180a29ce7",
     path="pool/main/r/rust-vhost-device-vsock/vhost-device-vsock_0.3.0-2_amd64.deb",
-    use=("qemu",),
 )
 # The versions that QEMU 10.0's pythondeps.toml names; bookworm's own meson is too old for it.
 WHEELS = (
@@ -75,14 +73,14 @@ class QemuInputs:
     """What a build takes."""
 
     source: LockedPackage
-    firmware: tuple[LockedPackage, ...]
+    firmware: LockedPackage
     vsock: LockedPackage
     wheels: tuple[LockedWheel, ...]
 
     @property
     def packages(self) -> tuple[LockedPackage, ...]:
         """Everything that comes from a Debian mirror."""
-        return (self.source, *self.firmware, self.vsock)
+        return (self.source, self.firmware, self.vsock)
 
 
 PINNED = QemuInputs(SOURCE, FIRMWARE, VSOCK, WHEELS)
@@ -96,31 +94,27 @@ def current(base: str, fetch: Callable[[str], bytes] = fetch_index) -> QemuInput
     trixie = _index(base, SOURCE_SUITE, "binary-amd64/Packages.xz", fetch)
     forky = _index(base, VSOCK_SUITE, "binary-amd64/Packages.xz", fetch)
     sources = _index(base, SOURCE_SUITE, "source/Sources.xz", fetch)
-    firmware = tuple(_binary(trixie, pin.name) for pin in FIRMWARE)
-    return QemuInputs(_source(sources), firmware, _binary(forky, VSOCK.name), WHEELS)
+    firmware, vsock = _binary(trixie, FIRMWARE.name), _binary(forky, VSOCK.name)
+    return QemuInputs(_source(sources), firmware, vsock, WHEELS)
 
 
 def _index(base: str, suite: str, name: str, fetch: Callable[[str], bytes]) -> Sequence[Mapping[str, str]]:
     data = fetch(f"{base}/dists/{suite}/{COMPONENT}/{name}")
-    wanted = {SOURCE.name, VSOCK.name, *(pin.name for pin in FIRMWARE)}
-    return [stanza for stanza in _stanzas(data) if stanza.get("Package") in wanted]
-
-
-def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
-    return stanzas(lzma.decompress(data).decode("utf-8", "replace"))
+    text = lzma.decompress(data).decode("utf-8", "replace")
+    wanted = {package.name for package in PINNED.packages}
+    return [stanza for stanza in stanzas(text) if stanza.get("Package") in wanted]
 
 
 def _binary(index: Sequence[Mapping[str, str]], name: str) -> LockedPackage:
     for stanza in index:
         if stanza["Package"] == name:
-            return LockedPackage(
+            return _package(
                 name=name,
                 version=stanza["Version"],
                 architecture=stanza["Architecture"],
                 size=int(stanza["Size"]),
                 sha256=stanza["SHA256"],
                 path=stanza["Filename"],
-                use=("qemu",),
             )
     raise EnvironmentFailure(f"the mirror's index has no {name}", code="not-in-index")
 
@@ -130,13 +124,12 @@ def _source(index: Sequence[Mapping[str, str]]) -> LockedPackage:
         lines = [line.split() for line in stanza.get("Checksums-Sha256", "").splitlines() if line.strip()]
         for sha256, size, name in (line for line in lines if len(line) == 3):
             if stanza["Package"] == SOURCE.name and name.endswith(".orig.tar.xz"):
-                return LockedPackage(
+                return _package(
                     name=SOURCE.name,
                     version=stanza["Version"],
                     architecture="source",
                     size=int(size),
                     sha256=sha256,
                     path=f"{stanza['Directory']}/{name}",
-                    use=("qemu",),
                 )
     raise EnvironmentFailure(f"the mirror's index has no source of {SOURCE.name}", code="not-in-index")

@@ -30,7 +30,7 @@ from coattest.shell import utc_now
 from coattest_parent.auction import finish, objects, publish, spool
 from coattest_parent.auction.bucket_spool import BucketSpool
 from coattest_parent.auction.publish import Sealed
-from coattest_parent.auction.steps import Sessions
+from coattest_parent.auction.steps import Sessions, Way
 from coattest_parent.link import aws
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.channels import parse_address
@@ -126,10 +126,10 @@ def open_once(job: dict[str, Any]) -> int:
     return int(answer["exit"])
 
 
-def _way(job: dict[str, Any], backoff: Backoff) -> finish.Way:
+def _way(job: dict[str, Any], backoff: Backoff) -> Way:
     session = boto3.Session("AKIAFAULTFAULTFAULT0", job["secret"], region_name=REGION)
     cloud = Aws(session, Endpoint(job["url"], Path(job["ca"])))
-    return finish.Way(job["enclave"], job["proxy"], cloud, "arn:aws:iam::111122223333:role/p", backoff)
+    return Way(job["enclave"], job["proxy"], cloud, "arn:aws:iam::111122223333:role/p", backoff)
 
 
 def serve(job: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ import click
 from coattest.errors import UsageError
 from coattest.files import write_atomic
 from coattest.shell import err, run, utc_now
-from coattest_local.aws import accounts, server
+from coattest_local.aws import accounts, server, services
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.gate import Gate
 from coattest_local.aws.trail import Trail
@@ -23,18 +23,11 @@ from coattest_local.host.ca import tls_ca_pem
 from coattest_parent.link.stop import Stop
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 
-DEFAULT_ACCOUNTS = (
-    "service=111122223333",
-    "buyer-1=222233334444",
-    "buyer-2=333344445555",
-)
-DEFAULT_REGION = "eu-central-1"
-
 
 @click.command()
 @click.option("--directory", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port; 0 takes a free one.")
-@click.option("--region", default=DEFAULT_REGION, show_default=True)
+@click.option("--region", default=services.REGION, show_default=True)
 @click.option("--account", "account_list", multiple=True, metavar="NAME=ID", help="Repeatable.")
 @click.option("--exit-with-parent", is_flag=True, help="End when stdin is closed.")
 @click.pass_obj
@@ -62,7 +55,7 @@ def main(
             style="bold yellow",
         )
         trail = Trail(directory / "cloudtrail.jsonl", utc_now)
-        known = [_account(item) for item in account_list or DEFAULT_ACCOUNTS]
+        known = [services.parse_account(item) for item in account_list or services.ACCOUNTS]
         names, numbers = {name for name, _ in known}, {number for _, number in known}
         if len(names) != len(known) or len(numbers) != len(known):
             raise UsageError("an account is named twice", where="--account")
@@ -84,13 +77,6 @@ def main(
         stop.wait()
         listening.shutdown()
         gate.stop()
-
-
-def _account(item: str) -> tuple[str, str]:
-    name, _, number = item.partition("=")
-    if not name or len(number) != 12 or not (number.isascii() and number.isdigit()):
-        raise UsageError(f"{item!r} is not NAME=ID with 12 digits", where="--account")
-    return name, number
 
 
 def _announce(directory: Path, port: int, region: str, opened: dict[str, dict[str, str]]) -> None:

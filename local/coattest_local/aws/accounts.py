@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -17,7 +17,16 @@ from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
 from coattest_local.aws.http import ServiceError
-from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Principal, parse_policy
+from coattest_verify.keypolicy.iam import (
+    Authorization,
+    Policy,
+    PolicyError,
+    PolicyKind,
+    Principal,
+    Request,
+    authorize,
+    parse_policy,
+)
 
 PARTITION = "aws"
 
@@ -31,8 +40,17 @@ _ACCOUNT_OF_ARN = re.compile(r"arn:aws:(?:iam|sts)::(\d{12}):(.+)")
 
 
 @dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where a request goes to and comes from, and when it came."""
+
+    region: str
+    source: str
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class SignedCaller:
-    """An authenticated caller with the policies of its own side."""
+    """The authenticated caller of one request, with the policies of its own side."""
 
     principal: Principal
     access_key: str
@@ -40,7 +58,56 @@ class SignedCaller:
     name: str
     identity_policies: tuple[Policy, ...]
     session_policies: tuple[Policy, ...]
-    expires: datetime | None = None
+    arrival: Arrival
+
+    @property
+    def user_id(self) -> str:
+        """The unique id, of a session with its name."""
+        session = "" if self.kind == "IAMUser" else f":{self.name}"
+        return f"{self.principal.unique_id or ''}{session}"
+
+    def may(
+        self,
+        action: str,
+        resource: str,
+        context: Mapping[str, tuple[str, ...]] | None = None,
+        *,
+        owner: str | None = None,
+        policy: Policy | None = None,
+        required: bool = False,
+        granted: bool = False,
+    ) -> Authorization:
+        """Whether the caller may do it to a resource with ``policy`` of the account ``owner``, its own unless
+        told otherwise; see ``authorize``.
+        """
+        return authorize(
+            Request(self.principal, action, resource, {**self._context(), **(context or {})}),
+            owner=owner or self.principal.account,
+            resource_policy=policy,
+            identity_policies=self.identity_policies,
+            session_policies=self.session_policies,
+            resource_policy_required=required,
+            granted=granted,
+        )
+
+    def _context(self) -> dict[str, tuple[str, ...]]:
+        """The global condition keys of a request ("AWS global condition context keys")."""
+        principal, arrival = self.principal, self.arrival
+        keys: dict[str, tuple[str, ...]] = {
+            "aws:PrincipalArn": (principal.principal_arn,),
+            "aws:PrincipalAccount": (principal.account,),
+            "aws:PrincipalType": ("User" if self.kind == "IAMUser" else "AssumedRole",),
+            "aws:PrincipalIsAWSService": ("false",),
+            "aws:userid": (self.user_id,),
+            "aws:SecureTransport": ("true",),
+            "aws:SourceIp": (arrival.source,),
+            "aws:CurrentTime": (arrival.now.strftime("%Y-%m-%dT%H:%M:%SZ"),),
+            "aws:EpochTime": (str(int(arrival.now.timestamp())),),
+            "aws:RequestedRegion": (arrival.region,),
+        }
+        if self.kind == "IAMUser":
+            keys["aws:username"] = (self.name,)
+        return keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +152,8 @@ def find_credential(access_key: str) -> Credential | None:
     return None
 
 
-def caller_of(credential: Credential) -> SignedCaller:
-    """The principal behind a credential and its policies.
+def caller_of(credential: Credential, arrival: Arrival) -> SignedCaller:
+    """The principal behind a credential, its policies and how it came here.
 
     Raises ServiceError when a policy cannot be read.
     """
@@ -97,9 +164,8 @@ def caller_of(credential: Credential) -> SignedCaller:
         documents = [*user.policies.values(), *_attached(user)]
         for group in backend.get_groups_for_user(user.name):
             documents += [*_inline(group), *_attached(group)]
-        return SignedCaller(
-            principal, credential.access_key, "IAMUser", user.name, _parsed(documents), session_policies=()
-        )
+        policies = _parsed(documents)
+        return SignedCaller(principal, credential.access_key, "IAMUser", user.name, policies, (), arrival)
     session = credential.session
     role = role_by_arn(session.role_arn)
     if role is None:
@@ -112,7 +178,7 @@ def caller_of(credential: Credential) -> SignedCaller:
         session.session_name,
         _parsed([*role.policies.values(), *_attached(role)]),
         _parsed([session.policy] if session.policy else []),
-        credential.expires,
+        arrival,
     )
 
 

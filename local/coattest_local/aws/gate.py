@@ -18,13 +18,13 @@ from datetime import datetime
 from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import run_wsgi_app
 
 from coattest_local.aws import sigv4
-from coattest_local.aws.accounts import SignedCaller, caller_of, find_credential
+from coattest_local.aws.accounts import Arrival, SignedCaller, caller_of, find_credential
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.http import (
     JSON_SERVICES,
@@ -35,9 +35,9 @@ from coattest_local.aws.http import (
     ServiceError,
     error_answer,
 )
-from coattest_local.aws.identity import IdentityService
+from coattest_local.aws.identity import answer_iam, answer_sts
 from coattest_local.aws.kms.service import KmsService
-from coattest_local.aws.s3 import S3Service
+from coattest_local.aws.s3 import answer_s3
 from coattest_local.aws.stacks.additions import extend_moto
 from coattest_local.aws.trail import Trail
 from coattest_verify.attestation import Root
@@ -92,12 +92,11 @@ class Gate:
         self._groups: Groups | None = None
         extend_moto()
         self._app = functools.cache(create_backend_app)
-        identity = IdentityService(forward=self._forward, clock=clock)
-        self._services: dict[str, Callable[[HttpRequest, SignedCaller, str], HttpResponse]] = {
-            "iam": identity.handle_iam,
-            "kms": KmsService(root, forward=self._forward, trail=trail, clock=clock).handle,
-            "s3": S3Service(forward=self._forward, clock=clock).handle,
-            "sts": identity.handle_sts,
+        self._services: dict[str, Callable[[HttpRequest, SignedCaller], HttpResponse]] = {
+            "iam": functools.partial(answer_iam, self._forward),
+            "kms": KmsService(root, forward=self._forward, trail=trail).handle,
+            "s3": functools.partial(answer_s3, self._forward),
+            "sts": functools.partial(answer_sts, self._forward),
         }
 
     def stop(self) -> None:
@@ -132,7 +131,7 @@ class Gate:
     def _answer(self, request: HttpRequest, header: sigv4.AuthorizationHeader) -> HttpResponse:
         if header.service not in EMULATED:
             raise ServiceError("UnknownService", f"{header.service} is not emulated", 501)
-        if self._faults.throttled(header.service, _action(header.service, request)):
+        if self._faults.throttled(header.service, request.action):
             code = {"s3": "SlowDown", **dict.fromkeys(JSON_SERVICES, "ThrottlingException")}
             raise ServiceError(code.get(header.service, "Throttling"), "Rate exceeded", 400)
         # moto's back ends are not made for threads; a request is short, a TLS handshake is not and happens
@@ -141,7 +140,7 @@ class Gate:
             caller = self._authenticate(request, header)
             if header.service in DEPLOYING and not self._groups:
                 self._load()
-            return self._services[header.service](request, caller, header.region)
+            return self._services[header.service](request, caller)
 
     def _load(self) -> None:
         from coattest_local.aws.groups.controller import Groups  # noqa: PLC0415 - DEPLOYING says why
@@ -161,7 +160,7 @@ class Gate:
             raise ServiceError(*_BAD_TOKEN.get(service, _QUERY_UNKNOWN))
         if credential.expires is not None and now >= credential.expires:
             raise ServiceError(*_EXPIRED.get(service, _QUERY_EXPIRED))
-        return caller_of(credential)
+        return caller_of(credential, Arrival(header.region, request.source, now))
 
     def _forward(self, service: str, request: HttpRequest, account: str) -> HttpResponse:
         """Let moto answer, in an account's name. Only called for what was authorised."""
@@ -177,14 +176,6 @@ def _protocol(service: str, environ: Environ) -> str:
     if service in EMULATED:
         return service
     return "sts" if "x-www-form-urlencoded" in environ.get("CONTENT_TYPE", "") else "kms"
-
-
-def _action(service: str, request: HttpRequest) -> str:
-    """The action that a request of the JSON or the query protocol names; empty for S3, whose body is data."""
-    if service == "s3":
-        return ""
-    target = request.headers.get("x-amz-target", "").rpartition(".")[2]
-    return target or dict(parse_qsl(request.body.decode("latin-1"))).get("Action", "")
 
 
 def read_request(environ: Mapping[str, Any]) -> HttpRequest:

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
 from xml.sax.saxutils import escape
 
 MAX_BODY = 256 * 1024 * 1024
@@ -25,6 +26,14 @@ class HttpRequest:
     headers: Mapping[str, str]
     body: bytes
     source: str
+
+    @property
+    def action(self) -> str:
+        """The action that a request of the JSON or the query protocol names; S3's names none."""
+        target = self.headers.get("x-amz-target", "").rpartition(".")[2]
+        if target or "x-www-form-urlencoded" not in self.headers.get("content-type", ""):
+            return target
+        return dict(parse_qsl(self.body.decode("latin-1"))).get("Action", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,12 @@ own policies decide.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 from coattest_local.aws.accounts import SignedCaller, missing_principal, role_by_arn
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
-from coattest_local.aws.kms import keys
-from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, parse_policy
 
 IAM_VERBS = (
     "Add",
@@ -35,80 +33,64 @@ IAM_VERBS = (
 MAX_SESSION_NAME = 64
 
 
-class IdentityService:
-    """Answers authenticated STS and IAM requests."""
+def answer_sts(forward: Forward, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
+    """AssumeRole and GetCallerIdentity; the rest is not emulated. Raises ServiceError."""
+    form = _form(request)
+    action = form.get("Action", "")
+    # GetCallerIdentity: "No permissions are required to perform this operation."
+    if action == "AssumeRole":
+        _authorize_assume(form, caller)
+    elif action != "GetCallerIdentity":
+        raise ServiceError("InvalidAction", f"sts:{action} is not emulated")
+    return forward("sts", request, caller.principal.account)
 
-    def __init__(self, *, forward: Forward, clock: Callable[[], datetime]) -> None:
-        self._forward = forward
-        self._clock = clock
 
-    def handle_sts(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
-        """AssumeRole and GetCallerIdentity; the rest is not emulated. Raises ServiceError."""
-        form = _form(request)
-        action = form.get("Action", "")
-        if action == "GetCallerIdentity":
-            # "No permissions are required to perform this operation."
-            return self._forward("sts", request, caller.principal.account)
-        if action != "AssumeRole":
-            raise ServiceError("InvalidAction", f"sts:{action} is not emulated")
-        self._authorize_assume(form, request, caller, region)
-        return self._forward("sts", request, caller.principal.account)
+def _authorize_assume(form: Mapping[str, str], caller: SignedCaller) -> None:
+    arn = form.get("RoleArn", "")
+    name = form.get("RoleSessionName", "")
+    if not 2 <= len(name) <= MAX_SESSION_NAME:
+        raise ServiceError("ValidationError", f"RoleSessionName has 2 to {MAX_SESSION_NAME} characters")
+    if any(field.startswith("PolicyArns") for field in form):
+        raise ServiceError("InvalidAction", "PolicyArns is not emulated")
+    if "Policy" in form:
+        _valid(form["Policy"], "MalformedPolicyDocument")
+    role = role_by_arn(arn)
+    denied = ServiceError(
+        "AccessDenied",
+        f"User: {caller.principal.arn} is not authorized to perform: sts:AssumeRole on resource: {arn}",
+        403,
+    )
+    if role is None:
+        raise denied
+    context = {
+        "sts:RoleSessionName": (name,),
+        "sts:ExternalId": (form["ExternalId"],) if "ExternalId" in form else (),
+    }
+    trust = _valid(role.assume_role_policy_document, "AccessDenied", PolicyKind.TRUST)
+    owner = role.account_id
+    if not caller.may("sts:AssumeRole", arn, context, owner=owner, policy=trust, required=True).allowed:
+        raise denied
 
-    def _authorize_assume(
-        self, form: Mapping[str, str], request: HttpRequest, caller: SignedCaller, region: str
-    ) -> None:
-        arn = form.get("RoleArn", "")
-        name = form.get("RoleSessionName", "")
-        if not 2 <= len(name) <= MAX_SESSION_NAME:
-            raise ServiceError("ValidationError", f"RoleSessionName has 2 to {MAX_SESSION_NAME} characters")
-        if any(field.startswith("PolicyArns") for field in form):
-            raise ServiceError("InvalidAction", "PolicyArns is not emulated")
-        if "Policy" in form:
-            _valid(form["Policy"], "MalformedPolicyDocument")
-        role = role_by_arn(arn)
-        denied = ServiceError(
+
+def answer_iam(forward: Forward, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
+    """IAM for the caller's own account. Raises ServiceError."""
+    form = _form(request)
+    action = form.get("Action", "")
+    if not action.startswith(IAM_VERBS):
+        raise ServiceError("InvalidAction", f"iam:{action} is not emulated")
+    account = caller.principal.account
+    answer = caller.may(f"iam:{action}", _resource(form, account))
+    if not answer.allowed:
+        raise ServiceError(
             "AccessDenied",
-            f"User: {caller.principal.arn} is not authorized to perform: sts:AssumeRole on resource: {arn}",
+            f"User: {caller.principal.arn} is not authorized to perform: iam:{action} {answer.reason}",
             403,
         )
-        if role is None:
-            raise denied
-        context = {
-            **keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
-            "sts:RoleSessionName": (name,),
-            "sts:ExternalId": (form["ExternalId"],) if "ExternalId" in form else (),
-        }
-        answer = authorize(
-            Request(caller.principal, "sts:AssumeRole", arn, context),
-            owner=role.account_id,
-            resource_policy=_valid(role.assume_role_policy_document, "AccessDenied", PolicyKind.TRUST),
-            identity_policies=caller.identity_policies,
-            session_policies=caller.session_policies,
-        )
-        if not answer.allowed:
-            raise denied
-
-    def handle_iam(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
-        """IAM for the caller's own account. Raises ServiceError."""
-        form = _form(request)
-        action = form.get("Action", "")
-        if not action.startswith(IAM_VERBS):
-            raise ServiceError("InvalidAction", f"iam:{action} is not emulated")
-        account = caller.principal.account
-        answer = keys.by_own_policies(
-            request, caller, region, f"iam:{action}", _resource(form, account), now=self._clock()
-        )
-        if not answer.allowed:
-            raise ServiceError(
-                "AccessDenied",
-                f"User: {caller.principal.arn} is not authorized to perform: iam:{action} {answer.reason}",
-                403,
-            )
-        if "AssumeRolePolicyDocument" in form or (action == "UpdateAssumeRolePolicy"):
-            _check_trust(form.get("AssumeRolePolicyDocument", form.get("PolicyDocument", "")))
-        elif "PolicyDocument" in form:
-            _valid(form["PolicyDocument"], "MalformedPolicyDocument")
-        return self._forward("iam", request, account)
+    if "AssumeRolePolicyDocument" in form or (action == "UpdateAssumeRolePolicy"):
+        _check_trust(form.get("AssumeRolePolicyDocument", form.get("PolicyDocument", "")))
+    elif "PolicyDocument" in form:
+        _valid(form["PolicyDocument"], "MalformedPolicyDocument")
+    return forward("iam", request, account)
 
 
 def _check_trust(document: str) -> None:

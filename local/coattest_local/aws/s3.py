@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from urllib.parse import parse_qs, unquote
 
 from moto.s3.models import s3_backends
@@ -20,7 +19,7 @@ from moto.s3.models import s3_backends
 from coattest_local.aws.accounts import PARTITION, SignedCaller, missing_principal
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError
 from coattest_local.aws.kms import keys
-from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, Request, authorize, parse_policy
+from coattest_verify.keypolicy.iam import Policy, PolicyError, PolicyKind, parse_policy
 
 _BUCKET_SUBRESOURCES: dict[str, tuple[str | None, str | None, str | None]] = {
     "encryption": ("GetEncryptionConfiguration", "PutEncryptionConfiguration", "PutEncryptionConfiguration"),
@@ -170,74 +169,57 @@ def _unknown(request: HttpRequest) -> ServiceError:
     return ServiceError("NotImplemented", f"{request.method} with ?{request.query} is not emulated", 501)
 
 
-class S3Service:
-    """Answers authenticated S3 requests: authorisation here, storage in moto."""
+def answer_s3(forward: Forward, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
+    """Authorisation here, storage in moto. Raises ServiceError."""
+    request = path_style(request)
+    target = target_of(request)
+    owner = owner_of(target.bucket) or caller.principal.account
+    expected = request.headers.get("x-amz-expected-bucket-owner")
+    if expected is not None and expected != owner:
+        raise ServiceError("AccessDenied", "Access Denied", 403)
+    context = {"aws:ResourceAccount": (owner,), **_request_keys(request, target.action)}
+    if target.action == "s3:DeleteObject" and target.key is None:
+        # Several objects in one request: allowed only where every object of the bucket is.
+        target = replace(target, key="*")
+    _authorize(caller, target, owner, context)
+    if "if-match" in request.headers and target.action in ("s3:PutObject", "s3:DeleteObject"):
+        # S3 User Guide, "Enforce conditional deletes": who asks about an ETag may read the object.
+        _authorize(caller, replace(target, action="s3:GetObject"), owner, context)
+    source = request.headers.get("x-amz-copy-source")
+    if source is not None:
+        _authorize_copy(caller, source, context)
+    if target.action == "s3:PutBucketPolicy":
+        _check_bucket_policy(request.body)
+    _check_digest(request)
+    answer = forward("s3", _naming_checksum(request), owner)
+    if answer.status == 404 and target.action in _READS and owner_of(target.bucket) is not None:
+        # S3 API Reference, "GetObject" and "HeadObject": 404 only for who may list the bucket.
+        _authorize(caller, Target(target.bucket, None, "s3:ListBucket"), owner, context)
+    return answer
 
-    def __init__(self, *, forward: Forward, clock: Callable[[], datetime]) -> None:
-        self._forward = forward
-        self._clock = clock
 
-    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
-        """The answer. Raises ServiceError."""
-        request = path_style(request)
-        target = target_of(request)
-        owner = owner_of(target.bucket) or caller.principal.account
-        expected = request.headers.get("x-amz-expected-bucket-owner")
-        if expected is not None and expected != owner:
-            raise ServiceError("AccessDenied", "Access Denied", 403)
-        context: Mapping[str, tuple[str, ...]] = {
-            **keys.caller_keys(caller, region=region, source=request.source, now=self._clock()),
-            "aws:ResourceAccount": (owner,),
-            **_request_keys(request, target.action),
-        }
-        if target.action == "s3:DeleteObject" and target.key is None:
-            # Several objects in one request: allowed only where every object of the bucket is.
-            target = replace(target, key="*")
-        self._authorize(caller, target, owner, context)
-        if "if-match" in request.headers and target.action in ("s3:PutObject", "s3:DeleteObject"):
-            # S3 User Guide, "Enforce conditional deletes": who asks about an ETag may read the object.
-            self._authorize(caller, replace(target, action="s3:GetObject"), owner, context)
-        source = request.headers.get("x-amz-copy-source")
-        if source is not None:
-            self._authorize_copy(caller, source, context)
-        if target.action == "s3:PutBucketPolicy":
-            _check_bucket_policy(request.body)
-        _check_digest(request)
-        answer = self._forward("s3", _naming_checksum(request), owner)
-        if answer.status == 404 and target.action in _READS and owner_of(target.bucket) is not None:
-            # S3 API Reference, "GetObject" and "HeadObject": 404 only for who may list the bucket.
-            self._authorize(caller, Target(target.bucket, None, "s3:ListBucket"), owner, context)
-        return answer
-
-    def _authorize(
-        self, caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        answer = authorize(
-            Request(caller.principal, target.action, target.arn, context),
-            owner=owner,
-            resource_policy=_bucket_policy(target.bucket, owner),
-            identity_policies=caller.identity_policies,
-            session_policies=caller.session_policies,
-            resource_policy_required=False,
+def _authorize(
+    caller: SignedCaller, target: Target, owner: str, context: Mapping[str, tuple[str, ...]]
+) -> None:
+    policy = _bucket_policy(target.bucket, owner)
+    answer = caller.may(target.action, target.arn, context, owner=owner, policy=policy)
+    if not answer.allowed:
+        raise ServiceError(
+            "AccessDenied",
+            f"User: {caller.principal.arn} is not authorized to perform: {target.action} on resource: "
+            f'"{target.arn}" {answer.reason}',
+            403,
         )
-        if not answer.allowed:
-            raise ServiceError(
-                "AccessDenied",
-                f"User: {caller.principal.arn} is not authorized to perform: {target.action} on resource: "
-                f'"{target.arn}" {answer.reason}',
-                403,
-            )
 
-    def _authorize_copy(
-        self, caller: SignedCaller, source: str, context: Mapping[str, tuple[str, ...]]
-    ) -> None:
-        bucket, _, key = unquote(source.split("?", maxsplit=1)[0].lstrip("/")).partition("/")
-        owner = owner_of(bucket)
-        if owner is None or not key:
-            raise ServiceError("NoSuchBucket", "The specified bucket does not exist", 404)
-        if owner != caller.principal.account:
-            raise ServiceError("NotImplemented", "copying from another account's bucket is not emulated", 501)
-        self._authorize(caller, Target(bucket, key, "s3:GetObject"), owner, context)
+
+def _authorize_copy(caller: SignedCaller, source: str, context: Mapping[str, tuple[str, ...]]) -> None:
+    bucket, _, key = unquote(source.split("?", maxsplit=1)[0].lstrip("/")).partition("/")
+    owner = owner_of(bucket)
+    if owner is None or not key:
+        raise ServiceError("NoSuchBucket", "The specified bucket does not exist", 404)
+    if owner != caller.principal.account:
+        raise ServiceError("NotImplemented", "copying from another account's bucket is not emulated", 501)
+    _authorize(caller, Target(bucket, key, "s3:GetObject"), owner, context)
 
 
 def _request_keys(request: HttpRequest, action: str) -> dict[str, tuple[str, ...]]:

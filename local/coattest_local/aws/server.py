@@ -6,7 +6,6 @@ client that connects and says nothing blocks all others. Here the accept loop on
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import threading
@@ -68,9 +67,6 @@ class _Handler(MotoRequestHandler):  # type: ignore[misc]
 class TlsServer(ThreadedWSGIServer):  # type: ignore[misc]
     """The listening server. ``port`` 0 lets the system choose; ``port`` tells which it was."""
 
-    daemon_threads = True
-    request_queue_size = 128
-
     def __init__(self, application: Callable[..., Any], context: ssl.SSLContext, port: int = 0) -> None:
         self._tls = context
         super().__init__("127.0.0.1", port, application, handler=_Handler)
@@ -82,24 +78,15 @@ class TlsServer(ThreadedWSGIServer):  # type: ignore[misc]
             request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             request.settimeout(HANDSHAKE_TIMEOUT)
             secured = self._tls.wrap_socket(request, server_side=True)
-        except (OSError, ssl.SSLError):
-            with contextlib.suppress(OSError):
-                request.close()
+        except OSError:  # ssl.SSLError too
+            self.shutdown_request(request)
             return
         secured.settimeout(IDLE_TIMEOUT)
         super().process_request_thread(secured, client_address)
 
-    def shutdown_request(self, request: Any) -> None:
-        """Close; the peer may be gone already."""
-        with contextlib.suppress(OSError):
-            request.shutdown(socket.SHUT_WR)
-        self.close_request(request)
-
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a broken connection; the next one is served."""
 
-    def serve_in_background(self) -> threading.Thread:
+    def serve_in_background(self) -> None:
         """Start serving in a daemon thread."""
-        thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-        thread.start()
-        return thread
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()

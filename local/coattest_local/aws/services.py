@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import EnvironmentFailure
+from coattest.errors import EnvironmentFailure, UsageError
 from coattest.extras import need_extra
 from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
 from coattest.programs.start import start_program
@@ -27,6 +27,10 @@ READY = "ready.json"
 
 PROGRAM = "coattest_local.aws"
 """The module that serves."""
+
+ACCOUNTS = ("service=111122223333", "buyer-1=222233334444", "buyer-2=333344445555")
+REGION = "eu-central-1"
+"""What is served where nothing else is asked for; every region answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,14 @@ class Services:
         }
 
 
+def parse_account(item: str) -> tuple[str, str]:
+    """Name and id of ``NAME=ID``. Raises UsageError."""
+    name, _, number = item.partition("=")
+    if not name or len(number) != 12 or not (number.isascii() and number.isdigit()):
+        raise UsageError(f"{item!r} is not NAME=ID with 12 digits", where="--account")
+    return name, number
+
+
 def read_ready(directory: Path) -> Services:
     """The services that run in a directory. Raises OSError or ValueError when there are none."""
     document = json.loads((directory / READY).read_text())
@@ -114,7 +126,7 @@ def start(
     directory: Path,
     *,
     accounts: Sequence[str] = (),
-    region: str | None = None,
+    region: str = REGION,
     port: int = 0,
     quiet: bool = False,
     program: Sequence[str] | None = None,
@@ -131,7 +143,7 @@ def start(
     ready.unlink(missing_ok=True)
     directory = directory.resolve()
     command = [*(program or python_program(PROGRAM)), "--directory", str(directory), "--exit-with-parent"]
-    command += ["--port", str(port), *(["--region", region] if region else [])]
+    command += ["--port", str(port), "--region", region]
     command += [argument for item in accounts for argument in ("--account", item)]
     with (directory / "services.log").open("ab") as log:
         process = start_program(

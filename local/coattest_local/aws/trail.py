@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from coattest_local.aws.accounts import SignedCaller
+from coattest_local.aws.http import ServiceError
+from coattest_local.aws.kms.call import Call
 from coattest_verify.attestation import Document
 
 _REGISTERS = (1, 2, 3, 4, 8)
+
+READ_ONLY = ("Decrypt", "Describe", "Encrypt", "Generate", "Get", "List", "ReEncrypt")
+"""How the names of operations begin that change nothing."""
 
 
 class Trail:
@@ -30,46 +35,37 @@ class Trail:
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8")
 
-    def record(
-        self,
-        *,
-        name: str,
-        region: str,
-        caller: SignedCaller,
-        source: str,
-        parameters: Mapping[str, Any],
-        resources: tuple[str, ...],
-        document: Document | None,
-        error: tuple[str, str] | None,
-        read_only: bool,
-        recipients: tuple[str, ...],
-    ) -> None:
-        """Write one event of KMS, once for each account of ``recipients``: the key's and the caller's."""
+    def record(self, call: Call, error: ServiceError | None = None) -> None:
+        """Write one event of KMS, once for each account that is concerned: the caller's and the keys'."""
+        caller = call.caller
+        account = caller.principal.account
+        recipients = sorted({account, *(key.owner for key in call.touched)})
         event: dict[str, Any] = {
             "eventVersion": "1.11",
             "userIdentity": None,
             "eventTime": self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
             "eventSource": "kms.amazonaws.com",
-            "eventName": name,
-            "awsRegion": region,
-            "sourceIPAddress": source,
+            "eventName": call.name,
+            "awsRegion": caller.arrival.region,
+            "sourceIPAddress": caller.arrival.source,
             "userAgent": "coattest simulator",
-            "requestParameters": parameters,
+            "requestParameters": _shown(call.parameters),
             "responseElements": None,
             "requestID": str(uuid.uuid4()),
             "eventID": str(uuid.uuid4()),
-            "readOnly": read_only,
+            "readOnly": call.name.startswith(READ_ONLY),
             "resources": [
-                {"accountId": arn.split(":")[4], "type": "AWS::KMS::Key", "ARN": arn} for arn in resources
+                {"accountId": key.owner, "type": "AWS::KMS::Key", "ARN": key.arn} for key in call.touched
             ],
             "eventType": "AwsApiCall",
             "managementEvent": True,
             "eventCategory": "Management",
         }
         if error is not None:
-            event["errorCode"], event["errorMessage"] = error
-        if document is not None:
-            event["additionalEventData"] = {"recipient": recipient_fields(document)}
+            code = "AccessDenied" if error.code == "AccessDeniedException" else error.code
+            event |= {"errorCode": code, "errorMessage": error.message}
+        if call.verified is not None:
+            event["additionalEventData"] = {"recipient": _recipient_fields(call.verified.document)}
         if len(recipients) > 1:
             event["sharedEventID"] = str(uuid.uuid4())
         with self._lock:
@@ -80,7 +76,7 @@ class Trail:
             self._file.flush()
 
 
-def recipient_fields(document: Document) -> dict[str, str]:
+def _recipient_fields(document: Document) -> dict[str, str]:
     """The fields that KMS records of an attestation document."""
     fields = {"attestationDocumentModuleId": document.module_id}
     if 0 in document.pcrs:
@@ -98,12 +94,10 @@ def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
     """
     principal = caller.principal
     if account != principal.account:
-        session = "" if caller.kind == "IAMUser" else f":{caller.name}"
-        unique_id = f"{principal.unique_id}{session}"
-        return {"type": "AWSAccount", "principalId": unique_id, "accountId": principal.account}
+        return {"type": "AWSAccount", "principalId": caller.user_id, "accountId": principal.account}
     identity: dict[str, Any] = {
         "type": caller.kind,
-        "principalId": principal.unique_id,
+        "principalId": caller.user_id,
         "arn": principal.arn,
         "accountId": principal.account,
         "accessKeyId": caller.access_key,
@@ -111,7 +105,6 @@ def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
     if caller.kind == "IAMUser":
         identity["userName"] = caller.name
     else:
-        identity["principalId"] = f"{principal.unique_id}:{caller.name}"
         identity["sessionContext"] = {
             "sessionIssuer": {
                 "type": "Role",
@@ -122,3 +115,11 @@ def _identity(caller: SignedCaller, account: str) -> dict[str, Any]:
             }
         }
     return identity
+
+
+def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What CloudTrail shows of the parameters: no plaintext, no ciphertext, no attestation document."""
+    hidden = {"CiphertextBlob", "Plaintext", "Recipient", "Message", "GrantTokens"}
+    return {
+        name[0].lower() + name[1:]: value for name, value in parameters.items() if name and name not in hidden
+    }

@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
-from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FOLDER, refuse_ignored
 from coattest.shell import err, needs_extra
 from coattest_local.aws import services
-from coattest_local.demo import cloud
-from coattest_local.demo.chain import ACCOUNTS
 from coattest_local.demo.example import check_places, make_example
 from coattest_parent.link.stop import Stop
 
 EXAMPLE = Path("coattest-example")
 """The example's folder, in the user's home, where no other is named."""
-
-
-def _checked(
-    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[str, ...]:
-    for value in values:
-        if not re.fullmatch(r"[^=]+=[0-9]{12}", value):
-            raise UsageError(f"{value!r} is not NAME=ID with 12 digits", where="--account")
-    return values
 
 
 @needs_extra("local")
@@ -49,11 +35,10 @@ def _checked(
     "--account",
     "accounts",
     multiple=True,
-    callback=_checked,
     metavar="NAME=ID",
     help="An account, with an id of 12 digits; repeatable.",
 )
-@click.option("--region", help="The region of the examples; every region answers.")
+@click.option("--region", default=services.REGION, help="The region of the examples; every region answers.")
 @click.option(
     "--example",
     is_flag=True,
@@ -72,7 +57,7 @@ def up_command(
     directory: Path | None,
     port: int,
     accounts: tuple[str, ...],
-    region: str | None,
+    region: str,
     example: bool,
     source: Path,
     as_json: bool,
@@ -81,22 +66,19 @@ def up_command(
 
     It is a simulator and protects nothing.
     """
+    for account in accounts:
+        services.parse_account(account)
     if example:
         refuse_ignored(("accounts", "region"), "with --example, which has its own")
         directory = (directory or Path.home() / EXAMPLE).absolute()
         check_places(directory, source)
     else:
         refuse_ignored(("source",), "without --example")
-    with (
-        Stop(last=True) as stop,
-        _folder(directory) as place,
-        services.start(
-            place / "aws" if example else place,
-            accounts=ACCOUNTS if example else accounts,
-            region=cloud.REGION if example else region,
-            port=port,
-        ) as running,
-    ):
+    with Stop(last=True) as stop, contextlib.ExitStack() as stack:
+        place = directory or Path(stack.enter_context(TemporaryDirectory(prefix="nitro-local-")))
+        folder = place / "aws" if example else place
+        started = services.start(folder, accounts=accounts, region=region, port=port)
+        running = stack.enter_context(started)
         files = make_example(running, place, source) if example else {}
         if as_json:
             emit_json(_document(running, files))
@@ -107,16 +89,6 @@ def up_command(
             else:
                 err().print("Ctrl-C ends it and deletes everything in it.")
         stop.wait()
-
-
-@contextlib.contextmanager
-def _folder(named: Path | None) -> Iterator[Path]:
-    """The folder that was named, or a temporary one."""
-    if named is not None:
-        yield named
-        return
-    with TemporaryDirectory(prefix="nitro-local-") as temporary:
-        yield Path(temporary)
 
 
 def _document(running: services.Services, files: dict[str, Path]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from coattest_local.aws.services import Services
 from coattest_local.demo.chain import PinnedTrust, World
 from coattest_local.demo.cloud import REGION, BuyerCloud, ServiceCloud
-from coattest_local.demo.stage import Stage, demo_failed
+from coattest_local.demo.stage import Party, Stage, demo_failed
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import load_manifest
@@ -48,6 +48,15 @@ class House:
     buyers: Mapping[str, BuyerCloud]
     enclave: str
 
+    @property
+    def service_party(self) -> Party:
+        """The service, with its administrator's credentials."""
+        return self.world.service.using(self.services.environment("service"))
+
+    def bidder(self, name: str) -> Party:
+        """A buyer, with its bidding user's credentials."""
+        return self.world.buyers[name].using(self.buyers[name].environment)
+
     def as_buyer(self, name: str) -> Aws:
         """A buyer's bidding user, in this process."""
         import boto3  # noqa: PLC0415 - an extra, which --help does without
@@ -72,11 +81,6 @@ class Auction:
 
     name: str
     manifest: Path
-
-
-def first(house: House) -> Auction:
-    """The auction that was opened."""
-    return Auction(FIRST, house.world.attestations.parent / f"{FIRST}.manifest.cbor")
 
 
 def manifest_of(auction: Auction) -> messages.Manifest:
@@ -117,17 +121,14 @@ def announce(house: House, name: str) -> Auction:
     return auction
 
 
-def place_bid(
-    house: House, auction: Auction, buyer: str, amounts: Sequence[int], out: str, *, upload: bool = True
-) -> None:
+def place_bid(house: House, auction: Auction, buyer: str, amounts: Sequence[int], out: str) -> None:
     """A buyer encrypts its bids under its own key and uploads them to its own bucket."""
-    party = house.world.buyers[buyer]
+    party = house.bidder(buyer)
     table = party.home / f"{out}.csv"
     table.write_text("lot,amount\n" + "".join(f"{lot},{n}\n" for lot, n in zip(LOTS, amounts, strict=True)))
     argv = bid_argv(house, auction, buyer, table.name, out)
-    extra = house.buyers[buyer].environment
-    shown = party.run(*argv, "--preview", extra=extra, quiet=True)
-    party.run(*argv, "--expect", shown["expect"], *(["--upload"] if upload else []), extra=extra)
+    shown = party.run(*argv, "--preview", quiet=True)
+    party.run(*argv, "--expect", shown["expect"], "--upload")
 
 
 def bid_argv(house: House, auction: Auction, buyer: str, table: str, out: str) -> tuple[str, ...]:
@@ -157,20 +158,9 @@ def seal_argv(house: House, auction: Auction, buyer: str, own_bid: str) -> tuple
 
 def seal_bids(house: House, auction: Auction, buyer: str, own_bid: str) -> None:
     """A buyer checks everything, and then records and signs exactly the seal that it was shown."""
-    party, argv = house.world.buyers[buyer], seal_argv(house, auction, buyer, own_bid)
-    extra = house.buyers[buyer].environment
-    shown = party.run(*argv, "--dry-run", extra=extra, quiet=True)
-    party.run(*argv, "--expect", shown["expect"], extra=extra)
-
-
-def seal_options(house: House, auction: Auction, names: Sequence[str] | None = None) -> list[str]:
-    """The ``--seal`` options of an auction, for all buyers unless told otherwise."""
-    return [
-        word
-        for name, party in house.world.buyers.items()
-        if names is None or name in names
-        for word in ("--seal", str(party.home / f"{auction.name}.seal"))
-    ]
+    party, argv = house.bidder(buyer), seal_argv(house, auction, buyer, own_bid)
+    shown = party.run(*argv, "--dry-run", quiet=True)
+    party.run(*argv, "--expect", shown["expect"])
 
 
 def open_argv(
@@ -181,9 +171,11 @@ def open_argv(
     enclave: str | None = None,
     sealed: Sequence[str] | None = None,
 ) -> tuple[str, ...]:
-    """The command with which the service has an auction opened."""
+    """The command with which the service has an auction opened, with the seals of all buyers or of some."""
+    seals = [house.world.buyers[name].home / f"{auction.name}.seal" for name in sealed or house.buyers]
     return (
-        "auction", "open", "--manifest", str(auction.manifest), *seal_options(house, auction, sealed),
+        "auction", "open", "--manifest", str(auction.manifest),
+        *(word for seal in seals for word in ("--seal", str(seal))),
         "--enclave", enclave or house.enclave, "--assume-role", house.service.role_arn, "--wait",
         "--out", out, *house.endpoint,
     )  # fmt: skip
@@ -200,12 +192,8 @@ def no_result(
 ) -> None:
     """Opening must fail with ``expected_code`` and leave no result behind."""
     out = "refused.cbor"
-    house.world.service.must_fail(
-        what,
-        *open_argv(house, auction, out, enclave=enclave, sealed=sealed),
-        expected_code=expected_code,
-        extra=house.services.environment("service"),
-    )
+    argv = open_argv(house, auction, out, enclave=enclave, sealed=sealed)
+    house.service_party.must_fail(what, *argv, expected_code=expected_code)
     if (house.world.service.home / out).exists():
         raise demo_failed(f"{what}: a result file was written all the same")
 
@@ -214,9 +202,7 @@ def open_and_verify(house: House, auction: Auction) -> Path:
     """The service opens; every buyer verifies the receipt; the winners must be the expected ones."""
     stage = house.world.stage
     name = f"{auction.name}.result.cbor"
-    opened = house.world.service.run(
-        *open_argv(house, auction, name), extra=house.services.environment("service")
-    )
+    opened = house.service_party.run(*open_argv(house, auction, name))
     result = house.world.service.home / name
     for party in house.world.buyers.values():
         verified = party.attempt(*receipt_argv(house, auction, result))
@@ -231,9 +217,7 @@ def open_and_verify(house: House, auction: Auction) -> Path:
 def open_again(house: House, auction: Auction, first: Path, enclave: str) -> None:
     """Another enclave opens the same seals: the result must be the same, byte for byte."""
     name = f"{auction.name}.again.cbor"
-    house.world.service.run(
-        *open_argv(house, auction, name, enclave=enclave), extra=house.services.environment("service")
-    )
+    house.service_party.run(*open_argv(house, auction, name, enclave=enclave))
     one, two = (
         messages.ResultFile.decode(path.read_bytes()).result for path in (first, first.with_name(name))
     )

@@ -15,7 +15,6 @@ from coattest_local.demo.sources import copy_source
 from coattest_local.demo.stage import Party, Stage, demo_failed
 
 BUYERS = ("buyer-1", "buyer-2")
-ACCOUNTS = ("service=111122223333", "buyer-1=222233334444", "buyer-2=333344445555")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,14 +202,13 @@ def put_buyer_policy(
 ) -> None:
     """``verify policy apply`` by the key's owner."""
     administrator, break_glass = owned.administrators
-    buyer.run(
+    buyer.using(services.environment(buyer.name)).run(
         "verify", "policy", "apply", owned.key_arn, *trust.arguments, "--member", buyer.name,
         "--account", owned.account,
         "--parent-role", parent_role, "--administrator", administrator, "--break-glass", break_glass,
         "--encrypter", owned.encrypter, "--seal-key", "auction.key.pub",
         "--simulator", "--endpoint-url", services.endpoint,
         "--region", cloud.REGION, "--save-previous", "policies",
-        extra=services.environment(buyer.name),
     )  # fmt: skip
 
 

@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from coattest_local.aws import services as local_services
 from coattest_local.aws.services import Services
 from coattest_verify.keypolicy.snippets import put_once_statements
 
-REGION = "eu-central-1"
+REGION = local_services.REGION
 PARENT_ROLE = "coattest-parent"
 BIDDER = "bidder"
 BREAK_GLASS = "break-glass"
@@ -43,25 +44,22 @@ class ServiceCloud:
 
 
 def make_service(services: Services, buyers: tuple[str, ...]) -> ServiceCloud:
-    """Create the parent's role; its own policy allows what the buyers' policies must allow too."""
+    """Create the buyers' users, and the parent's role: its own policy allows what theirs must allow too."""
     owner = services.accounts["service"]
     iam = services.client("iam", "service")
     for name in buyers:  # a bucket policy names users of other accounts, so all of them come first
-        make_users(services, name)
-    trust = _statement({"AWS": f"arn:aws:iam::{owner.account}:user/admin"}, "sts:AssumeRole", None)
-    role = iam.create_role(RoleName=PARENT_ROLE, AssumeRolePolicyDocument=_policy(trust))["Role"]
+        users = services.client("iam", name)
+        for user in (BIDDER, BREAK_GLASS):  # who encrypts, and who is there when the administrator is not
+            users.create_user(UserName=user)
+    trust = statement_of({"AWS": f"arn:aws:iam::{owner.account}:user/admin"}, "sts:AssumeRole", None)
+    role = iam.create_role(RoleName=PARENT_ROLE, AssumeRolePolicyDocument=access_policy(trust))["Role"]
     keys = [f"arn:aws:kms:{REGION}:{services.accounts[name].account}:key/*" for name in buyers]
     objects = [f"arn:aws:s3:::{_bucket(services, name)}/*" for name in buyers]
-    rights = _policy(_statement(None, "kms:Decrypt", keys), _statement(None, "s3:GetObject", objects))
+    rights = access_policy(
+        statement_of(None, "kms:Decrypt", keys), statement_of(None, "s3:GetObject", objects)
+    )
     iam.put_role_policy(RoleName=PARENT_ROLE, PolicyName="carry-and-decrypt", PolicyDocument=rights)
     return ServiceCloud(owner.account, role["Arn"])
-
-
-def make_users(services: Services, name: str) -> None:
-    """Create a buyer's users: who encrypts, and who is there when the administrator is not."""
-    iam = services.client("iam", name)
-    for user in (BIDDER, BREAK_GLASS):
-        iam.create_user(UserName=user)
 
 
 def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
@@ -85,18 +83,18 @@ def make_buyer(services: Services, name: str, parent_role: str) -> BuyerCloud:
     objects = f"arn:aws:s3:::{bucket}/{PREFIX}*"
     s3.put_bucket_policy(
         Bucket=bucket,
-        Policy=_policy(
-            _statement({"AWS": sorted(readers)}, "s3:GetObject", [objects]),
-            _statement({"AWS": sorted(readers)}, "s3:ListBucket", [f"arn:aws:s3:::{bucket}"]),
+        Policy=access_policy(
+            statement_of({"AWS": sorted(readers)}, "s3:GetObject", [objects]),
+            statement_of({"AWS": sorted(readers)}, "s3:ListBucket", [f"arn:aws:s3:::{bucket}"]),
             *put_once_statements([bidder], objects),
         ),
     )
     key = kms.create_key(Description="bids")["KeyMetadata"]
     # No wider than what it does: encrypt under its own key, put at its own place, read what others sealed.
-    rights = _policy(
-        _statement(None, "kms:Encrypt", [key["Arn"]]),
-        _statement(None, "s3:PutObject", [objects]),
-        _statement(None, ["s3:GetObject", "s3:ListBucket"], _places(services)),
+    rights = access_policy(
+        statement_of(None, "kms:Encrypt", [key["Arn"]]),
+        statement_of(None, "s3:PutObject", [objects]),
+        statement_of(None, ["s3:GetObject", "s3:ListBucket"], _places(services)),
     )
     iam.put_user_policy(UserName=BIDDER, PolicyName="bid", PolicyDocument=rights)
     environment = services.environment(name) | {
@@ -116,10 +114,12 @@ def _places(services: Services) -> list[str]:
     return [arn for name in buckets for arn in (f"arn:aws:s3:::{name}", f"arn:aws:s3:::{name}/{PREFIX}*")]
 
 
-def _policy(*statements: dict[str, Any]) -> str:
+def access_policy(*statements: dict[str, Any]) -> str:
+    """A policy of these statements, as text."""
     return json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
 
 
-def _statement(principal: Any, action: Any, resource: Any) -> dict[str, Any]:
-    statement = {"Effect": "Allow", "Principal": principal, "Action": action, "Resource": resource}
+def statement_of(principal: Any, action: Any, resource: Any, effect: str = "Allow") -> dict[str, Any]:
+    """A statement; of another policy than a resource's it has no principal, of a role's no resource."""
+    statement = {"Effect": effect, "Principal": principal, "Action": action, "Resource": resource}
     return {name: value for name, value in statement.items() if value is not None}

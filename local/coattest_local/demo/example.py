@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -120,15 +119,9 @@ def _make_results(services: Services) -> None:
     services.client("s3", SERVICE).create_bucket(
         Bucket=RESULTS, CreateBucketConfiguration={"LocationConstraint": cloud.REGION}
     )
-    rights = {
-        "Effect": "Allow",
-        "Action": ["s3:PutObject", "s3:GetObject"],
-        "Resource": f"arn:aws:s3:::{RESULTS}/*",
-    }
+    rights = cloud.statement_of(None, ["s3:PutObject", "s3:GetObject"], f"arn:aws:s3:::{RESULTS}/*")
     services.client("iam", SERVICE).put_role_policy(
-        RoleName=cloud.PARENT_ROLE,
-        PolicyName="results",
-        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [rights]}),
+        RoleName=cloud.PARENT_ROLE, PolicyName="results", PolicyDocument=cloud.access_policy(rights)
     )
 
 

@@ -11,7 +11,7 @@ from coattest_local.aws import services as local_services
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain, cloud, refusals
 from coattest_local.demo.auction import House
-from coattest_local.demo.chain import ACCOUNTS, BUYERS, DemoOptions
+from coattest_local.demo.chain import BUYERS, DemoOptions
 from coattest_local.demo.stage import Stage, demo_failed
 
 
@@ -37,9 +37,7 @@ def _play(stage: Stage, options: DemoOptions) -> None:
     world = chain.set_the_stage(stage, options)
     chain.publish_claim(world)
     trust = chain.found_the_quorum(world)
-    with local_services.start(
-        options.directory / "aws", accounts=ACCOUNTS, region=cloud.REGION, quiet=True
-    ) as services:
+    with local_services.start(options.directory / "aws", quiet=True) as services:
         service = cloud.make_service(services, BUYERS)
         chain.refuse_without_a_decision(world, trust, service)
         stage.refusals = 0  # those that are counted come after the auction

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from coattest_local.demo import auction as auctions
 from coattest_local.demo import chain
 from coattest_local.demo.auction import AMOUNTS, Auction, House
-from coattest_local.demo.cloud import INSTANCE_ID, REGION
+from coattest_local.demo.cloud import INSTANCE_ID, REGION, access_policy, statement_of
 from coattest_local.demo.sources import claim_to_be, copy_source
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.link.aws import parse_s3_uri
@@ -38,7 +37,7 @@ def all_of_them(house: House, auction: Auction, result: Path) -> None:
     second_seal(house, auction)
     missing_rights(house, auction)
     liveness_as_receipt(house, auction, result)
-    sealed_by_the_service(house)
+    sealed_by_the_service(house, auction)
 
 
 def changed_image(house: House, auction: Auction) -> None:
@@ -76,11 +75,10 @@ def replayed_bid(house: House, auction: Auction) -> None:
     old = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
     buyer = messages.named_buyer(auctions.manifest_of(second), "buyer-1")
     upload_bid(house.as_buyer("buyer-1"), buyer, auctions.manifest_of(second).digest, old.read_bytes())
-    house.world.buyers["buyer-1"].must_fail(
+    house.bidder("buyer-1").must_fail(
         "a bid from another auction",
         *auctions.seal_argv(house, second, "buyer-1", old.name),
         expected_code="wrong-manifest",
-        extra=house.buyers["buyer-1"].environment,
     )
 
 
@@ -104,12 +102,11 @@ def second_seal(house: House, auction: Auction) -> None:
     own = house.world.buyers["buyer-1"].home / f"{auction.name}.cose"
     digests = {"buyer-1": hashlib.sha384(own.read_bytes()).hexdigest(), "buyer-2": "ab" * 48}
     given = [word for name, digest in digests.items() for word in ("--bid-digest", f"{name}={digest}")]
-    house.world.buyers["buyer-1"].must_fail(
+    house.bidder("buyer-1").must_fail(
         "a second seal",
         *auctions.seal_argv(house, auction, "buyer-1", own.name),
         *given,
         expected_code="already-sealed",
-        extra=house.buyers["buyer-1"].environment,
     )
 
 
@@ -118,7 +115,8 @@ def missing_rights(house: House, auction: Auction) -> None:
     house.world.stage.step("Refusal 6: the parent has no rights on buyer-2's key")
     other = f"arn:aws:iam::{house.service.account}:role/somebody-else"
     services, buyer = house.services, house.world.buyers["buyer-2"]
-    services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=_NOBODY)
+    nobody = access_policy(statement_of({"AWS": "*"}, "sts:AssumeRole", None, "Deny"))
+    services.client("iam", "service").create_role(RoleName="somebody-else", AssumeRolePolicyDocument=nobody)
     owned = house.buyers["buyer-2"]
     chain.put_buyer_policy(house.trust, services, buyer, owned, parent_role=other)
     auctions.no_result(house, "an auction without rights on one key", auction, expected_code="kms-denied")
@@ -156,7 +154,7 @@ def running(house: House, image: Path, *options: str) -> Iterator[str]:
         service.attempt("nitro-local", "terminate-enclave", "--directory", directory, quiet=True)
 
 
-def sealed_by_the_service(house: House) -> None:
+def sealed_by_the_service(house: House, auction: Auction) -> None:
     """With its own seal keys under the buyers' names, the service gets neither a bid nor a bid's key."""
     stage, world = house.world.stage, house.world
     stage.step("Refusal 8: the service seals in the buyers' names")
@@ -172,17 +170,16 @@ def sealed_by_the_service(house: House) -> None:
     )
     honest.manifest.write_bytes(evil.encode())
     for name in world.buyers:
-        world.buyers[name].must_fail(
+        house.bidder(name).must_fail(
             f"{name}'s bid under a seal key of the service",
             *auctions.bid_argv(house, honest, name, f"{auctions.FIRST}.cose.csv", "autumn.cose"),
             expected_code="wrong-auction-key",
-            extra=house.buyers[name].environment,
         )
         stage.refusals -= 1  # these and the enclave's are one
     stage.say(
         "even had both bid without looking: their own keys' policies and their bids name their own seals"
     )
-    image, digests = auctions.sealed_image(house, auctions.first(house)), {}
+    image, digests = auctions.sealed_image(house, auction), {}
     for name, amounts in AMOUNTS.items():
         aws, bidder = house.as_buyer(name), messages.named_buyer(evil, name)
         own = Own(name, load_own_key(world.buyers[name].home / "auction.key.pub"), bidder.kms, bidder.bids)
@@ -206,11 +203,3 @@ def _overwrite(house: House, auction: Auction, buyer: str, sealed: bytes, conten
     owner.delete_bucket_policy(Bucket=bucket)
     owner.put_object(Bucket=bucket, Key=key, Body=content)
     owner.put_bucket_policy(Bucket=bucket, Policy=policy)
-
-
-_NOBODY = json.dumps(
-    {
-        "Version": "2012-10-17",
-        "Statement": [{"Effect": "Deny", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}],
-    }
-)

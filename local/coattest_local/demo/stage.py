@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +97,11 @@ class Party:
     umask: int = 0o022
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def attempt(
-        self,
-        *argv: str | Path,
-        extra: Mapping[str, str] | None = None,
-        quiet: bool = False,
-        long: bool = False,
-    ) -> CommandResult:
+    def using(self, environment: Mapping[str, str]) -> Party:
+        """The party with more variables: somebody's AWS credentials."""
+        return replace(self, environment={**self.environment, **environment})
+
+    def attempt(self, *argv: str | Path, quiet: bool = False, long: bool = False) -> CommandResult:
         """Run one of our commands with ``--json`` as this party and return how it ended.
 
         A ``long`` command's progress and errors go to the audience as they come.
@@ -114,7 +112,7 @@ class Party:
         done = run_program(
             python_program("coattest.command:main", *words, "--json"),
             folder=self.home,
-            environment=self._environment(extra or {}),
+            environment=self._environment(),
             limits=ProgramLimits(seconds=COMMAND_SECONDS),
             leaves_service=True,
             show_errors=long,
@@ -134,16 +132,9 @@ class Party:
             raise step_failed(done, where=f"{self.name}: {argv[0]} {argv[1]}")
         return done.document
 
-    def must_fail(
-        self,
-        what: str,
-        *argv: str | Path,
-        expected_code: str,
-        exit_code: int = 1,
-        extra: Mapping[str, str] | None = None,
-    ) -> None:
+    def must_fail(self, what: str, *argv: str | Path, expected_code: str, exit_code: int = 1) -> None:
         """Run a command that must be refused with this exit code and name ``expected_code``."""
-        done = self.attempt(*argv, extra=extra)
+        done = self.attempt(*argv)
         if done.code == EnvironmentFailure.exit_code != exit_code:
             raise step_failed(done, where=f"{self.name}: {argv[0]} {argv[1]}")
         if done.code != exit_code:
@@ -154,7 +145,7 @@ class Party:
             raise demo_failed(f"{what} was refused with another code: {done.errors[-600:]}", where=self.name)
         self.stage.refused(what, _why(done, expected_code))
 
-    def _environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+    def _environment(self) -> dict[str, str]:
         own = {
             "HOME": str(self.home),
             "COATTEST_CACHE": str(cache_folder().resolve()),
@@ -167,7 +158,7 @@ class Party:
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
-        return program_environment(INHERITED, {**own, **self.environment, **extra})
+        return program_environment(INHERITED, {**own, **self.environment})
 
 
 def demo_failed(what: str, *, where: str | None = None) -> FoundFalse:

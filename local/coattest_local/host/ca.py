@@ -5,7 +5,7 @@ secret, and everybody gets the same certificates:
 
 * the TLS authority, which the ``local`` profile of the enclave trusts for KMS (enclave/profiles/local-ca.pem
   is its certificate, measured into the local image, and a test derives it again);
-* the simulator's Nitro root, below which ``NitroAuthority`` issues chains like those of AWS.
+* the simulator's Nitro root, below which ``issue_chain`` makes chains like those of AWS.
 
 Form and life times of AWS's chain are taken from real documents of 2021 to 2026 (root, regional 20 days,
 zonal 6 days, instance 24 hours, leaf 3 hours; path lengths none, 2, 1, 0; P-384 with SHA-384 throughout).
@@ -53,6 +53,7 @@ REGIONAL_LIFE = timedelta(days=20)
 ZONAL_LIFE = timedelta(days=6)
 INSTANCE_LIFE = timedelta(hours=24)
 LEAF_LIFE = timedelta(hours=3)
+RENEW_BEFORE = timedelta(hours=1)
 
 
 @functools.cache
@@ -75,13 +76,13 @@ def tls_ca_pem() -> bytes:
     return tls_ca()[0].public_bytes(serialization.Encoding.PEM)
 
 
-def issue_server_certificate(names: Sequence[str], *, now: datetime | None = None) -> tuple[bytes, bytes]:
-    """A server certificate for DNS names (wildcards too) and IP addresses, valid 30 days from ``now``.
+def issue_server_certificate(names: Sequence[str]) -> tuple[bytes, bytes]:
+    """A server certificate for DNS names (wildcards too) and IP addresses, valid 30 days from now.
 
     Returns (certificate, key), both PEM; the key is a fresh P-256 key in PKCS#8, unencrypted.
     """
     authority, authority_key = tls_ca()
-    moment = now or datetime.now(timezone.utc)
+    moment = datetime.now(timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
     starts, ends = max(moment - BACKDATED, NOT_BEFORE), min(moment + SERVER_LIFE, NOT_AFTER)
     certificate = (
@@ -119,42 +120,46 @@ class IssuedChain:
     not_after: datetime
 
 
-class NitroAuthority:
-    """Issues attestation chains below the simulator's root, as AWS does below its own."""
-
-    def __init__(self, region: str = "eu-central-1") -> None:
-        self.region = region
-
-    def issue(self, *, instance_id: str, module_id: str, now: datetime) -> IssuedChain:
-        """A fresh chain for one enclave, each certificate but the root valid from a minute before ``now``."""
-        root, root_key = nitro_root()
-        suffix = f"{self.region}.coattest.nitro-enclaves SIMULATOR"
-        certificates, issuer, issuer_key = [root], root, root_key
-        for label, life, path_length in (
-            (f"{secrets.token_hex(8)}.{suffix}", REGIONAL_LIFE, 2),
-            (f"{secrets.token_hex(8)}.zonal.{suffix}", ZONAL_LIFE, 1),
-            (f"{instance_id}.{suffix}", INSTANCE_LIFE, 0),
-        ):
-            key = ec.generate_private_key(ec.SECP384R1())
-            public = key.public_key()
-            builder = _builder(_name(label), issuer.subject, public, now - BACKDATED, now + life)
-            builder = _as_authority(builder, public, path_length)
-            builder = builder.add_extension(_authority_identifier(issuer), critical=False)
-            issuer = builder.sign(issuer_key, hashes.SHA384())
-            certificates.append(issuer)
-            issuer_key = key
+def issue_chain(module_id: str, now: datetime) -> IssuedChain:
+    """A fresh chain for one enclave below the simulator's root, as AWS issues them below its own: each
+    certificate but the root is valid from a minute before ``now``.
+    """
+    root, root_key = nitro_root()
+    suffix = "eu-central-1.coattest.nitro-enclaves SIMULATOR"
+    instance_id = module_id.rpartition("-enc")[0] or module_id
+    certificates, issuer, issuer_key = [root], root, root_key
+    for label, life, path_length in (
+        (f"{secrets.token_hex(8)}.{suffix}", REGIONAL_LIFE, 2),
+        (f"{secrets.token_hex(8)}.zonal.{suffix}", ZONAL_LIFE, 1),
+        (f"{instance_id}.{suffix}", INSTANCE_LIFE, 0),
+    ):
         key = ec.generate_private_key(ec.SECP384R1())
-        # As on Nitro: no key identifiers in the leaf, and its key usage is not critical.
-        subject = _name(f"{module_id}.{suffix}")
-        leaf = (
-            _builder(subject, issuer.subject, key.public_key(), now - BACKDATED, now + LEAF_LIFE)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signatures=True), critical=False)
-            .sign(issuer_key, hashes.SHA384())
-        )
-        der = serialization.Encoding.DER
-        bundle = tuple(certificate.public_bytes(der) for certificate in certificates)
-        return IssuedChain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
+        public = key.public_key()
+        builder = _builder(_name(label), issuer.subject, public, now - BACKDATED, now + life)
+        builder = _as_authority(builder, public, path_length)
+        builder = builder.add_extension(_authority_identifier(issuer), critical=False)
+        issuer = builder.sign(issuer_key, hashes.SHA384())
+        certificates.append(issuer)
+        issuer_key = key
+    key = ec.generate_private_key(ec.SECP384R1())
+    # As on Nitro: no key identifiers in the leaf, and its key usage is not critical.
+    subject = _name(f"{module_id}.{suffix}")
+    leaf = (
+        _builder(subject, issuer.subject, key.public_key(), now - BACKDATED, now + LEAF_LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signatures=True), critical=False)
+        .sign(issuer_key, hashes.SHA384())
+    )
+    der = serialization.Encoding.DER
+    bundle = tuple(certificate.public_bytes(der) for certificate in certificates)
+    return IssuedChain(key, leaf.public_bytes(der), bundle, leaf.not_valid_after_utc)
+
+
+def current_chain(chain: IssuedChain | None, module_id: str, now: datetime) -> IssuedChain:
+    """The enclave's chain, or a fresh one where there is none or it ends soon."""
+    if chain is not None and chain.not_after - now >= RENEW_BEFORE:
+        return chain
+    return issue_chain(module_id, now)
 
 
 def _builder(  # noqa: PLR0917 - in the order of a certificate's fields

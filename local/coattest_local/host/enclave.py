@@ -32,10 +32,10 @@ from coattest_build import sandbox
 from coattest_build.containers.own.plan import DEFAULT_PATH, MAX_PLAN, RunPlan, decode_plan
 from coattest_build.formats import eif, extract
 from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.lacking import config_of, kernel_profile, lacks_of
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
+from coattest_parent.link.channels import ENCLAVE_PORT, PROXY_PORT, UNIX_PATH_MAX
 from coattest_parent.link.stop import Stop
 
 if TYPE_CHECKING:
@@ -46,11 +46,7 @@ WARNING = (
     "of its attestation root is published. It is for trying the chain on one machine."
 )
 
-ENCLAVE_PORT = 5005
-PROXY_PORT = 8000
 INSIDE = "/run/coattest"
-# unix(7): sun_path has 108 bytes with its final zero.
-SOCKET_PATH_MAX = 107
 CONSOLE_MAX = 16 * 1024 * 1024
 CONSOLE_TAIL = 8192
 """Bytes at a console's end in which its last lines are looked for."""
@@ -300,12 +296,7 @@ def _nsm(
     pcrs = boot_pcrs(
         image, pcr3=bytes.fromhex(pcr3(role_arn)), pcr4=bytes.fromhex(pcr4(instance_id)), debug=debug
     )
-    authority = NitroAuthority()
-    return SimulatedNsm(
-        module_id=module_id,
-        pcrs=pcrs,
-        issue=lambda now: authority.issue(instance_id=instance_id, module_id=module_id, now=now),
-    )
+    return SimulatedNsm(module_id=module_id, pcrs=pcrs)
 
 
 def _not_runnable(what: str, image: Path | None = None) -> FoundFalse:
@@ -321,7 +312,7 @@ def registers(measurements: ImageMeasurements) -> dict[int, str]:
 def socket_directory(directory: Path) -> Path:
     """A private directory whose sockets have paths short enough for the kernel."""
     run = Path(tempfile.mkdtemp(prefix="run-", dir=directory)).resolve()
-    if len(os.fsencode(run / f"out_{PROXY_PORT}.sock")) <= SOCKET_PATH_MAX:
+    if len(os.fsencode(run / f"out_{PROXY_PORT}.sock")) <= UNIX_PATH_MAX:
         return run
     run.rmdir()
     return Path(tempfile.mkdtemp(prefix="coattest-")).resolve()

@@ -12,8 +12,8 @@ import hashlib
 import io
 import secrets
 import threading
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import cbor2
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from coattest_local.host.ca import IssuedChain
+from coattest_local.host.ca import IssuedChain, current_chain
 
 # drivers/misc/nsm.c: the buffers of /dev/nsm.
 REQUEST_MAX = 0x1000
@@ -37,9 +37,6 @@ VERSION = (1, 0, 0)
 
 PROTECTED_ES384 = bytes.fromhex("a1013822")  # {1: -35}, RFC 9053 section 2.1
 MEASURED_BY_IMAGE = (0, 1, 2, 8)
-RENEW_BEFORE = timedelta(hours=1)
-
-Issuer = Callable[[datetime], IssuedChain]
 
 
 class _Refused(Exception):
@@ -64,11 +61,10 @@ def boot_pcrs(
 class SimulatedNsm:
     """The module of one enclave. ``respond`` is pure but for its registers, randomness and signatures."""
 
-    def __init__(self, *, module_id: str, pcrs: Mapping[int, bytes], issue: Issuer) -> None:
+    def __init__(self, *, module_id: str, pcrs: Mapping[int, bytes]) -> None:
         self.module_id = module_id
         self._pcrs = {index: pcrs.get(index, bytes(PCR_SIZE)) for index in range(PCR_COUNT)}
         self._locked = set(range(BOOT_PCRS))
-        self._issue = issue
         self._chain: IssuedChain | None = None
         self._lock = threading.Lock()
 
@@ -136,8 +132,7 @@ class SimulatedNsm:
 
     def _document(self, arguments: Mapping[str, Any], now: datetime) -> bytes:
         fields = {name: _field(arguments.get(name)) for name in ("public_key", "user_data", "nonce")}
-        if self._chain is None or self._chain.not_after - now < RENEW_BEFORE:
-            self._chain = self._issue(now)
+        self._chain = current_chain(self._chain, self.module_id, now)
         payload = document_payload(
             module_id=self.module_id,
             timestamp=int(now.timestamp() * 1000),

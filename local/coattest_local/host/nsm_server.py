@@ -28,26 +28,11 @@ class NsmServer:
         self.close = UnixServer(path, self._answer, seconds=IDLE_SECONDS, connections=CONNECTIONS_MAX).close
 
     def _answer(self, connection: socket.socket) -> None:
-        while (request := _read(connection)) is not None:
-            response = self._nsm.respond(request, now=self._clock())
-            connection.sendall(struct.pack(">I", len(response)) + response)
-
-
-def _read(connection: socket.socket) -> bytes | None:
-    """One request; None at the end of the stream, or when it is longer than the device allows."""
-    header = _exactly(connection, 4)
-    if header is None:
-        return None
-    (length,) = struct.unpack(">I", header)
-    # One byte more than the device's buffer reaches the module, which answers InputTooLarge.
-    return _exactly(connection, length) if length <= REQUEST_MAX + 1 else None
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        chunk = connection.recv(size - len(data))
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
+        with connection.makefile("rb") as stream:
+            while len(header := stream.read(4)) == 4:
+                (length,) = struct.unpack(">I", header)
+                # One byte more than the device's buffer reaches the module, which answers InputTooLarge.
+                if length > REQUEST_MAX + 1 or len(request := stream.read(length)) < length:
+                    return
+                response = self._nsm.respond(request, now=self._clock())
+                connection.sendall(struct.pack(">I", len(response)) + response)

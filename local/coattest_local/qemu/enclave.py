@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -25,8 +24,6 @@ from coattest.programs.environment import program_environment
 from coattest.programs.start import start_program
 from coattest_build.formats.measure import measure
 from coattest_local.host.enclave import (
-    ENCLAVE_PORT,
-    PROXY_PORT,
     RunningEnclave,
     check_identity,
     console_tail,
@@ -36,7 +33,14 @@ from coattest_local.host.enclave import (
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
 from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuTools
-from coattest_parent.link.channels import Unix
+from coattest_parent.link.channels import (
+    ENCLAVE_PORT,
+    PROXY_PORT,
+    ChannelFailure,
+    Hybrid,
+    Unix,
+    connect_to,
+)
 from coattest_parent.link.proxy import ConnectProxy
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -248,11 +252,8 @@ def _await_path(path: Path, process: subprocess.Popen[bytes], log: Path) -> None
 def _await_port(hybrid: Path, port: int, check: Callable[[], None]) -> None:
     """Return when the guest accepts a connection on ``port``; ``check`` raises when it never will."""
     while True:
-        with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.settimeout(POLL_SECONDS * 50)
-            probe.connect(str(hybrid))
-            probe.sendall(b"CONNECT %d\n" % port)
-            if probe.recv(3) == b"OK ":
-                return
+        with contextlib.suppress(ChannelFailure):
+            connect_to(Hybrid(hybrid, port), POLL_SECONDS * 50).close()
+            return
         check()
         time.sleep(POLL_SECONDS)

@@ -18,8 +18,8 @@ import cbor2
 
 from coattest.errors import CoattestError, FoundFalse
 from coattest.shell import utc_now
-from coattest_local.host.ca import IssuedChain, NitroAuthority
-from coattest_local.host.nsm import RENEW_BEFORE, document_payload, sign_document
+from coattest_local.host.ca import IssuedChain, current_chain
+from coattest_local.host.nsm import document_payload, sign_document
 from coattest_local.host.unix_server import UnixServer
 from coattest_local.qemu.boot import DOCUMENT_MAX, open_document
 
@@ -33,7 +33,6 @@ class DocumentSigner:
 
     def __init__(self, path: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._clock = clock
-        self._authority = NitroAuthority()
         self._chain: IssuedChain | None = None
         # One after another: QEMU has one NSM, and waits for it.
         self.close = UnixServer(path, self._answer, seconds=READ_SECONDS).close
@@ -44,9 +43,7 @@ class DocumentSigner:
         module_id = payload.get("module_id")
         if not isinstance(module_id, str) or not isinstance(payload.get("pcrs"), dict):
             raise FoundFalse("the document lacks its module id or registers", code="wrong-document")
-        if self._chain is None or self._chain.not_after - now < RENEW_BEFORE:
-            instance_id = module_id.rpartition("-enc")[0] or module_id
-            self._chain = self._authority.issue(instance_id=instance_id, module_id=module_id, now=now)
+        self._chain = current_chain(self._chain, module_id, now)
         fields: dict[str, Any] = {name: payload.get(name) for name in ("public_key", "user_data", "nonce")}
         signed = document_payload(
             module_id=module_id,

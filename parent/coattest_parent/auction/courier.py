@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from coattest.aws import FORBIDDEN, AwsFailure, aws_errors
 from coattest.errors import FoundFalse
@@ -37,57 +36,46 @@ LOCAL_KMS = "kms.{region}.coattest.test"
 _BID_NAME = re.compile(r"[0-9a-f]{96}\.cose")
 
 
-class BidSource(Protocol):
-    """A source of bid files."""
-
-    def part(self, buyer: messages.Buyer) -> BidUpload:
-        """Size and content of a buyer's bid file; the content is read while it is consumed."""
-        ...
+BidSource = Callable[[messages.Buyer], BidUpload]
+"""Gives a buyer's bid file; its content is read while it is consumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class S3Bids:
-    """The bid files with these digests (by buyer) for the manifest with that digest, at their place in S3."""
+def bid_in_s3(aws: Aws, buyer: messages.Buyer, manifest: bytes, digest: bytes) -> BidUpload:
+    """The buyer's bid file with that digest, for the manifest with that digest: the object at its place as it
+    is now; if it changes while it is read, reading fails.
 
-    aws: Aws
-    manifest: bytes
-    digests: Mapping[str, bytes]
-
-    def part(self, buyer: messages.Buyer) -> BidUpload:
-        """The object of the buyer's bid file as it is now; if it changes while it is read, reading fails.
-
-        Raises FoundFalse (``missing-bid``) and AwsFailure: ``unreadable-bid`` where S3 says only that it may
-        not be read, which it also says of a missing one to who may not list (S3 API Reference, "HeadObject").
-        """
-        uri = bid_uri(buyer, self.manifest, self.digests[buyer.name])
-        bucket, key = parse_s3_uri(uri)
-        client = self.aws.s3(region_of(buyer.kms))
-        with aws_errors(uri):
-            try:
-                head = client.head_object(Bucket=bucket, Key=key)
-            except client.exceptions.ClientError as error:
-                code = error.response.get("Error", {}).get("Code")
-                if code in ("404", "NoSuchKey", "NoSuchBucket"):
-                    raise FoundFalse(
-                        f"no bid file of {buyer.name!r} with this digest",
-                        where=uri,
-                        hint="its maker uploads it with auction bid --upload",
-                        code="missing-bid",
-                    ) from None
-                if code in FORBIDDEN:
-                    raise AwsFailure(
-                        f"the bid file of {buyer.name!r} is not there or may not be read: {code}",
-                        where=uri,
-                        hint="that buyer uploads the file that it sealed, or lets the parent's role read it; "
-                        "a wrong clock or wrong credentials here are refused so too",
-                        code="unreadable-bid",
-                        service_code=code,
-                    ) from None
-                raise
-        size, etag = head.get("ContentLength"), head.get("ETag")
-        if not isinstance(size, int) or size < 0 or not etag:
-            raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
-        return BidUpload(buyer.name, size, _object(client, bucket, key, etag, size))
+    Raises FoundFalse (``missing-bid``) and AwsFailure: ``unreadable-bid`` where S3 says only that it may
+    not be read, which it also says of a missing one to who may not list (S3 API Reference, "HeadObject").
+    """
+    uri = bid_uri(buyer, manifest, digest)
+    bucket, key = parse_s3_uri(uri)
+    client = aws.s3(region_of(buyer.kms))
+    with aws_errors(uri):
+        try:
+            head = client.head_object(Bucket=bucket, Key=key)
+        except client.exceptions.ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code in ("404", "NoSuchKey", "NoSuchBucket"):
+                raise FoundFalse(
+                    f"no bid file of {buyer.name!r} with this digest",
+                    where=uri,
+                    hint="its maker uploads it with auction bid --upload",
+                    code="missing-bid",
+                ) from None
+            if code in FORBIDDEN:
+                raise AwsFailure(
+                    f"the bid file of {buyer.name!r} is not there or may not be read: {code}",
+                    where=uri,
+                    hint="that buyer uploads the file that it sealed, or lets the parent's role read it; "
+                    "a wrong clock or wrong credentials here are refused so too",
+                    code="unreadable-bid",
+                    service_code=code,
+                ) from None
+            raise
+    size, etag = head.get("ContentLength"), head.get("ETag")
+    if not isinstance(size, int) or size < 0 or not etag:
+        raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
+    return BidUpload(buyer.name, size, _object(client, bucket, key, etag, size))
 
 
 def _object(client: S3Client, bucket: str, key: str, etag: str, size: int) -> Iterator[bytes]:
@@ -119,10 +107,9 @@ def bid_digests(
     for buyer in manifest.buyers:
         if buyer.name not in found:
             found[buyer.name] = _only_bid(manifest, buyer, aws)
-    source = S3Bids(aws, manifest.digest, found)
     most = cose.ENCRYPT0_OVERHEAD + messages.AMOUNT_SIZE * len(manifest.lots)
     for buyer in manifest.buyers:
-        part = source.part(buyer)
+        part = bid_in_s3(aws, buyer, manifest.digest, found[buyer.name])
         uri = bid_uri(buyer, manifest.digest, found[buyer.name])
         if part.size > most:
             raise FoundFalse(
@@ -204,7 +191,7 @@ def open_in_enclave(
     give only one result.
     """
     # Before connecting, because the enclave does not wait long for a slow bucket.
-    parts = [source.part(buyer) for buyer in manifest.buyers]
+    parts = [source(buyer) for buyer in manifest.buyers]
     tunnels = ConnectProxy(proxy, allow, telemetry) if proxy else contextlib.nullcontext()
     with tunnels, EnclaveClient(enclave) as client:
         data, receipt = client.open(manifest.encode(), parts, seals, credentials, progress)

@@ -8,7 +8,6 @@ and an auction that has a result is not opened again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,29 +23,15 @@ from coattest_parent.auction.publish import (
     store_result,
     stored_result,
 )
-from coattest_parent.auction.steps import open_sealed, time_left
-from coattest_parent.link.aws import Aws, region_of
+from coattest_parent.auction.steps import Way, open_sealed, time_left
+from coattest_parent.link.aws import region_of
 from coattest_parent.link.channels import is_local, parse_address
 from coattest_parent.link.enclave import Progress
-from coattest_parent.link.retry import Backoff, Retry
+from coattest_parent.link.retry import Retry
 from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.attestation import Root
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.auction import messages
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """How to reach an enclave and AWS: address strings as ``open_sealed`` takes them.
-
-    With ``role_arn`` that role does everything: it reads the bids, decrypts, and puts the result.
-    """
-
-    enclave: str
-    proxy: str | None
-    aws: Aws
-    role_arn: str | None = None
-    backoff: Backoff = dataclasses.field(default_factory=Backoff)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +91,7 @@ def finish(
             opened = opener(
                 sealed.manifest,
                 list(sealed.seals),
-                enclave=way.enclave,
-                proxy=way.proxy,
-                aws=way.aws,
-                role_arn=way.role_arn,
+                way,
                 progress=sent,
                 retry=Retry(way.backoff.within(left), again),
                 telemetry=tell,

@@ -16,7 +16,6 @@ import dataclasses
 import json
 import math
 import random
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,12 +24,12 @@ from datetime import datetime, timezone
 
 from coattest.errors import CoattestError, EnvironmentFailure
 from coattest.shell import from_os_error
-from coattest_parent.auction.finish import Check, Opener, Way, finish
+from coattest_parent.auction.finish import Check, Opener, finish
 from coattest_parent.auction.jobs import Job, JobSpool, job_manifest, load_sealed
 from coattest_parent.auction.publish import Sealed, check_opened
-from coattest_parent.auction.steps import open_sealed
+from coattest_parent.auction.steps import Way, open_sealed
 from coattest_parent.link.channels import parse_address
-from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.enclave import live_document
 from coattest_parent.link.retry import Backoff, may_pass
 from coattest_parent.link.telemetry import Telemetry, codes_of
 
@@ -268,8 +267,7 @@ class Courier:
 
     def _ask(self) -> bool:
         try:
-            with EnclaveClient(parse_address(self.way.enclave)) as client:
-                client.alive(secrets.token_bytes(32))
+            live_document(parse_address(self.way.enclave))
         except (CoattestError, OSError):
             return False
         self._answered = time.monotonic()

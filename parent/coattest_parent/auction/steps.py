@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from coattest.aws import aws_errors
 from coattest.errors import CoattestError, FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_enclave.protocol.errors import MessageError
-from coattest_parent.auction.courier import S3Bids, manifest_allow_list, open_in_enclave
+from coattest_parent.auction.courier import bid_in_s3, manifest_allow_list, open_in_enclave
 from coattest_parent.link.aws import Aws, region_of
 from coattest_parent.link.channels import is_local, parse_address, proxy_address_for
 from coattest_parent.link.enclave import Progress
-from coattest_parent.link.retry import Retry, expired
+from coattest_parent.link.retry import Backoff, Retry, expired
 from coattest_parent.link.telemetry import Telemetry, codes_of
 from coattest_verify.auction import messages
 from coattest_verify.auction.bids import Bids, make_bid_file
@@ -26,6 +26,21 @@ from coattest_verify.auction.outcomes import moment_text
 
 NO_PROXY = "none"
 """In place of a proxy's address: a proxy is running already, as its own service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to reach an enclave and AWS, by address strings.
+
+    ``proxy`` None means where that enclave looks for a proxy, NO_PROXY that one is running already. With
+    ``role_arn`` that role does everything: it reads the bids, decrypts, and puts the result.
+    """
+
+    enclave: str
+    proxy: str | None
+    aws: Aws
+    role_arn: str | None = None
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 def time_left(manifest: messages.Manifest, now: datetime) -> float:
@@ -106,27 +121,23 @@ def make_bid(
 def open_sealed(
     manifest: messages.Manifest,
     seals: list[bytes],
+    way: Way,
     *,
-    enclave: str,
-    proxy: str | None,
-    aws: Aws,
-    role_arn: str | None = None,
     progress: Progress | None = None,
     retry: Retry | None = None,
     telemetry: Telemetry | None = None,
 ) -> messages.ResultFile:
-    """Open an auction in the enclave at an address string; raises what ``open_in_enclave`` raises.
+    """Open an auction in the enclave; raises what ``open_in_enclave`` raises.
 
-    ``proxy`` None means where that enclave looks for a proxy, NO_PROXY that one is running already. With
-    ``role_arn`` the role is assumed first. With ``retry``, failures that may pass are tried again from the
-    start, with new credentials if the old ones have expired; without it there is one attempt.
+    With ``retry``, failures that may pass are tried again from the start, with new credentials if the old
+    ones have expired; without it there is one attempt.
     """
-    address = parse_address(enclave)
+    address, proxy = parse_address(way.enclave), way.proxy
     listen = None if proxy == NO_PROXY else parse_address(proxy) if proxy else proxy_address_for(address)
-    if aws.endpoint.url and not is_local(address):
+    if way.aws.endpoint.url and not is_local(address):
         raise UsageError(
             "a local endpoint needs an enclave on this machine",
-            where=enclave,
+            where=way.enclave,
             code="local-not-loopback",
         )
     try:
@@ -136,7 +147,7 @@ def open_sealed(
         raise FoundFalse(
             f"seals: {error}", hint="one seal per buyer, all the same", code="bad-seal"
         ) from None
-    sessions = Sessions(aws, role_arn, region_of(manifest.buyers[0].kms), telemetry or Telemetry())
+    sessions = Sessions(way.aws, way.role_arn, region_of(manifest.buyers[0].kms), telemetry or Telemetry())
 
     def attempt() -> messages.ResultFile:
         with sessions.one() as session:
@@ -145,8 +156,8 @@ def open_sealed(
                 seals,
                 enclave=address,
                 proxy=listen,
-                allow=manifest_allow_list(manifest, aws.endpoint.target),
-                source=S3Bids(session, manifest.digest, sealed),
+                allow=manifest_allow_list(manifest, way.aws.endpoint.target),
+                source=lambda buyer: bid_in_s3(session, buyer, manifest.digest, sealed[buyer.name]),
                 credentials=session.credentials(),
                 progress=progress,
                 telemetry=telemetry,

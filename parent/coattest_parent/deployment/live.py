@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from typing import Any
 from coattest.errors import FoundFalse
 from coattest.findings import Finding
 from coattest_parent.deployment.runner import Enclave, require_local, require_plain
-from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.enclave import live_document
 from coattest_verify.attestation import Expectation, ExpectNonce, ExpectPcrs, MaxAge, Verdict, verify_document
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.fleet.live import LIVE_MAX_AGE_MS, alive_expectations
@@ -26,9 +25,6 @@ ASKED_MAX_AGE_MS = 5 * 60 * 1000
 
 LIVE_SKEW_MS = 60 * 1000
 """Milliseconds the hypervisor's clock may be ahead of this instance's."""
-
-NONCE_SIZE = 32
-"""Bytes of a nonce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +52,6 @@ def require_in_force(decision: Decision, now: datetime) -> None:
         )
 
 
-def ask(enclave: Enclave, nonce: bytes) -> bytes:
-    """A live document of an enclave of this machine over a nonce, unverified."""
-    with EnclaveClient(enclave.address, LIVE_TIMEOUT) as client:
-        return client.alive(nonce)
-
-
 def check_live(
     decision: Decision, enclave: Enclave, *, role_arn: str, instance_id: str, now: Callable[[], datetime]
 ) -> Live:
@@ -74,9 +64,10 @@ def check_live(
     require_plain(enclave)
     if decision.profile == "local":
         require_local(enclave)
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    document, whose = ask(enclave, nonce), {"role_arn": role_arn, "instance_id": instance_id}
-    verdict = judge_live(decision, document, **whose, now=now(), nonce=nonce)
+    nonce, document = live_document(enclave.address, timeout=LIVE_TIMEOUT)
+    verdict = judge_live(
+        decision, document, role_arn=role_arn, instance_id=instance_id, now=now(), nonce=nonce
+    )
     if not verdict.ok:
         raise not_the_decided(enclave.id, verdict.findings)
     return Live(verdict.document.module_id, verdict.document.timestamp, enclave)

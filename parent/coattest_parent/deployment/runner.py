@@ -40,9 +40,8 @@ class Enclave:
 class LocalRunner:
     """Enclaves on the software host, one at a time, with all their files in one directory."""
 
-    def __init__(self, directory: Path, program: tuple[str, ...] | None = None) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.program = program or tuple(python_program("coattest_local.cli:main"))
 
     def run(self, image: Path, *, role_arn: str, instance_id: str) -> Enclave:
         """Start the image in ``nitro-local run-enclave --detach``. Raises EnvironmentFailure."""
@@ -70,7 +69,8 @@ class LocalRunner:
 
     def _call(self, timeout: float, verb: str, *arguments: str) -> None:
         """Run the program; when it fails, raise EnvironmentFailure with the last line of its stderr."""
-        command = [*self.program, verb, *arguments, "--directory", str(self.directory.resolve()), "--json"]
+        own = ("--directory", str(self.directory.resolve()), "--json")
+        command = python_program("coattest_local.cli:main", verb, *arguments, *own)
         limits, environment = ProgramLimits(seconds=timeout), program_environment(OWN_VARIABLES)
         try:
             done = run_program(command, environment=environment, limits=limits, leaves_service=True)

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse
-from coattest_parent.deployment.live import ASKED_MAX_AGE_MS, NONCE_SIZE
+from coattest_parent.deployment.live import ASKED_MAX_AGE_MS
 from coattest_parent.link.channels import Address
-from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.enclave import NONCE_SIZE, EnclaveClient, live_document
 from coattest_verify.attestation import (
     ExpectNonce,
     ExpectPcrs,
@@ -92,9 +92,7 @@ def smoke(
 
 def _asked(address: Address, kept: list[Document]) -> Document:
     """A document over a fresh nonce, which is kept whatever it is worth."""
-    nonce = secrets.token_bytes(NONCE_SIZE)
-    with EnclaveClient(address) as client:
-        kept.append((nonce, client.alive(nonce)))
+    kept.append(live_document(address))
     return kept[-1]
 
 

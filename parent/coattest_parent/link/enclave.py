@@ -6,6 +6,7 @@ The parent trusts nothing that an enclave says here until its documents verify.
 from __future__ import annotations
 
 import contextlib
+import secrets
 import select
 import socket
 import threading
@@ -34,6 +35,9 @@ OPEN_TIMEOUT = 3600.0
 
 ALIVE_TIMEOUT = 30.0
 """Seconds for a live document in all."""
+
+NONCE_SIZE = 32
+"""Bytes of a nonce of ours."""
 
 RESULT_MAX = 64 * 1024 * 1024
 """Bytes of a result; one of 1,000,000 lots is about 28 MB."""
@@ -232,6 +236,17 @@ class EnclaveClient:
             if isinstance(error, MessageError):
                 raise EnclaveFailed(f"not a frame: {error}", where=where, code="bad-frame") from error
             raise ChannelFailure(f"connection lost: {error.strerror or error}", where=where) from error
+
+
+def live_document(
+    address: Address, nonce: bytes | None = None, timeout: float = REPLY_TIMEOUT
+) -> tuple[bytes, bytes]:
+    """A nonce, new unless one is given, and the live document of an enclave over it, unverified; raises as
+    ``EnclaveClient.alive``.
+    """
+    asked = secrets.token_bytes(NONCE_SIZE) if nonce is None else nonce
+    with EnclaveClient(address, timeout) as client:
+        return asked, client.alive(asked)
 
 
 def _pieces(content: Iterable[bytes], size: int, name: str) -> Iterator[bytes]:

@@ -140,22 +140,17 @@ def _pages(client: S3Client, uri: str, **more: Any) -> Iterator[Any]:
     """Every page of the listing of the prefix, and at least one."""
     bucket, prefix = job_prefix(uri)
     count = 0
-    while True:
-        with aws_errors(uri):
-            page = client.list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
-        yield page
-        count += len(page.get("Contents", ())) + len(page.get("CommonPrefixes", ()))
-        token = page.get("NextContinuationToken")
-        if not page.get("IsTruncated") or not token:
-            return
-        if count >= KEYS_MAX:
-            raise AwsFailure(
-                f"over {KEYS_MAX} objects",
-                where=uri,
-                hint="move auctions that have ended elsewhere",
-                code="too-many-files",
-            )
-        more["ContinuationToken"] = token
+    with aws_errors(uri):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **more):
+            yield page
+            count += len(page.get("Contents", ())) + len(page.get("CommonPrefixes", ()))
+            if count >= KEYS_MAX and page.get("IsTruncated"):
+                raise AwsFailure(
+                    f"over {KEYS_MAX} objects",
+                    where=uri,
+                    hint="move auctions that have ended elsewhere",
+                    code="too-many-files",
+                )
 
 
 def _date(page: Any, where: str) -> datetime:

@@ -15,7 +15,6 @@ import pytest
 
 from coattest_local.aws import services
 from coattest_local.demo import cloud
-from coattest_local.demo.chain import ACCOUNTS
 from coattest_local.demo.example import make_example
 from support.forked import forking
 from support.only_in import only_in
@@ -140,7 +139,7 @@ class Shell:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """The example, with a few files of a person."""
     place = tmp_path_factory.mktemp("example")
-    started = services.start(place / "aws", accounts=ACCOUNTS, region=cloud.REGION, quiet=True)
+    started = services.start(place / "aws", region=cloud.REGION, quiet=True)
     with started as running, forking(["awscli.clidriver", *CUSTOMIZED], MODELS) as forks:
         files = make_example(running, place, place)
         home = place / "buyer-1"

@@ -54,7 +54,7 @@ def test_the_simulators_root_is_the_one_that_verifiers_pin() -> None:
 
 def test_a_chain_has_the_shape_of_aws() -> None:
     """A bundle of four with path lengths none, 2, 1, 0, and a leaf of three hours without key identifiers."""
-    chain = ca.NitroAuthority().issue(instance_id="i-0", module_id="i-0-enc0", now=NOW)
+    chain = ca.issue_chain("i-0-enc0", NOW)
     bundle = [x509.load_der_x509_certificate(der) for der in chain.bundle]
     leaf = x509.load_der_x509_certificate(chain.certificate)
     constraints = [c.extensions.get_extension_for_class(x509.BasicConstraints).value for c in bundle]

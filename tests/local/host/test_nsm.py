@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import FIELD_MAX, REQUEST_MAX, SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 
@@ -30,12 +29,8 @@ ROLE, INSTANCE = b"\x04" * 48, b"\x05" * 48
 
 def make_nsm(*, debug: bool = False, image: dict[int, bytes] | None = None) -> SimulatedNsm:
     """An NSM whose chain is issued when it is first needed."""
-    authority = NitroAuthority()
-    return SimulatedNsm(
-        module_id=MODULE,
-        pcrs=boot_pcrs(image or IMAGE, pcr3=ROLE, pcr4=INSTANCE, debug=debug),
-        issue=lambda now: authority.issue(instance_id="i-1234567890abcdef0", module_id=MODULE, now=now),
-    )
+    registers = boot_pcrs(image or IMAGE, pcr3=ROLE, pcr4=INSTANCE, debug=debug)
+    return SimulatedNsm(module_id=MODULE, pcrs=registers)
 
 
 def ask(nsm: SimulatedNsm, request: Any, now: datetime = NOW) -> Any:

@@ -14,7 +14,7 @@ from coattest.errors import FoundFalse
 from coattest_build.formats.measure import measure
 from coattest_local.aws import services
 from coattest_parent.auction.courier import upload_bid
-from coattest_parent.auction.steps import make_bid, open_sealed
+from coattest_parent.auction.steps import Way, make_bid, open_sealed
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.link.aws import parse_s3_uri
 from coattest_parent.link.channels import parse_address
@@ -67,10 +67,7 @@ class Auction(RealAuction):
         return open_sealed(
             self.manifest,
             seals,
-            enclave=running.address,
-            proxy=None,
-            aws=self.cloud.as_service(),
-            role_arn=self.cloud.role,
+            Way(running.address, None, self.cloud.as_service(), self.cloud.role),
         )
 
 
@@ -86,10 +83,7 @@ def test_three_lots_end_as_they_must(cloud: Cloud, running: LocalEnclave, tmp_pa
     opened = open_sealed(
         auction.manifest,
         seals,
-        enclave=running.address,
-        proxy=None,
-        aws=cloud.as_service(),
-        role_arn=cloud.role,
+        Way(running.address, None, cloud.as_service(), cloud.role),
         progress=lambda stage, _: stages.append(stage),
     )
     verdict = auction.verify(opened)
@@ -288,10 +282,7 @@ def test_a_killed_enclave_is_a_clear_error_and_a_retry_finishes(cloud: Cloud, tm
             open_sealed(
                 auction.manifest,
                 seals,
-                enclave=dying.address,
-                proxy=None,
-                aws=cloud.as_service(),
-                role_arn=cloud.role,
+                Way(dying.address, None, cloud.as_service(), cloud.role),
                 progress=kill,
             )
     assert caught.value.exit_code == 3
@@ -363,10 +354,7 @@ def test_a_measured_image_on_the_software_host_decides(cloud: Cloud, tmp_path: P
         opened = open_sealed(
             auction.manifest,
             auction.bid_and_seal(),
-            enclave=str(started.address),
-            proxy=str(started.proxy),
-            aws=cloud.as_service(),
-            role_arn=cloud.role,
+            Way(str(started.address), str(started.proxy), cloud.as_service(), cloud.role),
         )
     finally:
         runner.terminate()

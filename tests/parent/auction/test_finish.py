@@ -12,8 +12,9 @@ import pytest
 
 from coattest import files as atomic
 from coattest.errors import FoundFalse, UsageError
-from coattest_parent.auction.finish import Way, finish
+from coattest_parent.auction.finish import finish
 from coattest_parent.auction.publish import ResultFileAt, Sealed
+from coattest_parent.auction.steps import Way
 from coattest_parent.link.aws import Aws, Endpoint
 from coattest_parent.link.enclave import EnclaveFailed
 from coattest_parent.link.retry import Backoff

@@ -24,7 +24,7 @@ from coattest import shell
 from coattest.aws import AwsFailure
 from coattest.errors import FoundFalse, UsageError
 from coattest_enclave.protocol import wire
-from coattest_parent.auction.courier import S3Bids, bid_digests
+from coattest_parent.auction.courier import bid_digests, bid_in_s3
 from coattest_parent.auction.objects import get_whole
 from coattest_parent.cli.auction import cli, options
 from coattest_parent.cli.auction import open as open_verb
@@ -207,7 +207,7 @@ def fetched(cloud: tuple[FaultCloud, Path]) -> Callable[..., BidUpload]:
         running.faults["s3"].extend(faults)
         session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
         aws = Aws(session, Endpoint(running.url, ca))
-        return S3Bids(aws, auction.digest, {buyer.name: digest}).part(buyer)
+        return bid_in_s3(aws, buyer, auction.digest, digest)
 
     return fetch
 

@@ -30,11 +30,11 @@ from coattest_local.aws.services import Services
 from coattest_parent.auction import finish
 from coattest_parent.auction.bucket_spool import _Lease
 from coattest_parent.auction.courier import bid_digests, open_in_enclave
-from coattest_parent.auction.finish import Way
 from coattest_parent.auction.folder_spool import FolderSpool
 from coattest_parent.auction.jobs import JobSpool
 from coattest_parent.auction.publish import check_opened
 from coattest_parent.auction.spool import PAUSE, Courier, Turn
+from coattest_parent.auction.steps import Way
 from coattest_parent.link import job_listing
 from coattest_parent.link.aws import Aws, Endpoint, SessionCredentials
 from coattest_parent.link.channels import Unix, listen_on
@@ -132,7 +132,7 @@ class Openings:
         self.attempts: list[tuple[str, float]] = []
         self.time = float(auctions[0].manifest.closes)
 
-    def __call__(self, manifest: messages.Manifest, _: list[bytes], **options: Any) -> messages.ResultFile:
+    def __call__(self, manifest: messages.Manifest, *_: Any, **options: Any) -> messages.ResultFile:
         self.attempts.append((manifest.auction, self.time))
         self.time += 10
         assert options["retry"].backoff.seconds == 0
@@ -1072,7 +1072,7 @@ def test_what_is_kept_is_of_this_seal_and_can_be_read_again(
                 enclave=address,
                 proxy=None,
                 allow={},
-                source=Files(auction),
+                source=Files(auction).part,
                 credentials=SessionCredentials("a", "b", "c"),
             )
             assert messages.ResultFile.decode(file.encode()).result == data

@@ -16,9 +16,10 @@ import pytest
 
 from coattest.errors import EnvironmentFailure, FoundFalse
 from coattest_local import records
-from coattest_parent.deployment.live import NONCE_SIZE, ask, judge_live
+from coattest_parent.deployment.live import judge_live
 from coattest_parent.deployment.runner import LocalRunner
 from coattest_parent.deployment.stack.rollout import Applied
+from coattest_parent.link.enclave import NONCE_SIZE, live_document
 from support.parent.deployments import now
 from support.parent.stack_world import Bench, client_of, details
 from support.raises import raises_code
@@ -190,7 +191,8 @@ def test_the_units_command_puts_documents_that_are_accepted(bench: Bench) -> Non
         (parent.instance, 4, nonce, set()),
         (parent.instance, 6, nonce, {"too-old"}),
     ):
-        judged, later = ask(enclave, asked) if asked else document, now() + timedelta(minutes=minutes)
+        judged = live_document(enclave.address, asked)[1] if asked else document
+        later = now() + timedelta(minutes=minutes)
         whose = {"role_arn": bench.plan.settings.role_arn, "instance_id": instance}
         verdict = judge_live(bench.plan.decision, judged, **whose, now=later, nonce=asked)
         assert {finding.code for finding in verdict.findings} == codes

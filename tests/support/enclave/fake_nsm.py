@@ -17,7 +17,7 @@ from typing import Any
 
 import cbor2
 
-from coattest_local.host.ca import IssuedChain, NitroAuthority
+from coattest_local.host.ca import IssuedChain, issue_chain
 from coattest_local.host.nsm import boot_pcrs, document_payload, sign_document
 from coattest_local.host.unix_server import UnixServer
 
@@ -51,8 +51,7 @@ def make_document(
 
 @functools.cache
 def _chain() -> IssuedChain:
-    now = datetime.now(timezone.utc)
-    return NitroAuthority().issue(instance_id="i-0c0a77e57c0a77e57", module_id=MODULE, now=now)
+    return issue_chain(MODULE, datetime.now(timezone.utc))
 
 
 def signed_document(

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from coattest_build.formats.measure import pcr3
 from coattest_local.aws.services import Services
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 
 PCRS = {0: "a0" * 48, 1: "a1" * 48, 2: "a2" * 48}
@@ -50,11 +49,7 @@ class Enclave:
             pcr4=b"\4" * 48,
             debug=self.debug,
         )
-        self.nsm = SimulatedNsm(
-            module_id=module,
-            pcrs=registers,
-            issue=lambda now: NitroAuthority().issue(instance_id=INSTANCE, module_id=module, now=now),
-        )
+        self.nsm = SimulatedNsm(module_id=module, pcrs=registers)
 
     @property
     def public_key(self) -> bytes:

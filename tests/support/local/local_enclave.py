@@ -18,7 +18,6 @@ from typing import Any
 
 from coattest_enclave.protocol.binding import AUCTION, BUYER, IMAGE, SEAL_KEY, seal_key_digest
 from coattest_local.aws.services import Services
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
 from coattest_parent.link.aws import Aws, Endpoint
@@ -61,13 +60,9 @@ class LocalEnclave:
 def enclave(*, pcrs: Mapping[int, bytes] = PCRS, debug: bool = False) -> Iterator[LocalEnclave]:
     """The program with the local profile's trust file, its sockets moved to a directory of its own."""
     bound = binding_pcrs(ROLE, INSTANCE)
-    authority = NitroAuthority()
     module = f"{INSTANCE}-enc0123456789abcdef"
-    nsm = SimulatedNsm(
-        module_id=module,
-        pcrs=boot_pcrs(pcrs, pcr3=bound[3], pcr4=bound[4], debug=debug),
-        issue=lambda now: authority.issue(instance_id=INSTANCE, module_id=module, now=now),
-    )
+    registers = boot_pcrs(pcrs, pcr3=bound[3], pcr4=bound[4], debug=debug)
+    nsm = SimulatedNsm(module_id=module, pcrs=registers)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coattest-")))
         stack.callback(NsmServer(directory / "nsm.sock", nsm).close)

@@ -23,9 +23,8 @@ from coattest_local import records
 from coattest_local.aws import services
 from coattest_local.aws.services import Services
 from coattest_parent.auction.bucket_spool import BucketSpool
-from coattest_parent.auction.finish import Way
 from coattest_parent.auction.spool import Courier
-from coattest_parent.auction.steps import Sessions
+from coattest_parent.auction.steps import Sessions, Way
 from coattest_parent.deployment.stack import checks, planning, rollout, stacks
 from coattest_parent.deployment.stack.settings import Settings
 from coattest_parent.link.aws import Aws, Endpoint, parse_s3_uri

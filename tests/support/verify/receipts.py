@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from coattest_local.host.ca import NitroAuthority
+from coattest_local.host.ca import issue_chain
 from coattest_local.host.nsm import boot_pcrs, document_payload, sign_document
 from coattest_verify.attestation.profiles import LOCAL_SIMULATOR
 from coattest_verify.auction import messages
@@ -108,7 +108,7 @@ def result_file(
         auction.auction, auction.digest, seal.digest, auction.currency, auction.rule, columns
     ).encode()
     module = f"{INSTANCE}-enc0123456789abcdef"
-    chain = NitroAuthority().issue(instance_id=INSTANCE, module_id=module, now=when)
+    chain = issue_chain(module, when)
     payload = document_payload(
         module_id=module,
         timestamp=int(when.timestamp() * 1000),

@@ -21,7 +21,6 @@ from click.testing import CliRunner, Result
 from coattest import extras
 from coattest.errors import EnvironmentFailure, UsageError
 from coattest.files import Folder
-from coattest_local.host.ca import NitroAuthority
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_verify.cli import cli
 from coattest_verify.cli.fleet import command as fleet_module
@@ -73,12 +72,8 @@ def folder(quorum: Members, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def document(number: int, nonce: bytes | None = None, pcrs: dict[int, bytes] = PCRS) -> bytes:
     """A fresh document of the simulator's."""
-    issue, name = NitroAuthority().issue, module(number)
-    nsm = SimulatedNsm(
-        module_id=name,
-        pcrs=boot_pcrs(pcrs, pcr3=bytes(48), pcr4=bytes(48)),
-        issue=lambda now: issue(instance_id=name.partition("-enc")[0], module_id=name, now=now),
-    )
+    registers = boot_pcrs(pcrs, pcr3=bytes(48), pcr4=bytes(48))
+    nsm = SimulatedNsm(module_id=module(number), pcrs=registers)
     asked = {"Attestation": {"user_data": None, "nonce": nonce, "public_key": None}}
     answer = cbor2.loads(nsm.respond(cbor2.dumps(asked), now=present()))
     return bytes(answer["Attestation"]["document"])

@@ -23,7 +23,7 @@ from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
-from coattest_local.aws.accounts import PARTITION, Credential, caller_of
+from coattest_local.aws.accounts import PARTITION, Arrival, Credential, caller_of
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.groups.machine import PretendedInstance
 from coattest_local.aws.http import HttpRequest, HttpResponse, ServiceError
@@ -32,7 +32,7 @@ from coattest_local.aws.stacks.creation import overdue
 TICK_SECONDS = 0.2
 JOIN_SECONDS = 30.0
 
-Handler = Callable[[HttpRequest, Any, str], HttpResponse]
+Handler = Callable[[HttpRequest, Any], HttpResponse]
 
 
 class Groups:
@@ -126,11 +126,12 @@ class Groups:
         account, region = where
         with self._lock:
             session = sts_backends[account][PARTITION].assume_role(region, *who, "", 3600, "")
-            caller = caller_of(Credential(session.access_key_id, "", None, None, account, None, session))
+            credential = Credential(session.access_key_id, "", None, None, account, None, session)
+            caller = caller_of(credential, Arrival(region, "127.0.0.1", self._clock()))
             headers = {"host": "localhost", "content-length": str(len(body))}
             asked = HttpRequest(method, place, "", headers, body, "127.0.0.1")
             try:
-                answer = self._s3(asked, caller, region)
+                answer = self._s3(asked, caller)
             except ServiceError as error:
                 raise OSError(f"s3:/{place}: {error}") from None
         if answer.status != 200:

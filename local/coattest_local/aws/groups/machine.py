@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import io
 import re
-import secrets
 import tarfile
 import threading
 from collections.abc import Callable, Mapping
@@ -22,8 +21,9 @@ from coattest.errors import CoattestError
 from coattest_build.formats.measure import measure
 from coattest_local import records
 from coattest_local.aws.faults import Faults
-from coattest_parent.deployment.live import NONCE_SIZE, ask
+from coattest_parent.deployment.live import LIVE_TIMEOUT
 from coattest_parent.deployment.stack.configuration import PLACE, boot_script, configuration_key
+from coattest_parent.link.enclave import live_document
 
 STARTS = 3
 """Starts of the enclave until its unit gives up (coattest-enclave.service, StartLimitBurst)."""
@@ -113,7 +113,7 @@ class PretendedInstance:
         while (enclave := runner.describe()) and not self.gone.is_set():
             # coattest-live.service starts again; whether the enclave is gone is looked at elsewhere.
             with contextlib.suppress(CoattestError, OSError):
-                self._put("document.cbor", ask(enclave, secrets.token_bytes(NONCE_SIZE)))
+                self._put("document.cbor", live_document(enclave.address, timeout=LIVE_TIMEOUT)[1])
             for _ in range(max(1, int(self.faults.document_seconds / ALIVE_SECONDS))):
                 if self.gone.wait(ALIVE_SECONDS) or not runner.describe():
                     break

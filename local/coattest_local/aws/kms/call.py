@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from coattest_local.aws.accounts import SignedCaller
@@ -17,7 +16,7 @@ from coattest_local.aws.kms import keys
 from coattest_local.aws.kms.keys import Key
 from coattest_local.aws.kms.recipient import Recipient, read_recipient
 from coattest_verify.attestation import Root
-from coattest_verify.keypolicy.iam import Policy, Request, authorize
+from coattest_verify.keypolicy.iam import Policy
 
 
 @dataclass(slots=True)
@@ -30,25 +29,18 @@ class Call:
     root: Root
     name: str
     caller: SignedCaller
-    region: str
-    source: str
-    now: datetime
     parameters: Mapping[str, Any]
     touched: list[Key] = field(default_factory=list)
     verified: Recipient | None = None
 
     def recipient(self) -> Recipient | None:
         """The verified Recipient, if the request has one; the trail shows it. Raises ServiceError."""
-        self.verified = read_recipient(self.parameters, now=self.now, root=self.root)
+        self.verified = read_recipient(self.parameters, now=self.caller.arrival.now, root=self.root)
         return self.verified
-
-    def context(self) -> dict[str, tuple[str, ...]]:
-        """The condition keys that every request has."""
-        return keys.caller_keys(self.caller, region=self.region, source=self.source, now=self.now)
 
     def key(self, key_id: Any, action: str, context: Mapping[str, str], recipient: Recipient | None) -> Key:
         """Find a key, authorise the action on it, note it for the trail. Raises ServiceError."""
-        key = keys.find(key_id, self.caller, self.region)
+        key = keys.find(key_id, self.caller)
         self.touched.append(key)
         extra: dict[str, tuple[str, ...]] = {"kms:EncryptionAlgorithm": ("SYMMETRIC_DEFAULT",)}
         self.authorize(
@@ -58,7 +50,7 @@ class Call:
 
     def account_wide(self, action: str, recipient: Recipient | None = None) -> None:
         """Authorise an action on no key in particular by the caller's own policies."""
-        self.decide(action, "*", _recipient_keys(recipient), owner=self.caller.principal.account, policy=None)
+        self.decide(action, "*", _recipient_keys(recipient))
 
     def authorize(
         self,
@@ -85,20 +77,14 @@ class Call:
         resource: str,
         extra: Mapping[str, tuple[str, ...]],
         *,
-        owner: str,
-        policy: Policy | None,
+        owner: str | None = None,
+        policy: Policy | None = None,
         granted: bool = False,
     ) -> None:
         """Authorise, or raise ServiceError (AccessDeniedException) that says which side did not allow it."""
-        request = Request(self.caller.principal, action, resource, {**self.context(), **extra})
-        answer = authorize(
-            request,
-            owner=owner,
-            resource_policy=policy,
-            identity_policies=self.caller.identity_policies,
-            session_policies=self.caller.session_policies,
-            resource_policy_required=policy is not None,
-            granted=granted,
+        required = policy is not None
+        answer = self.caller.may(
+            action, resource, extra, owner=owner, policy=policy, required=required, granted=granted
         )
         if not answer.allowed:
             raise ServiceError(

@@ -6,14 +6,13 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from moto.kms.models import kms_backends
 
 from coattest_local.aws.accounts import SignedCaller, known_accounts
-from coattest_local.aws.http import HttpRequest, ServiceError
-from coattest_verify.keypolicy.iam import Authorization, Policy, Request, authorize, parse_policy
+from coattest_local.aws.http import ServiceError
+from coattest_verify.keypolicy.iam import Policy, parse_policy
 
 _KEY_ARN = re.compile(
     r"arn:aws:kms:([a-z0-9-]+):(\d{12}):(key/(?:mrk-)?[0-9a-f-]{32,40}|alias/[A-Za-z0-9/_-]+)"
@@ -46,11 +45,11 @@ def parsed(text: str) -> Policy:
     return parse_policy(text)
 
 
-def find(key_id: Any, caller: SignedCaller, region: str) -> Key:
+def find(key_id: Any, caller: SignedCaller) -> Key:
     """The key that an id, ARN, alias or alias ARN names. Raises ServiceError (NotFoundException)."""
     if not isinstance(key_id, str) or not 1 <= len(key_id) <= 2048:
         raise ServiceError("ValidationException", "KeyId is a string of 1 to 2048 characters")
-    owner, name = caller.principal.account, key_id
+    owner, name, region = caller.principal.account, key_id, caller.arrival.region
     match = _KEY_ARN.fullmatch(key_id)
     if match:
         if match[1] != region:
@@ -115,49 +114,6 @@ def context_keys(context: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The condition keys of an encryption context ("kms:EncryptionContext:context-key", "..ContextKeys")."""
     keys = {f"kms:EncryptionContext:{key}": (value,) for key, value in context.items()}
     return {**keys, "kms:EncryptionContextKeys": tuple(context)}
-
-
-def caller_keys(
-    caller: SignedCaller, *, region: str, source: str, now: datetime
-) -> dict[str, tuple[str, ...]]:
-    """The global condition keys of a request ("AWS global condition context keys")."""
-    principal = caller.principal
-    keys: dict[str, tuple[str, ...]] = {
-        "aws:PrincipalArn": (principal.principal_arn,),
-        "aws:PrincipalAccount": (principal.account,),
-        "aws:PrincipalType": ("User" if caller.kind == "IAMUser" else "AssumedRole",),
-        "aws:PrincipalIsAWSService": ("false",),
-        "aws:userid": (
-            principal.unique_id or "" if caller.kind == "IAMUser" else f"{principal.unique_id}:{caller.name}",
-        ),
-        "aws:SecureTransport": ("true",),
-        "aws:SourceIp": (source,),
-        "aws:CurrentTime": (now.strftime("%Y-%m-%dT%H:%M:%SZ"),),
-        "aws:EpochTime": (str(int(now.timestamp())),),
-        "aws:RequestedRegion": (region,),
-    }
-    if caller.kind == "IAMUser":
-        keys["aws:username"] = (caller.name,)
-    return keys
-
-
-def by_own_policies(
-    request: HttpRequest, caller: SignedCaller, region: str, action: str, resource: str, *, now: datetime
-) -> Authorization:
-    """Whether the caller's own policies allow an action of a service whose resources have none here."""
-    return authorize(
-        Request(
-            caller.principal,
-            action,
-            resource,
-            caller_keys(caller, region=region, source=request.source, now=now),
-        ),
-        owner=caller.principal.account,
-        resource_policy=None,
-        identity_policies=caller.identity_policies,
-        session_policies=caller.session_policies,
-        resource_policy_required=False,
-    )
 
 
 def key_keys(key: Key, caller: SignedCaller) -> dict[str, tuple[str, ...]]:

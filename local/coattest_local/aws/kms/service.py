@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from coattest_local.aws.accounts import SignedCaller, missing_principal
@@ -54,33 +53,29 @@ _POLICY_CHARACTERS = re.compile(r"[\t\n\r -\u00ff]+")
 
 WITHOUT_KEY = ("ListAliases", "ListKeys")
 ALIASES = ("CreateAlias", "DeleteAlias", "UpdateAlias")
-READ_ONLY = ("Decrypt", "DescribeKey", "Encrypt", "ReEncrypt")
 
 
 class KmsService:
     """Answers authenticated KMS requests."""
 
-    def __init__(self, root: Root, *, forward: Forward, trail: Trail, clock: Callable[[], datetime]) -> None:
+    def __init__(self, root: Root, *, forward: Forward, trail: Trail) -> None:
         self._root = root
         self._forward = forward
         self._trail = trail
-        self._clock = clock
 
-    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
+    def handle(self, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
         """The answer. Raises ServiceError."""
         if request.method != "POST" or request.path != "/" or request.query:
             # moto takes an Action of the query before X-Amz-Target: what was authorised must be what runs.
             raise ServiceError("UnknownOperationException", "KMS is POST / and nothing else", 404)
         name = request.headers.get("x-amz-target", "").removeprefix("TrentService.")
-        call = Call(self._root, name, caller, region, request.source, self._clock(), _parameters(request))
+        call = Call(self._root, name, caller, _parameters(request))
         try:
             answer = self._dispatch(call, request)
         except ServiceError as error:
-            self._record(
-                call, ("AccessDenied" if error.code == "AccessDeniedException" else error.code, error.message)
-            )
+            self._trail.record(call, error)
             raise
-        self._record(call, None)
+        self._trail.record(call)
         return answer
 
     def _dispatch(self, call: Call, request: HttpRequest) -> HttpResponse:
@@ -100,7 +95,7 @@ class KmsService:
 
     def _on_key(self, call: Call, request: HttpRequest) -> HttpResponse:
         name = call.name
-        key = keys.find(call.parameters.get("KeyId"), call.caller, call.region)
+        key = keys.find(call.parameters.get("KeyId"), call.caller)
         call.touched.append(key)
         if key.owner != call.caller.principal.account and not ON_KEY[name]:
             raise keys.not_here(call.caller, key.arn)
@@ -129,7 +124,7 @@ class KmsService:
         answer = self._forward("kms", _with_body(request, parameters), call.caller.principal.account)
         if answer.status == 200:
             made = json.loads(answer.body)["KeyMetadata"]["Arn"]
-            call.touched.append(keys.find(made, call.caller, call.region))
+            call.touched.append(keys.find(made, call.caller))
         return answer
 
     def _alias(self, call: Call, request: HttpRequest) -> HttpResponse:
@@ -138,14 +133,12 @@ class KmsService:
             raise ServiceError("ValidationException", "AliasName begins with alias/")
         owner = call.caller.principal.account
         wanted = alias if call.name == "DeleteAlias" else call.parameters.get("TargetKeyId")
-        key = keys.find(wanted, call.caller, call.region)
+        key = keys.find(wanted, call.caller)
         call.touched.append(key)
         if key.owner != owner:
             raise keys.not_here(call.caller, key.arn)
         # "Controlling access to aliases": on the alias by an IAM policy, and on the key by its policy.
-        call.decide(
-            f"kms:{call.name}", f"arn:aws:kms:{call.region}:{owner}:{alias}", {}, owner=owner, policy=None
-        )
+        call.decide(f"kms:{call.name}", f"arn:aws:kms:{call.caller.arrival.region}:{owner}:{alias}", {})
         call.authorize(key, f"kms:{call.name}", {})
         return self._forward("kms", request, owner)
 
@@ -177,44 +170,20 @@ class KmsService:
                 "The new key policy will not allow you to update the key policy in the future.",
             ) from error
 
-    def _record(self, call: Call, error: tuple[str, str] | None) -> None:
-        account = call.caller.principal.account
-        owners = {key.owner for key in call.touched} or {account}
-        self._trail.record(
-            name=call.name,
-            region=call.region,
-            caller=call.caller,
-            source=call.source,
-            parameters=_shown(call.parameters),
-            resources=tuple(key.arn for key in call.touched),
-            document=call.verified.document if call.verified else None,
-            error=error,
-            read_only=call.name.startswith(("Get", "List", "Describe", "Generate")) or call.name in READ_ONLY,
-            recipients=tuple(sorted(owners | {account})),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Future:
-    """The state of a key before it is created, for conditions."""
-
-    key_spec: str
-    key_usage: str
-    origin: str
-    multi_region: bool
-    aliases: tuple[str, ...] = ()
-
 
 def _future_key(call: Call) -> Key:
+    """A key before it is created, with the state that conditions ask for."""
     parameters, account = call.parameters, call.caller.principal.account
-    state = _Future(
+    state = SimpleNamespace(
         key_spec=parameters.get("KeySpec") or "SYMMETRIC_DEFAULT",
         key_usage=parameters.get("KeyUsage") or "ENCRYPT_DECRYPT",
         origin=parameters.get("Origin") or "AWS_KMS",
         multi_region=bool(parameters.get("MultiRegion")),
+        aliases=(),
     )
-    arn = f"arn:aws:kms:{call.region}:{account}:key/00000000-0000-0000-0000-000000000000"
-    return Key(arn, account, call.region, state)
+    region = call.caller.arrival.region
+    arn = f"arn:aws:kms:{region}:{account}:key/00000000-0000-0000-0000-000000000000"
+    return Key(arn, account, region, state)
 
 
 def _grant_keys(parameters: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -243,11 +212,3 @@ def _with_body(request: HttpRequest, parameters: Mapping[str, Any]) -> HttpReque
     body = json.dumps(parameters).encode()
     headers = {**request.headers, "content-length": str(len(body))}
     return HttpRequest(request.method, request.path, request.query, headers, body, request.source)
-
-
-def _shown(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What CloudTrail shows of the parameters: no plaintext, no ciphertext, no attestation document."""
-    hidden = {"CiphertextBlob", "Plaintext", "Recipient", "Message", "GrantTokens"}
-    return {
-        name[0].lower() + name[1:]: value for name, value in parameters.items() if name and name not in hidden
-    }

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qsl
 
 from moto.cloudformation import urls as cloudformation_urls
 from moto.ec2.models import ec2_backends
@@ -18,7 +18,6 @@ from moto.ec2.models import ec2_backends
 from coattest_local.aws.accounts import SignedCaller
 from coattest_local.aws.faults import Faults
 from coattest_local.aws.http import Forward, HttpRequest, HttpResponse, ServiceError, json_answer
-from coattest_local.aws.kms import keys
 from coattest_local.aws.stacks.cloudformation import CloudFormation
 
 ACTIONS = {
@@ -51,33 +50,25 @@ def services(forward: Forward, clock: Callable[[], datetime], faults: Faults) ->
     """Who answers for each of the services; once a process."""
     CloudFormation.faults, CloudFormation.clock = faults, staticmethod(clock)
     cloudformation_urls.url_paths["{0}/$"] = CloudFormation.dispatch
-    return {name: DeploymentService(name, forward, clock).handle for name in ACTIONS}
+    return {name: partial(_answer, name, forward) for name in ACTIONS}
 
 
-class DeploymentService:
-    """Answers authenticated requests to one of the services in ``ACTIONS``."""
-
-    def __init__(self, service: str, forward: Forward, clock: Callable[[], datetime]) -> None:
-        self._service, self._forward, self._clock = service, forward, clock
-
-    def handle(self, request: HttpRequest, caller: SignedCaller, region: str) -> HttpResponse:
-        """The answer. Raises ServiceError."""
-        form = dict(parse_qsl(request.body.decode("utf-8", "replace"), keep_blank_values=True))
-        action = request.headers.get("x-amz-target", "").rpartition(".")[2] or form.get("Action", "")
-        named = f"{self._service}:{action}"
-        if action not in ACTIONS[self._service]:
-            instead = f" (use `aws cloudformation {INSTEAD[action]}`)" if action in INSTEAD else ""
-            raise ServiceError("InvalidAction", f"{named} is not emulated{instead}")
-        answer = keys.by_own_policies(request, caller, region, named, "*", now=self._clock())
-        if not answer.allowed:
-            code = "UnauthorizedOperation" if self._service == "ec2" else "AccessDenied"
-            said = f"User: {caller.principal.arn} is not authorized to perform: {named}"
-            raise ServiceError(code, said, 403)
-        if self._service == "servicequotas":
-            return json_answer({"Quota": {**json.loads(request.body), "Value": QUOTA}})
-        if self._service == "ec2":
-            _lead_out(caller.principal.account, region)
-        return self._forward(self._service, request, caller.principal.account)
+def _answer(service: str, forward: Forward, request: HttpRequest, caller: SignedCaller) -> HttpResponse:
+    """The answer of one of the services in ``ACTIONS``. Raises ServiceError."""
+    action = request.action
+    named = f"{service}:{action}"
+    if action not in ACTIONS[service]:
+        instead = f" (use `aws cloudformation {INSTEAD[action]}`)" if action in INSTEAD else ""
+        raise ServiceError("InvalidAction", f"{named} is not emulated{instead}")
+    if not caller.may(named, "*").allowed:
+        code = "UnauthorizedOperation" if service == "ec2" else "AccessDenied"
+        said = f"User: {caller.principal.arn} is not authorized to perform: {named}"
+        raise ServiceError(code, said, 403)
+    if service == "servicequotas":
+        return json_answer({"Quota": {**json.loads(request.body), "Value": QUOTA}})
+    if service == "ec2":
+        _lead_out(caller.principal.account, caller.arrival.region)
+    return forward(service, request, caller.principal.account)
 
 
 def _lead_out(account: str, region: str) -> None:

@@ -18,14 +18,7 @@ from coattest_enclave.protocol import canonical
 from coattest_parent.auction.courier import upload_bid
 from coattest_parent.auction.steps import look_before_bid, make_bid
 from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
-from coattest_parent.cli.auction.options import (
-    again_option,
-    buyer_option,
-    journal_option,
-    manifest_option,
-    record_option,
-    with_option,
-)
+from coattest_parent.cli.auction.options import binding_options
 from coattest_parent.cli.auction.show import LOTS_SHOWN, more_lots
 from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_verify.auction import messages
@@ -36,12 +29,8 @@ from coattest_verify.cli.options import named_decision_options
 
 
 @click.command("bid")
-@manifest_option
-@buyer_option
+@binding_options
 @click.option("--auction-key", type=FILE, required=True, help="Your auction key's public half (KEY.pub).")
-@record_option
-@with_option
-@again_option
 @click.option("--bids", "csv_path", type=FILE, required=True, help="CSV file with the header lot,amount.")
 @click.option(
     "--out", type=NEW_FILE, help="Where to write the encrypted bid file; keep it for 'auction seal'."
@@ -58,7 +47,6 @@ from coattest_verify.cli.options import named_decision_options
 )
 @click.option("--preview", is_flag=True, help="Only check and show everything; encrypt and upload nothing.")
 @expect_option
-@journal_option
 @aws_options
 @named_decision_options
 @json_option

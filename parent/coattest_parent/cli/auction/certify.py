@@ -21,19 +21,10 @@ from coattest_verify.auction import messages
 from coattest_verify.auction.buyers import buyer_json, load_auction_public_key
 from coattest_verify.auction.certify import MAX_LIFE, Life, Own, certify_buyer_key
 from coattest_verify.quorum.members.file import utc
-from coattest_verify.signatures.keys import Signer, load_signer
+from coattest_verify.signatures.keys import load_signer
 
 SKEW = timedelta(minutes=5)
 """How far somebody's clock may be behind this one when it checks a new certificate."""
-
-
-def certified_record(signer: Signer, own: Own, life: Life) -> messages.Buyer:
-    """The buyer, with its certificate signed by the member's quorum key; raises UsageError.
-
-    Everything that could refuse the record comes before the signature.
-    """
-    _record(own, b"-")
-    return _record(own, certify_buyer_key(signer, own, life))
 
 
 def _record(own: Own, certificate: bytes) -> messages.Buyer:
@@ -86,7 +77,7 @@ def certify_command(
     # Others check it by their own clocks.
     life = Life(now - SKEW, now + timedelta(days=days) - SKEW)
     own = Own(member, public, kms_key, bids)
-    _record(own, b"-")
+    _record(own, b"-")  # what could refuse the record comes before the signature
     signer = load_signer(quorum_key)
     confirm_signing(
         [
@@ -99,7 +90,7 @@ def certify_command(
         digest=hashlib.sha256(public).hexdigest(),
         expected=expect,
     )
-    record = buyer_json(certified_record(signer, own, life))
+    record = buyer_json(_record(own, certify_buyer_key(signer, own, life)))
     write_atomic(out, json.dumps(record, indent=2, sort_keys=True).encode() + b"\n")
     if as_json:
         emit_json(record)

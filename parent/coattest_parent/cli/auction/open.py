@@ -11,15 +11,16 @@ from pathlib import Path
 
 import click
 
-from coattest.errors import FoundFalse, UsageError
-from coattest.files import read_bounded, write_atomic
+from coattest.errors import FoundFalse
+from coattest.files import read_whole, write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import byte_progress, err, json_option, needs_extra, out, utc_now
 from coattest.text import printable
 from coattest_enclave.protocol import cose
-from coattest_parent.auction.finish import Finished, Way, finish
+from coattest_parent.auction.finish import Finished, finish
 from coattest_parent.auction.publish import ResultFileAt, Sealed
+from coattest_parent.auction.steps import Way
 from coattest_parent.cli.auction.options import check_prefix, manifest_option, way_options
 from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_parent.link.enclave import Progress
@@ -84,7 +85,7 @@ def open_command(
         aws = aws_from(endpoint_url, ca_bundle)
         if publish:
             check_prefix(publish)
-        sealed = Sealed(manifest, tuple(_read_seal(path) for path in seals))
+        sealed = Sealed(manifest, tuple(read_whole(path, cose.SIGN1_MAX) for path in seals))
         way = Way(enclave, proxy, aws, role_arn, Backoff(retry_for))
         with _telemetry(log_path, metrics_path) as telemetry:
             _closed(manifest, wait)
@@ -121,13 +122,6 @@ def _show(finished: Finished, out_path: Path, *, as_json: bool) -> None:
     else:
         show_outcomes(out(), result)
         err().print(f"{out_path}: not verified yet; use 'verify receipt'")
-
-
-def _read_seal(path: Path) -> bytes:
-    content = read_bounded(path, cose.SIGN1_MAX)
-    if len(content) > cose.SIGN1_MAX:
-        raise UsageError("the file is too large for a seal", where=str(path), code="bad-seal")
-    return content
 
 
 def _closed(manifest: messages.Manifest, wait: bool) -> None:

@@ -34,14 +34,6 @@ manifest_option: Decorator = click.option(
     "--manifest", "manifest_path", type=FILE, required=True, help="manifest.cbor"
 )
 member_option: Decorator = click.option("--member", required=True, help="Your name in the members file.")
-buyer_option: Decorator = click.option("--buyer", "name", required=True, help="Your name in the manifest.")
-journal_option: Decorator = click.option(
-    "--journal",
-    type=OWN_FOLDER,
-    help="Folder of the seal journal (default: seals/ under COATTEST_STATE or the XDG data directory).",
-)
-
-
 record_option: Decorator = click.option(
     "--record",
     "record_path",
@@ -49,18 +41,30 @@ record_option: Decorator = click.option(
     required=True,
     help="Your own record, as 'auction certify' wrote it: the manifest must have the same keys and place.",
 )
-with_option: Decorator = click.option(
-    "--with",
-    "known",
-    multiple=True,
-    metavar="NAME",
-    help="Another buyer, once for each: needed without a terminal, where nobody looks at the list.",
+
+binding_options = option_group(
+    manifest_option,
+    click.option("--buyer", "name", required=True, help="Your name in the manifest."),
+    record_option,
+    click.option(
+        "--with",
+        "known",
+        multiple=True,
+        metavar="NAME",
+        help="Another buyer, once for each: needed without a terminal, where nobody looks at the list.",
+    ),
+    click.option(
+        "--again",
+        is_flag=True,
+        help="Allow lots that you sealed before in another manifest: both results together may reveal more.",
+    ),
+    click.option(
+        "--journal",
+        type=OWN_FOLDER,
+        help="Folder of the seal journal (default: seals/ under COATTEST_STATE or the XDG data directory).",
+    ),
 )
-again_option: Decorator = click.option(
-    "--again",
-    is_flag=True,
-    help="Allow lots that you sealed before in another manifest: both results together may reveal more.",
-)
+"""Who bids or seals, and what it knows: passed as manifest_path, name, record_path, known, again, journal."""
 
 
 def check_prefix(prefix: str) -> None:

@@ -16,14 +16,7 @@ from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, signing_key, utc_now
 from coattest_parent.auction.courier import bid_digests
 from coattest_parent.cli.auction.looking import grounds, known_buyers, look_at_key, looked_json, show_auction
-from coattest_parent.cli.auction.options import (
-    again_option,
-    buyer_option,
-    journal_option,
-    manifest_option,
-    record_option,
-    with_option,
-)
+from coattest_parent.cli.auction.options import binding_options
 from coattest_parent.cli.auction.show import show_lots
 from coattest_parent.cli.options import FILE, aws_from, aws_options
 from coattest_verify.auction import messages
@@ -51,12 +44,8 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 
 
 @click.command("seal")
-@manifest_option
-@buyer_option
+@binding_options
 @signing_key(click.option("--auction-key", type=FILE, required=True, help="Your auction key."))
-@record_option
-@with_option
-@again_option
 @click.option("--own-bid", type=FILE, required=True, help="The bid file that 'auction bid' wrote.")
 @click.option(
     "--bid-digest",
@@ -69,7 +58,6 @@ def parse_digests(values: tuple[str, ...]) -> dict[str, bytes]:
 )
 @click.option("--dry-run", is_flag=True, help="Only check and show everything; record and sign nothing.")
 @expect_option
-@journal_option
 @aws_options
 @named_decision_options
 @json_option

@@ -18,11 +18,10 @@ from coattest.network import parse_network, parse_target
 from coattest.shell import BUG, from_os_error, needs_extra, utc_now
 from coattest_parent.auction.bucket_spool import BucketSpool
 from coattest_parent.auction.courier import AWS_KMS, LOCAL_KMS
-from coattest_parent.auction.finish import Way
 from coattest_parent.auction.folder_spool import FolderSpool
 from coattest_parent.auction.jobs import JobSpool
 from coattest_parent.auction.spool import Courier
-from coattest_parent.auction.steps import Sessions
+from coattest_parent.auction.steps import Sessions, Way
 from coattest_parent.cli.auction.options import check_prefix, way_options
 from coattest_parent.cli.options import FOLDER, aws_from, aws_options
 from coattest_parent.link.aws import Endpoint
@@ -237,18 +236,15 @@ def _service() -> Iterator[Telemetry]:
         sys.exit(BUG)
 
 
-@contextlib.contextmanager
 def _status(
     address: Unix | tuple[str, int] | None,
     healthy: Callable[[], bool],
     ready: Callable[[], bool],
     telemetry: Telemetry,
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[object]:
     if address is None:
-        yield
-        return
-    with StatusServer(address, State(healthy, ready, telemetry.metrics), telemetry):
-        yield
+        return contextlib.nullcontext()
+    return StatusServer(address, State(healthy, ready, telemetry.metrics), telemetry)
 
 
 def _started(telemetry: Telemetry) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import secrets
 import sys
 from pathlib import Path
 
@@ -13,9 +12,8 @@ from coattest.errors import UsageError
 from coattest.parser import refuse_ignored
 from coattest_enclave.protocol import alive
 from coattest_parent.cli.options import aws_from, aws_options
-from coattest_parent.deployment.live import NONCE_SIZE
-from coattest_parent.link.channels import Address, await_listener, parse_address
-from coattest_parent.link.enclave import EnclaveClient
+from coattest_parent.link.channels import await_listener, parse_address
+from coattest_parent.link.enclave import live_document
 from coattest_parent.link.stop import Stop
 
 OF_PUT = ("region", "every", "endpoint_url", "ca_bundle")
@@ -57,7 +55,8 @@ def live_command(
         refuse_ignored(OF_PUT, "without --put")
         asked = _nonce(nonce or "")
         await_listener(target, wait)
-        sys.stdout.write(base64.b64encode(_document(target, asked)).decode("ascii") + "\n")
+        _, document = live_document(target, asked)
+        sys.stdout.write(base64.b64encode(document).decode("ascii") + "\n")
         return
     if region is None:
         raise UsageError("--put needs --region", where="live")
@@ -68,7 +67,7 @@ def live_command(
     client = aws_from(endpoint_url, ca_bundle).s3(region)
 
     def put_one() -> None:
-        document = _document(target, secrets.token_bytes(NONCE_SIZE))
+        _, document = live_document(target)
         with aws_errors(put):
             client.put_object(Bucket=bucket, Key=key, Body=document)
 
@@ -81,11 +80,6 @@ def live_command(
         while not stop.told:
             put_one()
             stop.wait(every)
-
-
-def _document(target: Address, nonce: bytes) -> bytes:
-    with EnclaveClient(target) as client:
-        return client.alive(nonce)
 
 
 def _nonce(text: str) -> bytes:

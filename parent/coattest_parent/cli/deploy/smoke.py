@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -133,7 +132,12 @@ def smoke_command(
     checks: list[SmokeCheck] = []
     failure: CoattestError | None = None
     try:
-        with _target(image, address, size) as target:
+        enclave: contextlib.AbstractContextManager[Address] = (
+            nitro_cli.nitro_enclave(image, size)
+            if image
+            else contextlib.nullcontext(parse_address(address or ""))
+        )
+        with enclave as target:
             await_listener(target, listen_seconds)
             for check in smoke(
                 target,
@@ -175,15 +179,6 @@ def _registers(path: Path, name: str | None) -> dict[int, bytes]:
     if missing is not None:
         raise UsageError(missing, where=where, hint="eif measure image.eif > FILE")
     return dict(chosen.pcrs)
-
-
-@contextlib.contextmanager
-def _target(image: Path | None, address: str | None, size: tuple[str, ...]) -> Iterator[Address]:
-    if image is None:
-        yield parse_address(address or "")
-        return
-    with nitro_cli.nitro_enclave(image, size) as started:
-        yield started
 
 
 def _show(checks: list[SmokeCheck], as_json: bool) -> None:

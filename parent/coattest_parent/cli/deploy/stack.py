@@ -140,7 +140,7 @@ def read_plan(authority: Authority, image: Path, folder: Path) -> planning.Stack
 
 def apply_plan(authority: Authority, given: Mapping[str, Any]) -> None:
     """``apply --target aws``."""
-    cloud = _cloud_of(authority, given)
+    cloud = _cloud(authority.decision.profile, given)
     plan = read_plan(authority, given["image"], given["plan_folder"])
     _require_programs(plan)
     done = rollout.apply_stacks(
@@ -176,7 +176,7 @@ def tell_applied(then: str) -> None:
 
 def show_status(authority: Authority, given: Mapping[str, Any]) -> int:
     """``status --target aws``; 1 when something is not as decided."""
-    cloud = _cloud_of(authority, given)
+    cloud = _cloud(authority.decision.profile, given)
     found = rollout.stacks_status(read_plan(authority, given["image"], given["plan_folder"]), cloud)
     if given["as_json"]:
         emit_json(found)
@@ -209,10 +209,6 @@ def destroy_plan(given: Mapping[str, Any]) -> None:
         out().print(f"gone     {item}")
     for item in found["remains"]:
         out().print(f"remains  {item}")
-
-
-def _cloud_of(authority: Authority, given: Mapping[str, Any]) -> rollout.Cloud:
-    return _cloud(authority.decision.profile, given)
 
 
 def _cloud(profile: str | None, given: Mapping[str, Any]) -> rollout.Cloud:
