@@ -32,6 +32,7 @@ from coattest_verify.keypolicy.iam.match import (
     completed,
     parts_of,
     segments,
+    without_variables,
 )
 from coattest_verify.keypolicy.iam.reading import Doubts, some
 from coattest_verify.keypolicy.prove import bounds, texts
@@ -56,7 +57,7 @@ def _resource(space: Space, found: PolicyStatement, written: str, resource: Any)
         return exact(space.abstract(resource, condition, parts))
     if written == "*":
         return ALWAYS
-    fixed = _without_variables(parts)
+    fixed = without_variables(parts)
     full = completed(fixed)
     crosses = [texts.crossing_regex(fixed), texts.crossing_regex(full)]
     expressions = {
@@ -133,7 +134,7 @@ def _matches(space: Space, found: Condition, value: Any) -> Bounds:
     enabled = space.policy.variables and found.operator.startswith(WITH_VARIABLES)
     read = [parts_of(text, enabled, not without_wildcards(found.operator)) for text in found.values]
     fixed = [parts for parts in read if not any(isinstance(part, Variable) for part in parts)]
-    plain = [_without_variables(parts) for parts in fixed if not odd_register(found, parts)]
+    plain = [without_variables(parts) for parts in fixed if not odd_register(found, parts)]
     items = [_with_variables(space, found, parts, value) for parts in read if parts not in fixed]
     items += [OPEN for parts in fixed if odd_register(found, parts)]
     return bounds.any_bounds([*items, *([_one_of_them(space, found, plain, value)] if plain else [])])
@@ -188,10 +189,6 @@ def _expressions(found: Condition, pattern: tuple[str | Wild, ...]) -> tuple[Any
     )
 
 
-def _without_variables(parts: Iterable[Part]) -> tuple[str | Wild, ...]:
-    return tuple(part for part in parts if not isinstance(part, Variable))
-
-
 def _with_variables(space: Space, found: Condition, parts: tuple[Part, ...], value: Any) -> Bounds:
     """A comparison with the variables' own symbols.
 
@@ -219,7 +216,7 @@ def _with_variables(space: Space, found: Condition, parts: tuple[Part, ...], val
     else:
         symbol = space.abstract(value, found, parts)
         match = exact(symbol)
-        incomplete = found.operator.startswith("Arn") and len(segments(_without_variables(parts))) < 6
+        incomplete = found.operator.startswith("Arn") and len(segments(without_variables(parts))) < 6
         if not (fold or incomplete):
             space.require(z3.Implies(z3.And(resolved, symbol), equal))
     if odd_register(found, parts):
