@@ -16,7 +16,7 @@ from typing import Final
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
-from coattest_verify.audit.events import Event, KeyName, Names
+from coattest_verify.audit.events import Event, KeyName, Names, in_window
 from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS, KNOWN, NEVER, READS
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -243,7 +243,7 @@ class _Judge:
         for event in self.events:
             if not self._of_key(event):
                 continue
-            if not self._inside(event):
+            if not in_window(event.time, self.expected.since, self.expected.until):
                 self.outside += 1
             # A copy in every field is the same event twice; with the same id alone it could hide another.
             elif event.fingerprint in seen or self._copy(event):
@@ -251,10 +251,6 @@ class _Judge:
             else:
                 seen.add(event.fingerprint)
                 self._judge(event)
-
-    def _inside(self, event: Event) -> bool:
-        since, until, time = self.expected.since, self.expected.until, event.time
-        return time is None or ((since is None or time >= since) and (until is None or time < until))
 
     def _of_key(self, event: Event) -> bool:
         """Whether the event is of the key, or may be."""
