@@ -7,13 +7,14 @@ caller. That is a look before something is encrypted, not a proof: ``prove`` has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
 from coattest_verify.keypolicy.iam import Condition, Policy, Principal, Request, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.evaluate import attested_context
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Ternary
 
@@ -106,15 +107,11 @@ def _callers(policy: Policy, key_arn: str) -> Iterator[tuple[Principal, bool]]:
 def _request(
     caller: Principal, action: str, key_arn: str, registers: Mapping[int, str], context: Mapping[str, str]
 ) -> Request:
-    keys: dict[str, Sequence[str]] = {
+    attested = {**registers, 3: pcr3(caller.arn)} if registers and ":role/" in caller.arn else registers
+    keys = {
         "aws:PrincipalArn": (caller.arn,),
         "aws:PrincipalAccount": (caller.account,),
         "kms:CallerAccount": (caller.account,),
+        **attested_context(attested, context),
     }
-    if registers:
-        attested = {**registers, 3: pcr3(caller.arn)} if ":role/" in caller.arn else registers
-        keys |= {f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in attested.items()}
-        keys["kms:RecipientAttestation:ImageSha384"] = (registers[0],)
-    keys |= {f"kms:EncryptionContext:{key}": (value,) for key, value in context.items()}
-    keys["kms:EncryptionContextKeys"] = tuple(context)
-    return Request(caller, action, key_arn, {key: tuple(value) for key, value in keys.items()})
+    return Request(caller, action, key_arn, keys)

@@ -227,9 +227,8 @@ def _holds(
         return ternary(
             ("true" if not found else "false") in {match.ascii_lower(value) for value in condition.values}
         )
-    negate = negated(condition.operator)
     if not found:
-        return ternary(_absent(condition, negate))
+        return ternary(true_when_absent(condition))
     plain = condition.quantifier is Quantifier.NONE
     if plain and (len(found) > 1 or KMS.multivalued(condition.key)):
         return doubts.open(
@@ -248,7 +247,7 @@ def _holds(
         answer = some(
             _matches(condition, pattern, value, context, variables, doubts) for pattern in condition.values
         )
-        return answer.opposite() if negate else answer
+        return answer.opposite() if negated(condition.operator) else answer
 
     combine = some if condition.quantifier is Quantifier.ANY else every
     return combine([matches(value) for value in found])
@@ -319,7 +318,8 @@ def compare_value(condition: Condition, parts: Parts, value: str) -> Ternary:
     return _TESTS[condition.operator][0](parts, value)
 
 
-def _absent(condition: Condition, negate: bool) -> bool:
+def true_when_absent(condition: Condition) -> bool:
+    """Whether a condition, other than Null, is true when the request has no value of its key."""
     if condition.if_exists or condition.quantifier is Quantifier.ALL:
         return True
-    return negate and condition.quantifier is Quantifier.NONE
+    return negated(condition.operator) and condition.quantifier is Quantifier.NONE

@@ -83,6 +83,19 @@ class Request:
         return merged
 
 
+def attested_context(registers: Mapping[int, str], pairs: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The condition keys of a request under an encryption context with these ``pairs``, with a document that
+    has these registers (hex by index), or without one when there are none.
+    """
+    measured = {f"PCR{index}": value for index, value in registers.items()}
+    measured |= {"ImageSha384": registers[0]} if 0 in registers else {}
+    return {
+        **{f"kms:RecipientAttestation:{name}": (value,) for name, value in measured.items()},
+        **{f"kms:EncryptionContext:{key}": (value,) for key, value in pairs.items()},
+        "kms:EncryptionContextKeys": tuple(pairs),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """What one policy says, and which statements (by index) say it.

@@ -183,7 +183,7 @@ def _partitions(policy: Policy) -> list[str]:
 
 
 def _key_arn(policy: Policy, region: Any, key_id: Any) -> Any:
-    partitions = texts.union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
+    partitions = z3.Union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
     parts = ["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
     return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
 

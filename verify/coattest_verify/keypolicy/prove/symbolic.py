@@ -21,6 +21,7 @@ from coattest_verify.keypolicy.iam.conditions import (
     negated,
     odd_register,
     text_of,
+    true_when_absent,
     without_wildcards,
 )
 from coattest_verify.keypolicy.iam.evaluate import one_resource, permits_by_matching
@@ -61,8 +62,8 @@ def _resource(space: Space, found: PolicyStatement, written: str, resource: Any)
     full = completed(fixed)
     crosses = [texts.crossing_regex(fixed), texts.crossing_regex(full)]
     expressions = {
-        True: texts.union([texts.segments_regex(full), *crosses]),
-        False: texts.union(
+        True: z3.Union([texts.segments_regex(full), *crosses]),
+        False: z3.Union(
             [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
         ),
     }
@@ -110,7 +111,7 @@ def _with_values(found: Condition, there: Sequence[Any], tests: Sequence[Bounds]
     if found.operator == "Null":
         wanted = {ascii_lower(value) for value in found.values}
         return exact(z3.Or(z3.And("true" in wanted, z3.Not(present)), z3.And("false" in wanted, present)))
-    absent = exact(_when_absent(found, negated(found.operator)))
+    absent = exact(z3.BoolVal(true_when_absent(found)))
     if _undefined(found):
         return either(present, OPEN, absent)
     pairs = list(zip(there, tests, strict=True))
@@ -122,12 +123,6 @@ def _with_values(found: Condition, there: Sequence[Any], tests: Sequence[Bounds]
         several = z3.Or(*(z3.And(one, other) for one, other in itertools.combinations(there, 2)))
         answer = either(several, OPEN, answer)
     return either(present, answer, absent)
-
-
-def _when_absent(found: Condition, negate: bool) -> Any:
-    if found.if_exists or found.quantifier is Quantifier.ALL:
-        return z3.BoolVal(True)
-    return z3.BoolVal(negate and found.quantifier is Quantifier.NONE)
 
 
 def _matches(space: Space, found: Condition, value: Any) -> Bounds:
@@ -161,13 +156,13 @@ def _one_of_them(
             return exact(space.one_of(value, [ascii_lower(text) if fold else text for text in listed]))
     surely, perhaps = zip(*(_expressions(found, pattern) for pattern in patterns), strict=True)
     if all(one is other for one, other in zip(surely, perhaps, strict=True)):
-        return exact(space.matches(value, texts.union(surely), lambda text: answer(text).surely))
+        return exact(space.matches(value, z3.Union(surely), lambda text: answer(text).surely))
     decided = [item for item in surely if item is not None]
     return Bounds(
-        space.matches(value, texts.union(decided), lambda text: answer(text).surely)
+        space.matches(value, z3.Union(decided), lambda text: answer(text).surely)
         if decided
         else z3.BoolVal(False),
-        space.matches(value, texts.union(perhaps), lambda text: answer(text).perhaps),
+        space.matches(value, z3.Union(perhaps), lambda text: answer(text).perhaps),
     )
 
 
@@ -184,9 +179,7 @@ def _expressions(found: Condition, pattern: tuple[str | Wild, ...]) -> tuple[Any
         # No register has a colon, so none has six parts; to find that out takes the solver minutes.
         return (texts.NOTHING, texts.NOTHING) if whole else (None, texts.glob_regex(pattern))
     by_segments = texts.segments_regex(pattern)
-    return (
-        (by_segments, by_segments) if whole else (None, texts.union([by_segments, texts.glob_regex(pattern)]))
-    )
+    return (by_segments, by_segments) if whole else (None, z3.Union([by_segments, texts.glob_regex(pattern)]))
 
 
 def _with_variables(space: Space, found: Condition, parts: tuple[Part, ...], value: Any) -> Bounds:

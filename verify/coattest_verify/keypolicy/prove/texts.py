@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
@@ -73,7 +73,7 @@ def open_case_regex(text: str) -> Any:
         return ANYTHING
     return sequence(
         [
-            union([_cases(character), *map(literal, OTHER_CASES.get(character.lower(), ""))])
+            z3.Union([_cases(character), *map(literal, OTHER_CASES.get(character.lower(), ""))])
             for character in text
         ]
     )
@@ -121,19 +121,8 @@ def crossing_regex(parts: Pattern) -> Any:
     return sequence(made)
 
 
-def intersection(items: Sequence[Any]) -> Any:
-    """All of the expressions."""
-    return items[0] if len(items) == 1 else z3.Intersect(*items)
-
-
 def sequence(items: Sequence[Any]) -> Any:
     """One expression after the other."""
     if not items:
         return z3.Re("")
     return items[0] if len(items) == 1 else z3.Concat(*items)
-
-
-def union(items: Iterable[Any]) -> Any:
-    """Any of the expressions."""
-    listed = list(items)
-    return listed[0] if len(listed) == 1 else z3.Union(*listed)
