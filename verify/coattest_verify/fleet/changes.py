@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -104,13 +104,7 @@ class Change:
 
     def to_json(self) -> dict[str, str]:
         """One flat object."""
-        return {
-            "kind": self.kind,
-            "source": self.source,
-            "what": self.what,
-            "key": self.key,
-            "detail": self.detail,
-        }
+        return asdict(self)
 
 
 def changes(
