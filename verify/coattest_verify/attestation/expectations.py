@@ -241,6 +241,7 @@ _Exact: TypeAlias = (
     | UnsafeExpectDebug
 )
 Expectation: TypeAlias = _Exact | ExpectDocument | MaxAge | UnsafeAnyMeasurement | UnsafeAllowDebug
+_OTHERS: Final = (ExpectDocument, MaxAge, UnsafeAnyMeasurement, UnsafeAllowDebug)
 _KINDS: Final[tuple[Any, ...]] = get_args(Expectation)
 
 
@@ -262,6 +263,7 @@ class Demands:
         the whole document) and UnsafeAnyMeasurement is not among them; ``bad-expectation`` for anything else
         than an expectation.
         """
+        expectations = tuple(expectations)
         for each in expectations:
             if not isinstance(each, _KINDS):
                 raise bad_expectation(f"{each!r:.80} is not an expectation")
@@ -278,7 +280,7 @@ class Demands:
                 code="empty-expectations",
             )
         return cls(
-            tuple(each for each in expectations if isinstance(each, get_args(_Exact))),
+            tuple(each for each in expectations if not isinstance(each, _OTHERS)),
             documents,
             min((age.max_age_ms for age in ages if age.max_age_ms is not None), default=None),
             min((age.skew_ms for age in ages), default=0),
