@@ -16,7 +16,7 @@ from decimal import Decimal
 from coattest_verify.keypolicy.iam import match
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, KMS
 from coattest_verify.keypolicy.iam.model import Condition, PolicyError, Quantifier
-from coattest_verify.keypolicy.iam.reading import Doubts, Ternary, every, some, ternary
+from coattest_verify.keypolicy.iam.reading import Reading, Ternary, every, some, ternary
 
 Parts = Sequence[str | match.Wild]
 Test = Callable[[Parts, str], Ternary]
@@ -200,14 +200,14 @@ def without_wildcards(name: str) -> bool:
     return not name.startswith("Arn") and not name.endswith("Like")
 
 
-def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Ternary:
-    """Whether the condition is true for a request context (keys in lower case)."""
-    found = context.get(match.ascii_lower(condition.key), ())
-    answer = _holds(condition, found, context, variables, doubts)
+def holds(condition: Condition, reading: Reading) -> Ternary:
+    """Whether the condition is true for the request that is read."""
+    found = reading.context.get(match.ascii_lower(condition.key), ())
+    answer = _holds(condition, found, reading)
     filled = tuple(value for value in found if value)
-    if filled == found or answer is _holds(condition, filled, context, variables, doubts):
+    if filled == found or answer is _holds(condition, filled, reading):
         return answer
-    return doubts.open(
+    return reading.open(
         told(condition),
         "AWS's pages differ on whether a key with an empty value is there",
         "leave the empty value out",
@@ -220,9 +220,7 @@ def told(condition: Condition) -> str:
     return f"{condition.name} {condition.key} = {values if len(values) <= 120 else values[:117] + '...'}"
 
 
-def _holds(
-    condition: Condition, found: Sequence[str], context: match.Context, variables: bool, doubts: Doubts
-) -> Ternary:
+def _holds(condition: Condition, found: Sequence[str], reading: Reading) -> Ternary:
     if condition.operator == "Null":
         return ternary(
             ("true" if not found else "false") in {match.ascii_lower(value) for value in condition.values}
@@ -231,22 +229,20 @@ def _holds(
         return ternary(true_when_absent(condition))
     plain = condition.quantifier is Quantifier.NONE
     if plain and (len(found) > 1 or KMS.multivalued(condition.key)):
-        return doubts.open(
+        return reading.open(
             told(condition),
             "AWS does not say what this operator does with a key of several values",
             f"write ForAllValues:{condition.operator} or ForAnyValue:{condition.operator}",
         )
     if mistyped(condition):
-        return doubts.open(
+        return reading.open(
             told(condition),
             f"the key is no {condition.operator} one, and AWS does not say what then happens",
             "use an operator of the key's type",
         )
 
     def matches(value: str) -> Ternary:
-        answer = some(
-            _matches(condition, pattern, value, context, variables, doubts) for pattern in condition.values
-        )
+        answer = some(_matches(condition, pattern, value, reading) for pattern in condition.values)
         return answer.opposite() if negated(condition.operator) else answer
 
     combine = some if condition.quantifier is Quantifier.ANY else every
@@ -277,35 +273,28 @@ def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:
     return not all(map(_HEX.fullmatch, texts)) or (whole and sum(map(len, texts)) != REGISTER)
 
 
-def _matches(  # noqa: PLR0917
-    condition: Condition,
-    pattern: str,
-    value: str,
-    context: match.Context,
-    variables: bool,
-    doubts: Doubts,
-) -> Ternary:
+def _matches(condition: Condition, pattern: str, value: str, reading: Reading) -> Ternary:
     name = condition.operator
-    enabled = variables and name.startswith(WITH_VARIABLES)
+    enabled = reading.variables and name.startswith(WITH_VARIABLES)
     parts = match.parts_of(pattern, enabled, not without_wildcards(name))
-    resolved = match.resolve(parts, context)
+    resolved = match.resolve(parts, reading.context)
     if resolved is None:
         if not negated(name):
             return Ternary.NO
-        return doubts.open(
+        return reading.open(
             told(condition),
             'AWS says that a variable without a value "might cause the entire statement to be invalid"',
             "give the variable a default, or require its key with Null",
         )
     if odd_register(condition, parts):
-        return doubts.open(
+        return reading.open(
             told(condition),
             "AWS describes registers as lower-case hex, and has an example with 0x",
             "write the 96 lower-case hex digits",
         )
     answer = compare_value(condition, resolved, value)
     if answer is Ternary.OPEN:
-        doubts.open(
+        reading.open(
             told(condition),
             "AWS does not say how this is compared",
             "write a full ARN" if name.startswith("Arn") else "use a case-sensitive operator",

@@ -17,7 +17,7 @@ from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request,
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.iam.match import ascii_lower
-from coattest_verify.keypolicy.iam.reading import Doubts
+from coattest_verify.keypolicy.iam.reading import Reading
 from coattest_verify.keypolicy.prove import bounds
 from coattest_verify.keypolicy.prove.bounds import Bounds
 from coattest_verify.keypolicy.prove.callers import Caller
@@ -81,7 +81,7 @@ class Search:
         found: list[tuple[int, PolicyStatement, Ternary]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
-                matches = principal_matches(item, caller.principal, Doubts())
+                matches = principal_matches(item, caller.principal, Reading())
                 if matches is not Ternary.NO:
                     found.append((index, item, matches))
         return found

@@ -35,7 +35,7 @@ from coattest_verify.keypolicy.iam.match import (
     segments,
     without_variables,
 )
-from coattest_verify.keypolicy.iam.reading import Doubts, some
+from coattest_verify.keypolicy.iam.reading import Reading, some
 from coattest_verify.keypolicy.prove import bounds, texts
 from coattest_verify.keypolicy.prove.bounds import ALWAYS, NEVER, OPEN, Bounds, either, exact, given
 from coattest_verify.keypolicy.prove.ranges import family
@@ -71,7 +71,7 @@ def _resource(space: Space, found: PolicyStatement, written: str, resource: Any)
         expressions[True] = texts.segments_regex(full)
 
     def answer(text: str) -> Ternary:
-        return one_resource(found, written, text, {}, space.policy.variables, Doubts())
+        return one_resource(found, written, text, Reading(variables=space.policy.variables))
 
     return Bounds(
         space.matches(resource, expressions[True], lambda text: answer(text).surely),
