@@ -141,7 +141,7 @@ def _chain_findings(
         yield _gap(chain[-1].end, until, chain[-1])
 
 
-def _about(code: str, digest: _Digest, what: str) -> Finding:
+def _of_file(code: str, digest: _Digest, what: str) -> Finding:
     """A finding about a digest file, which it names."""
     return Finding(code, digest.file.where, f"{digest.file.where}{what}")
 
@@ -200,7 +200,7 @@ def _time(text: str) -> datetime:
 def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> Iterator[Finding]:
     der = keys.get(digest.fingerprint)
     if der is None:
-        yield _about("digest-key", digest, f": signed with key {digest.fingerprint}, which is not known")
+        yield _of_file("digest-key", digest, f": signed with key {digest.fingerprint}, which is not known")
         return
     content = hashlib.sha256(digest.file.content).hexdigest()
     signed = "\n".join([digest.end_text, digest.path, content, digest.previous_signature or "null"])
@@ -210,7 +210,7 @@ def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> Iterator[Finding]:
             raise ValueError("not RSA")
         key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     except (InvalidSignature, ValueError):
-        yield _about("digest-signature", digest, ": the signature does not verify")
+        yield _of_file("digest-signature", digest, ": the signature does not verify")
 
 
 def _linked(earlier: _Digest, later: _Digest) -> Iterator[Finding]:
@@ -218,7 +218,7 @@ def _linked(earlier: _Digest, later: _Digest) -> Iterator[Finding]:
     if later.start != earlier.end:
         yield _gap(earlier.end, later.start, later)
     elif (later.previous_signature, later.previous_hash) != (earlier.file.signature, content):
-        yield _about("digest-chain", later, f" does not follow {earlier.file.where}")
+        yield _of_file("digest-chain", later, f" does not follow {earlier.file.where}")
 
 
 def _held(path: str, logs: Mapping[str, str]) -> str | None:
