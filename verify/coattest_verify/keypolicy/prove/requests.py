@@ -24,7 +24,7 @@ from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymo
 from coattest_verify.keypolicy.prove.present import EPOCH_NOW, OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
-from coattest_verify.keypolicy.prove.texts import constant, model_text
+from coattest_verify.keypolicy.prove.texts import constant, model_text, sequence
 
 RESOURCE = "resource"
 LIKELY = 3
@@ -37,28 +37,14 @@ _WORD = z3.Plus(z3.Union(z3.Range("a", "z"), z3.Range("0", "9"), z3.Re("-")))
 
 _LETTERS = z3.Plus(z3.Range("a", "z"))
 _HEX = z3.Union(z3.Range("0", "9"), z3.Range("a", "f"))
-_REGION = z3.Concat(
-    z3.Loop(z3.Range("a", "z"), 2, 2),
-    z3.Plus(z3.Concat(z3.Re("-"), _LETTERS)),
-    z3.Re("-"),
-    z3.Range("1", "9"),
-)
-_KEY_ID = z3.Concat(
-    z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
-)
+_TWO_LETTERS = z3.Loop(z3.Range("a", "z"), 2, 2)
+_REGION = sequence([_TWO_LETTERS, z3.Plus(sequence(["-", _LETTERS])), "-", z3.Range("1", "9")])
+_FOUR = sequence(["-", z3.Loop(_HEX, 4, 4)])
+_KEY_ID = sequence([z3.Loop(_HEX, 8, 8), _FOUR, _FOUR, _FOUR, "-", z3.Loop(_HEX, 12, 12)])
 
-_TIME = z3.Concat(
-    z3.Re("20"),
-    *(
-        z3.Range("0", "9"),
-        z3.Range("0", "9"),
-        z3.Re("-0"),
-        z3.Range("1", "9"),
-        z3.Re("-1"),
-        z3.Range("0", "9"),
-    ),
-    *(z3.Re("T1"), *(z3.Range("0", "9"), z3.Re(":"), z3.Range("0", "5")) * 2, z3.Range("0", "9"), z3.Re("Z")),
-)
+_DIGIT = z3.Range("0", "9")
+_DAY = ("20", _DIGIT, _DIGIT, "-0", z3.Range("1", "9"), "-1", _DIGIT)
+_TIME = sequence([*_DAY, "T1", *(_DIGIT, ":", z3.Range("0", "5")) * 2, _DIGIT, "Z"])
 """Some times as a request's context may have them; only counterexamples are bound to them."""
 
 ASSUMED = {
@@ -184,8 +170,7 @@ def _partitions(policy: Policy) -> list[str]:
 
 def _key_arn(policy: Policy, region: Any, key_id: Any) -> Any:
     partitions = z3.Union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
-    parts = ["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
-    return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
+    return sequence(["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id])
 
 
 def _registers(space: Space) -> list[Slot]:

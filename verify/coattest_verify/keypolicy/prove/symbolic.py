@@ -61,21 +61,15 @@ def _resource(space: Space, found: PolicyStatement, written: str, resource: Any)
     fixed = without_variables(parts)
     full = completed(fixed)
     crosses = [texts.crossing_regex(fixed), texts.crossing_regex(full)]
-    expressions = {
-        True: z3.Union([texts.segments_regex(full), *crosses]),
-        False: z3.Union(
-            [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
-        ),
-    }
-    if not permits_by_matching(found):
-        expressions[True] = texts.segments_regex(full)
+    surely = [texts.segments_regex(full), *(crosses if permits_by_matching(found) else [])]
+    perhaps = [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
 
     def answer(text: str) -> Ternary:
         return one_resource(found, written, text, Reading(variables=space.policy.variables))
 
     return Bounds(
-        space.matches(resource, expressions[True], lambda text: answer(text).surely),
-        space.matches(resource, expressions[False], lambda text: answer(text).perhaps),
+        space.matches(resource, z3.Union(surely), lambda text: answer(text).surely),
+        space.matches(resource, z3.Union(perhaps), lambda text: answer(text).perhaps),
     )
 
 
