@@ -19,7 +19,6 @@ from coattest_verify.fleet.judge import (
     DECIDED,
     MISSING,
     STATUSES,
-    UNEXPECTED,
     VERIFIED,
     WAITING,
     ExpectedRelease,
@@ -72,15 +71,9 @@ class LastLook:
             )
         return cls({each.name: each.answer for each in releases}, sources)
 
-    def silent_since(self, source: str, key: str) -> datetime | None:
-        """Since when an enclave is silent, by the last look."""
-        seen = self.sources.get(source, {}).get(key)
-        return seen.since if seen else None
-
-    def expected(self, source: str, key: str) -> bool:
-        """Whether the last look saw it there, and not as one that should not be."""
-        seen = self.sources.get(source, {}).get(key)
-        return seen is not None and seen.status != UNEXPECTED
+    def seen(self, row: Judged) -> LastSeen | None:
+        """What the last look saw where a row is."""
+        return self.sources.get(row.source, {}).get(row.key)
 
 
 def _unseen(rows: Sequence[Judged]) -> set[str]:
@@ -128,8 +121,7 @@ def changes(
         if before.releases.get(each.name, DECIDED) != each.answer
     ]
     for row in rows:
-        seen = before.sources.get(row.source, {}).get(row.key)
-        if (change := _changed(seen, row, first=last is None)) is not None:
+        if (change := _changed(before.seen(row), row, first=last is None)) is not None:
             found.append(change)
     now = LastLook.of(rows, (), last)
     for source, earlier in before.sources.items():
