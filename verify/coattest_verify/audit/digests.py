@@ -93,22 +93,24 @@ def check_digests(
     parsed = [_parse(file) for file in digests]
     for digest in sorted((item for item in parsed if isinstance(item, _Digest)), key=lambda item: item.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
-    unreadable = [item for item in parsed if isinstance(item, Finding)]
     if not digests:
         return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
+    found = [item for item in parsed if isinstance(item, Finding)]
     own = f"{account}_CloudTrail-Digest_{region}_"
     if region is not None and not any(name.startswith(own) if account else own in name for name in chains):
         of = f"{account} in {region}" if account else region
         detail = f"no digest files of {of}: nothing shows that its logs are complete"
-        unreadable.append(Finding("no-digests", "logs", detail))
-    return (
-        *unreadable,
-        *(
-            finding
-            for _, chain in sorted(chains.items())
-            for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
-        ),
-    )
+        found.append(Finding("no-digests", "logs", detail))
+    for _, chain in sorted(chains.items()):
+        for earlier, digest in zip((None, *chain), chain, strict=False):
+            found += _signed(digest, keys)
+            found += _linked(earlier, digest) if earlier else ()
+            found += _listed(digest, logs)
+        if since is not None and chain[0].start > since:
+            found.append(_gap(since, chain[0].start, chain[0]))
+        if until is not None and chain[-1].end < until:
+            found.append(_gap(chain[-1].end, until, chain[-1]))
+    return tuple(found)
 
 
 def digest_range(
@@ -119,26 +121,6 @@ def digest_range(
     parsed = [item for item in map(_parse, digests) if isinstance(item, _Digest)]
     mine = [item for item in parsed if item.path.rsplit("/", 1)[-1].startswith(own)]
     return (min(item.start for item in mine), max(item.end for item in mine)) if mine else None
-
-
-def _chain_findings(
-    chain: Sequence[_Digest],
-    *,
-    keys: Mapping[str, bytes],
-    logs: Mapping[str, str],
-    since: datetime | None,
-    until: datetime | None,
-) -> Iterator[Finding]:
-    """The findings of one Region's digests, in their order."""
-    for earlier, digest in zip((None, *chain), chain, strict=False):
-        yield from _signed(digest, keys)
-        if earlier:
-            yield from _linked(earlier, digest)
-        yield from _listed(digest, logs)
-    if since is not None and chain[0].start > since:
-        yield _gap(since, chain[0].start, chain[0])
-    if until is not None and chain[-1].end < until:
-        yield _gap(chain[-1].end, until, chain[-1])
 
 
 def _of_file(code: str, digest: _Digest, what: str) -> Finding:
