@@ -62,8 +62,8 @@ def explain_policy(
 
 def _answer(policy: Policy, found: Assessment) -> tuple[bool | None, tuple[str, ...]]:
     """Whether it is allowed, and the Sids of the statements that say so."""
-    allowed, deciding = found.effect is Effect.ALLOW, found.denied_by or found.allowed_by
-    is_open = found.effect is Effect.OPEN
-    if is_open:
-        deciding = found.perhaps_denied_by or found.perhaps_granted_by
-    return None if is_open else allowed, tuple(policy.statements[index].sid for index in deciding)
+    allowed: bool | None = found.effect is Effect.ALLOW
+    deciding = found.denied_by or found.allowed_by
+    if found.effect is Effect.OPEN:
+        allowed, deciding = None, found.perhaps_denied_by or found.perhaps_granted_by
+    return allowed, tuple(policy.statements[index].sid for index in deciding)

@@ -29,15 +29,15 @@ REGISTER = 96
 
 _HEX = re.compile(r"[0-9a-f]*")
 _TYPED = {
-    "Numeric": ("Numeric",),
-    "Date": ("Date",),
-    "Bool": ("Bool",),
-    "Binary": ("Binary",),
-    "IpAddress": ("IPAddress",),
+    "Numeric": "Numeric",
+    "Date": "Date",
+    "Bool": "Bool",
+    "Binary": "Binary",
+    "IpAddress": "IPAddress",
 }
 """Operators that want a key of their own type; the String and Arn ones are used with any."""
 
-_EPOCH = ("aws:epochtime", _TYPED["Numeric"])
+_EPOCH = ("aws:epochtime", "Numeric")
 """It "works with date operators or numeric operators"; the other times work with date operators only."""
 
 
@@ -93,9 +93,8 @@ def instant(text: str) -> Decimal:
 
 
 def _zone(text: str | None) -> datetime.timezone:
-    if text in (None, "Z"):
+    if text is None or text == "Z":
         return datetime.timezone.utc
-    assert text is not None
     minutes = int(text[1:3]) * 60 + int(text[4:6])
     return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
 
@@ -251,11 +250,11 @@ def _holds(condition: Condition, found: Sequence[str], reading: Reading) -> Tern
 
 def mistyped(condition: Condition) -> bool:
     """Whether the operator is for another type than the key has in AWS's list."""
-    wanted = next((types for stem, types in _TYPED.items() if stem in condition.operator), None)
-    kind = KMS.find(condition.key)
-    if wanted is None or kind is None or (match.ascii_lower(condition.key), wanted) == _EPOCH:
+    wanted = next((kind for stem, kind in _TYPED.items() if stem in condition.operator), None)
+    found = KMS.find(condition.key)
+    if wanted is None or found is None or (match.ascii_lower(condition.key), wanted) == _EPOCH:
         return False
-    return kind[1].removeprefix("ArrayOf") not in wanted
+    return found[1].removeprefix("ArrayOf") != wanted
 
 
 def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:

@@ -257,13 +257,13 @@ def _document(space: Space) -> list[Any]:
     ]
 
 
-def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[Any]:
+def wishes(space: Space, caller: Caller, resource: Any) -> list[Any]:
     """What makes a counterexample easy to read, most wanted first; each is tried, none is needed."""
     found: list[Any] = []
     values = [(key, slot) for key, slots in list(space.keys().items()) for slot in slots]
     free = [(key, slot) for key, slot in values if key not in known(caller)]
     if not z3.is_string_value(resource):
-        account = example_key(policy).split(":")[4]
+        account = example_key(space.policy).split(":")[4]
         examples = [f"arn:aws:kms:{region}:{account}:key/{EXAMPLE_ID}" for region in _REGIONS]
         found += [resource == example for example in examples]
     if not caller.named and caller.principal.kind == "AWS":
@@ -280,7 +280,7 @@ def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[
         if key.startswith(ATTESTATION):
             found.append(slot.value == "d" * 96)
         elif key == CONTEXT_KEYS:
-            found += [slot.value == constant(name) for name in _context_names(policy)]
+            found += [slot.value == constant(name) for name in _context_names(space.policy)]
         else:
             found.append(slot.value == "example")
             found.append(z3.InRe(slot.value, texts.PRINTABLE))
@@ -311,14 +311,12 @@ def _first_account(policy: Policy) -> str:
     return next(named, "111122223333")
 
 
-def in_full(  # noqa: PLR0917
-    space: Space, caller: Caller, action: str, policy: Policy, resource: Any, model: Any
-) -> Request:
+def in_full(space: Space, caller: Caller, action: str, resource: Any, model: Any) -> Request:
     """The request of a model, with condition keys in AWS's case."""
     context = {key: _values(slots, model) for key, slots in space.keys().items()}
     written = {
         ascii_lower(condition.key): condition.key
-        for item in policy.statements
+        for item in space.policy.statements
         for condition in item.conditions
     }
     spelled: dict[str, tuple[str, ...]] = {}

@@ -167,7 +167,7 @@ class Search:
 
     def _request(self, space: Space, caller: Caller, action: str, model: Any) -> Request:
         """The request of a model. An example's key is in the Region and account that the request has."""
-        found = in_full(space, caller, action, self.policy, self._resource, model)
+        found = in_full(space, caller, action, self._resource, model)
         if self.key_arn or not z3.is_string_value(self._resource):
             return found
         return replace(found, resource=placed(found.resource, found.lowered()))
@@ -178,7 +178,7 @@ class Search:
         """The same counterexample with as many wishes as can be had in the time for it."""
         until = time.process_time() + WISHES_SECONDS
         wanted = list(constraints)
-        for wish in wishes(space, caller, self.policy, self._resource):
+        for wish in wishes(space, caller, self._resource):
             left = min((until - time.process_time()) * PATIENCE, self.until - time.monotonic())
             if left <= 0:
                 break
