@@ -11,7 +11,7 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Principal
-from coattest_verify.keypolicy.prove.callers import Caller
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.prove.space import Space
 from coattest_verify.keypolicy.prove.texts import constant, sequence
 

@@ -16,10 +16,10 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
-from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
 from coattest_verify.keypolicy.prove.present import EPOCH_NOW, OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER

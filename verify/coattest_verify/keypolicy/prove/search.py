@@ -15,12 +15,12 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Ternary, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Reading
 from coattest_verify.keypolicy.prove import bounds
 from coattest_verify.keypolicy.prove.bounds import Bounds
-from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import known
 from coattest_verify.keypolicy.prove.present import of_its_key, placed
 from coattest_verify.keypolicy.prove.requests import (
