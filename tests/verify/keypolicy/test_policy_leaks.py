@@ -88,12 +88,22 @@ ANYBODY = {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resour
         {"Condition": {"StringEquals": {"aws:PrincipalTag/a": "${aws:PrincipalTag/b}"}}},
         {"Condition": {"Null": {"kms:RecipientAttestation:NitroTPMPCR4": "false"}}},
         {"Principal": {"Service": "logs.amazonaws.com"}},
+        {"Principal": {"AWS": "AIDACKCEVSQ6C2EXAMPLE"}},
+        {"Principal": {"AWS": "AROACKCEVSQ6C2EXAMPLE"}},
+        {"Principal": {"AWS": f"arn:aws:sts::{ACCOUNT}:assumed-role/parent/session"}},
+        {"Principal": {"AWS": f"arn:aws:sts::{ACCOUNT}:federated-user/somebody"}},
+        {"Principal": {"Federated": f"arn:aws:iam::{ACCOUNT}:saml-provider/idp"}},
+        {"Principal": {"Federated": "cognito-identity.amazonaws.com"}},
+        {"NotPrincipal": {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}},
         {"Resource": "arn:aws:kms:*:*:key/${aws:PrincipalTag/key}"},
     ],
 )
 def test_a_condition_that_nobody_settles_keeps_nobody_out(more: dict[str, Any]) -> None:
     """The request that is tried has no tag, address or service: somebody's has."""
-    found = leaks({"Version": "2012-10-17", "Statement": [{**ANYBODY, **more}]})
+    statement = {**ANYBODY, **more}
+    if "NotPrincipal" in more:
+        del statement["Principal"]
+    found = leaks({"Version": "2012-10-17", "Statement": [statement]})
     assert "without an attestation document" in found
 
 
@@ -111,3 +121,23 @@ def test_a_deny_that_may_not_apply_does_not_count() -> None:
     sometimes = {**kept_out, "Condition": {"NotIpAddress": {"aws:SourceIp": "192.0.2.0/24"}}}
     assert leaks({"Version": "2012-10-17", "Statement": [ANYBODY, sometimes]})
     assert not leaks({"Version": "2012-10-17", "Statement": [ANYBODY, kept_out]})
+
+
+def test_who_must_not_decrypt_by_one_name_does_not_by_another() -> None:
+    """A Deny for the role by its ARN holds for its unique id too; one for somebody else does not."""
+    allow = {**ANYBODY, "Principal": {"AWS": "AROACKCEVSQ6C2EXAMPLE"}}
+    role = {"AWS": f"arn:aws:iam::{ACCOUNT}:role/parent"}
+    deny = {**ANYBODY, "Effect": "Deny", "Principal": role}
+    assert leaks({"Version": "2012-10-17", "Statement": [allow, deny]})
+    assert not leaks({"Version": "2012-10-17", "Statement": [allow, {**deny, "Principal": "*"}]})
+
+
+def test_a_policy_with_very_many_principals_is_not_judged() -> None:
+    """Every one of them may be another of them too, so the work would grow with the square."""
+    ids = [f"AROA{index:017}" for index in range(200)]
+    document = {
+        "Version": "2012-10-17",
+        "Statement": [{**ANYBODY, "Effect": "Deny", "Principal": {"AWS": ids}}],
+    }
+    (found,) = policy_leaks(parse_policy(json.dumps(document)), KEY, pcrs={}, context={}, foreign={})
+    assert "200 principals" in found.detail

@@ -35,9 +35,4 @@ def together(tasks: Iterable[Steps[T]]) -> list[T]:
 
 def alone(task: Steps[T]) -> T:
     """The result of one task."""
-    try:
-        while True:
-            next(task)
-    except StopIteration as done:
-        result: T = done.value
-        return result
+    return together([task])[0]

@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, Final, TypeAlias, get_args
+from typing import Any, ClassVar, Final, TypeAlias, get_args
 
 from coattest.errors import UsageError
 from coattest.findings import Finding
@@ -33,6 +33,7 @@ from coattest_verify.attestation.rules import (
     WRONG_NONCE,
     WRONG_PUBLIC_KEY,
     WRONG_USER_DATA,
+    Rule,
     bad_expectation,
 )
 
@@ -97,53 +98,55 @@ class ExpectAnyPcrs:
         return min([each.findings(document) for each in self.sets], key=len)
 
 
+class _ExpectField:
+    """A field of the document, named ``FIELD`` here too, byte for byte; None: it must be null."""
+
+    __slots__ = ()
+    FIELD: ClassVar[str]
+    RULE: ClassVar[Rule]
+
+    def __post_init__(self) -> None:
+        value = getattr(self, self.FIELD)
+        if value is not None and not isinstance(value, bytes):
+            what = f"bytes or None, not {type(value).__name__}"
+            raise bad_expectation(what, where=type(self).__name__)
+
+    def findings(self, document: Document) -> Iterator[Finding]:
+        """One finding when the field differs."""
+        expected, found = getattr(self, self.FIELD), getattr(document, self.FIELD)
+        if not _same(found, expected):
+            yield self.RULE.finding(self.FIELD, _shown(expected), _shown(found))
+
+
 @dataclass(frozen=True, slots=True)
-class ExpectNonce:
+class ExpectNonce(_ExpectField):
     """The nonce, byte for byte; None: the document must have none."""
 
+    FIELD, RULE = "nonce", WRONG_NONCE
     nonce: bytes | None
 
-    def __post_init__(self) -> None:
-        _check_bytes(self.nonce, "ExpectNonce")
-
-    def findings(self, document: Document) -> Iterator[Finding]:
-        """One finding when the nonce differs."""
-        if not _same(document.nonce, self.nonce):
-            yield WRONG_NONCE.finding("nonce", _shown(self.nonce), _shown(document.nonce))
-
 
 @dataclass(frozen=True, slots=True)
-class ExpectUserData:
+class ExpectUserData(_ExpectField):
     """user_data, byte for byte; None: the document must have none."""
 
+    FIELD, RULE = "user_data", WRONG_USER_DATA
     user_data: bytes | None
-
-    def __post_init__(self) -> None:
-        _check_bytes(self.user_data, "ExpectUserData")
-
-    def findings(self, document: Document) -> Iterator[Finding]:
-        """One finding when user_data differs."""
-        if not _same(document.user_data, self.user_data):
-            yield WRONG_USER_DATA.finding("user_data", _shown(self.user_data), _shown(document.user_data))
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectPublicKey:
+class ExpectPublicKey(_ExpectField):
     """public_key, byte for byte; None: it must be null (an empty one is not)."""
 
+    FIELD, RULE = "public_key", WRONG_PUBLIC_KEY
     public_key: bytes | None
 
     def __post_init__(self) -> None:
-        _check_bytes(self.public_key, "ExpectPublicKey")
+        _ExpectField.__post_init__(self)
         if self.public_key == b"":
             raise bad_expectation(
                 "an empty key cannot be expected", where="ExpectPublicKey", hint="None expects null"
             )
-
-    def findings(self, document: Document) -> Iterator[Finding]:
-        """One finding when public_key differs."""
-        if not _same(document.public_key, self.public_key):
-            yield WRONG_PUBLIC_KEY.finding("public_key", _shown(self.public_key), _shown(document.public_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,19 +231,6 @@ class UnsafeExpectDebug:
                 )
 
 
-Expectation: TypeAlias = (
-    ExpectPcrs
-    | ExpectAnyPcrs
-    | ExpectDocument
-    | ExpectNonce
-    | ExpectUserData
-    | ExpectPublicKey
-    | ExpectModule
-    | MaxAge
-    | UnsafeAnyMeasurement
-    | UnsafeAllowDebug
-    | UnsafeExpectDebug
-)
 _Exact: TypeAlias = (
     ExpectPcrs
     | ExpectAnyPcrs
@@ -250,13 +240,14 @@ _Exact: TypeAlias = (
     | ExpectModule
     | UnsafeExpectDebug
 )
+Expectation: TypeAlias = _Exact | ExpectDocument | MaxAge | UnsafeAnyMeasurement | UnsafeAllowDebug
+_OTHERS: Final = (ExpectDocument, MaxAge, UnsafeAnyMeasurement, UnsafeAllowDebug)
+_KINDS: Final[tuple[Any, ...]] = get_args(Expectation)
 
 
 @dataclass(frozen=True, slots=True)
 class Demands:
     """The expectations of one verification, checked: they pin some code, unless the caller said otherwise."""
-
-    KINDS: ClassVar = get_args(_Exact)
 
     exact: tuple[_Exact, ...]
     documents: tuple[ExpectDocument, ...]
@@ -272,42 +263,28 @@ class Demands:
         the whole document) and UnsafeAnyMeasurement is not among them; ``bad-expectation`` for anything else
         than an expectation.
         """
-        exact = []
-        documents = []
-        ages = []
-        pinned: set[int] = set()
-        any_measurement = allow_debug = pinned_code = False
-        for expectation in expectations:
-            if isinstance(expectation, cls.KINDS):
-                exact.append(expectation)
-                if isinstance(expectation, ExpectPcrs):
-                    pinned.update(expectation.pcrs)
-                if isinstance(expectation, ExpectAnyPcrs):
-                    pinned_code |= all(pins_code(each.pcrs) for each in expectation.sets)
-                allow_debug |= isinstance(expectation, UnsafeExpectDebug)
-            elif isinstance(expectation, ExpectDocument):
-                documents.append(expectation)
-            elif isinstance(expectation, MaxAge):
-                ages.append(expectation)
-            elif isinstance(expectation, UnsafeAnyMeasurement):
-                any_measurement = True
-            elif isinstance(expectation, UnsafeAllowDebug):
-                allow_debug = True
-            else:
-                raise bad_expectation(f"{expectation!r:.80} is not an expectation")
-        pinned_code |= bool(documents) or pins_code(pinned)
-        if not any_measurement and not pinned_code:
+        expectations = tuple(expectations)
+        for each in expectations:
+            if not isinstance(each, _KINDS):
+                raise bad_expectation(f"{each!r:.80} is not an expectation")
+        documents = tuple(each for each in expectations if isinstance(each, ExpectDocument))
+        ages = [each for each in expectations if isinstance(each, MaxAge)]
+        pcrs = {index for each in expectations if isinstance(each, ExpectPcrs) for index in each.pcrs}
+        choices = [each.sets for each in expectations if isinstance(each, ExpectAnyPcrs)]
+        pinned = documents or pins_code(pcrs)
+        pinned = pinned or any(all(pins_code(each.pcrs) for each in sets) for sets in choices)
+        if not pinned and not any(isinstance(each, UnsafeAnyMeasurement) for each in expectations):
             raise UsageError(
                 "no measurements are expected, so that any enclave would pass",
                 hint="expect PCR0, PCR1 and PCR2 of a decided release",
                 code="empty-expectations",
             )
         return cls(
-            tuple(exact),
-            tuple(documents),
+            tuple(each for each in expectations if not isinstance(each, _OTHERS)),
+            documents,
             min((age.max_age_ms for age in ages if age.max_age_ms is not None), default=None),
             min((age.skew_ms for age in ages), default=0),
-            allow_debug,
+            any(isinstance(each, (UnsafeAllowDebug, UnsafeExpectDebug)) for each in expectations),
         )
 
     def findings(self, document: Document, now_ms: int) -> list[Finding]:
@@ -355,8 +332,3 @@ def _same(found: bytes | None, expected: bytes | None) -> bool:
 
 def _shown(value: bytes | None, absent: str = "null") -> str:
     return absent if value is None else value.hex() or "0 bytes"
-
-
-def _check_bytes(value: object, where: str) -> None:
-    if value is not None and not isinstance(value, bytes):
-        raise bad_expectation(f"bytes or None, not {type(value).__name__}", where=where)

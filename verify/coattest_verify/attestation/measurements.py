@@ -22,6 +22,7 @@ from coattest.jsontext import unique_names
 from coattest.strictjson import MAX_DEPTH, shown, too_deep
 from coattest.text import parse_toml
 from coattest_verify.attestation.limits import PCR_COUNT_MAX, PCR_SIZE_SHA384
+from coattest_verify.attestation.rules import bad_expectation
 
 MEASUREMENTS_MAX: Final = 1 << 20
 """Bytes of a measurements file; ``eif describe --json`` without files has about 4,000."""
@@ -278,9 +279,7 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
         if isinstance(text, str) and re.search("[A-F]", text):
             upper.append(f"PCR{index}")
     if not pcrs:
-        raise UsageError(
-            "it has no registers", where=where, hint="give PCR0, PCR1 and PCR2", code="bad-expectation"
-        )
+        raise bad_expectation("it has no registers", where=where, hint="give PCR0, PCR1 and PCR2")
     _refuse_zeros(pcrs, where)
     note = f"{', '.join(upper)} in upper case: the same value here; a key policy wants it in lower case"
     return MeasurementSet(name, MappingProxyType(pcrs), (note,) if upper else ())
@@ -289,18 +288,16 @@ def _registers(value: Mapping[str, Any], name: str, where: str, *, bare: bool) -
 def _refuse_zeros(pcrs: Mapping[int, bytes], where: str) -> None:
     zeros = [f"PCR{index}" for index in (0, 1, 2) if index in pcrs and not any(pcrs[index])]
     if zeros:
-        raise UsageError(
+        raise bad_expectation(
             f"{', '.join(zeros)}: zeros, which every enclave in debug mode has, so they pin no code",
             where=where,
             hint="take the measurements from the image: eif measure IMAGE",
-            code="bad-expectation",
         )
     if 8 in pcrs and not any(pcrs[8]):
-        raise UsageError(
+        raise bad_expectation(
             "zeros, as in every unsigned image, so it pins no signer",
             where=f"{where} PCR8",
             hint="leave PCR8 out",
-            code="bad-expectation",
         )
 
 

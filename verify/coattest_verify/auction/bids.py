@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,6 +29,8 @@ DATA_KEY_SIZE = 32
 
 FINDINGS_MAX = 20
 """Findings of a CSV file that are reported one by one; the others are only counted."""
+
+_AMOUNT = re.compile(r"[1-9][0-9]{0,15}")
 
 
 class BadBids(UsageError):
@@ -177,10 +180,4 @@ def _looks_like_a_lot(text: str) -> bool:
 
 
 def _is_amount(text: str) -> bool:
-    return (
-        text.isascii()
-        and text.isdigit()
-        and not text.startswith("0")
-        and len(text) <= 16
-        and int(text) <= messages.AMOUNT_MAX
-    )
+    return _AMOUNT.fullmatch(text) is not None and int(text) <= messages.AMOUNT_MAX

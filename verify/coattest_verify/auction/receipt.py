@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 
 from coattest.errors import CoattestError
 from coattest.findings import Finding
@@ -95,9 +95,8 @@ class ReceiptVerdict:
 def receipt_time(result_file: bytes) -> datetime | None:
     """The time in a receipt's document, unverified; None when the document cannot be read."""
     try:
-        document = parse_unverified(messages.ResultFile.decode(result_file).receipt)
-        return _time(document.timestamp_ms)
-    except (MessageError, CoattestError, OverflowError):
+        return parse_unverified(messages.ResultFile.decode(result_file).receipt).timestamp
+    except (MessageError, CoattestError):
         return None
 
 
@@ -289,10 +288,9 @@ def _document_findings(
 ) -> tuple[list[Finding], str | None, datetime | None]:
     try:
         claimed = parse_unverified(parsed.receipt)
-        time = _time(claimed.timestamp_ms)
-    except (CoattestError, OverflowError) as error:
+    except CoattestError as error:
         return [Finding("bad-document", "receipt", str(error))], None, None
-    findings = []
+    findings, time = [], claimed.timestamp
     if claimed.user_data == messages.alive_user_data():
         findings.append(
             Finding(
@@ -330,8 +328,3 @@ def _time_findings(time: datetime, auction: messages.Manifest, now: datetime) ->
     if time > now + SKEW:
         findings.append(Finding("from-the-future", "receipt", "its time is ahead of this machine's clock"))
     return findings
-
-
-def _time(timestamp_ms: int) -> datetime:
-    """Unix milliseconds as a time, without the rounding of a float. Raises OverflowError."""
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=timestamp_ms)

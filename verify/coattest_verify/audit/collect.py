@@ -19,6 +19,7 @@ from coattest_verify.audit.events import (
     Names,
     NotOfKey,
     Unreadable,
+    in_window,
     parse_event,
     shared_ids,
 )
@@ -178,12 +179,7 @@ class Collected:
 
     def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
         """Changes of trails before the window's end, in it: after them calls may be missing."""
-        return tuple(
-            item.finding
-            for item in self.trails
-            if item.time is None
-            or ((since is None or item.time >= since) and (until is None or item.time < until))
-        )
+        return tuple(item.finding for item in self.trails if in_window(item.time, since, until))
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -13,7 +13,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -93,22 +93,24 @@ def check_digests(
     parsed = [_parse(file) for file in digests]
     for digest in sorted((item for item in parsed if isinstance(item, _Digest)), key=lambda item: item.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
-    unreadable = [item for item in parsed if isinstance(item, Finding)]
     if not digests:
         return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
+    found = [item for item in parsed if isinstance(item, Finding)]
     own = f"{account}_CloudTrail-Digest_{region}_"
     if region is not None and not any(name.startswith(own) if account else own in name for name in chains):
         of = f"{account} in {region}" if account else region
         detail = f"no digest files of {of}: nothing shows that its logs are complete"
-        unreadable.append(Finding("no-digests", "logs", detail))
-    return (
-        *unreadable,
-        *(
-            finding
-            for _, chain in sorted(chains.items())
-            for finding in _chain_findings(chain, keys=keys, logs=logs, since=since, until=until)
-        ),
-    )
+        found.append(Finding("no-digests", "logs", detail))
+    for _, chain in sorted(chains.items()):
+        for earlier, digest in zip((None, *chain), chain, strict=False):
+            found += _signed(digest, keys)
+            found += _linked(earlier, digest) if earlier else ()
+            found += _listed(digest, logs)
+        if since is not None and chain[0].start > since:
+            found.append(_gap(since, chain[0].start, chain[0]))
+        if until is not None and chain[-1].end < until:
+            found.append(_gap(chain[-1].end, until, chain[-1]))
+    return tuple(found)
 
 
 def digest_range(
@@ -121,26 +123,9 @@ def digest_range(
     return (min(item.start for item in mine), max(item.end for item in mine)) if mine else None
 
 
-def _chain_findings(
-    chain: Sequence[_Digest],
-    *,
-    keys: Mapping[str, bytes],
-    logs: Mapping[str, str],
-    since: datetime | None,
-    until: datetime | None,
-) -> list[Finding]:
-    """The findings of one Region's digests, in their order."""
-    findings = []
-    for index, digest in enumerate(chain):
-        findings += _signed(digest, keys)
-        if index:
-            findings += _linked(chain[index - 1], digest)
-        findings += _listed(digest, logs)
-    if since is not None and chain[0].start > since:
-        findings.append(_gap(since, chain[0].start, chain[0]))
-    if until is not None and chain[-1].end < until:
-        findings.append(_gap(chain[-1].end, until, chain[-1]))
-    return findings
+def _of_file(code: str, digest: _Digest, what: str) -> Finding:
+    """A finding about a digest file, which it names."""
+    return Finding(code, digest.file.where, f"{digest.file.where}{what}")
 
 
 def _gap(begin: datetime, end: datetime, beside: _Digest) -> Finding:
@@ -194,16 +179,11 @@ def _time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
 
 
-def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Finding]:
+def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> Iterator[Finding]:
     der = keys.get(digest.fingerprint)
     if der is None:
-        return [
-            Finding(
-                "digest-key",
-                digest.file.where,
-                f"{digest.file.where}: signed with key {digest.fingerprint}, which is not known",
-            )
-        ]
+        yield _of_file("digest-key", digest, f": signed with key {digest.fingerprint}, which is not known")
+        return
     content = hashlib.sha256(digest.file.content).hexdigest()
     signed = "\n".join([digest.end_text, digest.path, content, digest.previous_signature or "null"])
     try:
@@ -212,28 +192,15 @@ def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> list[Finding]:
             raise ValueError("not RSA")
         key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
     except (InvalidSignature, ValueError):
-        return [
-            Finding(
-                "digest-signature", digest.file.where, f"{digest.file.where}: the signature does not verify"
-            )
-        ]
-    return []
+        yield _of_file("digest-signature", digest, ": the signature does not verify")
 
 
-def _linked(earlier: _Digest, later: _Digest) -> list[Finding]:
-    findings = []
+def _linked(earlier: _Digest, later: _Digest) -> Iterator[Finding]:
+    content = hashlib.sha256(earlier.file.content).hexdigest()
     if later.start != earlier.end:
-        findings.append(_gap(earlier.end, later.start, later))
-    elif (
-        later.previous_signature != earlier.file.signature
-        or later.previous_hash != hashlib.sha256(earlier.file.content).hexdigest()
-    ):
-        findings.append(
-            Finding(
-                "digest-chain", later.file.where, f"{later.file.where} does not follow {earlier.file.where}"
-            )
-        )
-    return findings
+        yield _gap(earlier.end, later.start, later)
+    elif (later.previous_signature, later.previous_hash) != (earlier.file.signature, content):
+        yield _of_file("digest-chain", later, f" does not follow {earlier.file.where}")
 
 
 def _held(path: str, logs: Mapping[str, str]) -> str | None:
@@ -245,14 +212,10 @@ def _held(path: str, logs: Mapping[str, str]) -> str | None:
     return logs[path]
 
 
-def _listed(digest: _Digest, logs: Mapping[str, str]) -> list[Finding]:
-    findings = []
+def _listed(digest: _Digest, logs: Mapping[str, str]) -> Iterator[Finding]:
     for path, expected in digest.logs.items():
         found = _held(path, logs)
         if found is None:
-            findings.append(Finding("log-missing", path, f"{path} is listed, but not here"))
+            yield Finding("log-missing", path, f"{path} is listed, but not here")
         elif found != expected:
-            findings.append(
-                Finding("log-changed", path, f"{path} is not what was delivered", expected, found)
-            )
-    return findings
+            yield Finding("log-changed", path, f"{path} is not what was delivered", expected, found)

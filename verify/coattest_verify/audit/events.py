@@ -298,6 +298,11 @@ def moment_of(value: Any) -> datetime | None:
         return None
 
 
+def in_window(time: datetime | None, since: datetime | None, until: datetime | None) -> bool:
+    """Whether a time is from ``since`` on and before ``until``; one that cannot be read may be."""
+    return time is None or ((since is None or time >= since) and (until is None or time < until))
+
+
 def _caller(identity: Mapping[str, Any]) -> EventCaller:
     issuer = json_object((json_object(identity.get("sessionContext")) or {}).get("sessionIssuer")) or {}
     arn, account = plain_text(identity.get("arn")) or None, plain_text(identity.get("accountId"))

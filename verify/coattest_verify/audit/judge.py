@@ -9,15 +9,15 @@ itself, but it is always shown: "administrators do not decrypt" depends on its p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Final
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
-from coattest_verify.audit.events import Event, KeyName, Names
-from coattest_verify.audit.operations import ALIASES, CHANGES, DECRYPT, KEYLESS, KNOWN, NEVER, READS
+from coattest_verify.audit.events import Event, KeyName, Names, in_window
+from coattest_verify.audit.operations import CHANGES, DECRYPT, KEYLESS, KNOWN, NEVER, READS
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 """Where an event without a readable time stands in the order."""
@@ -195,135 +195,100 @@ def judge_events(
 
     ``calls`` are the hashed ids of all calls that the key's account recorded.
     """
-    judge = _Judge(
-        expected, rules, sorted(events, key=lambda item: (item.time or EPOCH, item.identity)), calls
+    ordered = sorted(events, key=lambda item: (item.time or EPOCH, item.identity))
+    own = [event for event in ordered if event.names is Names.THIS and _own(event, expected.key)]
+    known = Known(
+        ids=frozenset(name for event in own for name in event.shared),
+        calls=calls,
+        roles={e.caller.unique_id: e.caller.role for e in own if e.caller.unique_id and e.caller.role},
+        aliases=frozenset(alias for event in own for alias in event.aliases),
     )
-    for finding in missing:
-        judge.add(finding, None)
-    judge.run()
-    return judge.report()
+    judged, seen = [], set[bytes]()
+    copies = outside = 0
+    for event in ordered:
+        if not _of_key(event, expected.key, known):
+            continue
+        if not in_window(event.time, expected.since, expected.until):
+            outside += 1
+        # A copy in every field is the same event twice; with the same id alone it could hide another.
+        elif event.fingerprint in seen or _copy(event, expected.key, known):
+            copies += 1
+        else:
+            seen.add(event.fingerprint)
+            judged.append(event)
+    found: list[EventFinding] = [(finding, None) for finding in missing]
+    good: dict[tuple[tuple[str, ...], str], list[datetime]] = {}
+    notable = []
+    for event in judged:
+        wrong = list(_wrong_use(event, expected, known, rules))
+        found += [(finding_of("bad-event", event, f"{event.name}: {flaw}"), event) for flaw in event.flaws]
+        found += [(finding, event) for finding in wrong]
+        if wrong or event.error is not None:
+            continue
+        if event.name in CHANGES:
+            notable.append(event)
+        elif event.name == DECRYPT and not event.flaws:
+            values = tuple(event.context.get(key, "") for key in expected.group_by)
+            good.setdefault((values, event.module_id or ""), []).append(event.time or EPOCH)
+    return AuditReport(
+        groups=tuple(
+            DecryptGroup(*names, len(times), min(times), max(times)) for names, times in sorted(good.items())
+        ),
+        found_false=tuple(item for item in found if item[0].code not in UNDECIDED),
+        undecided=tuple(item for item in found if item[0].code in UNDECIDED),
+        denied=tuple(event for event in judged if event.error is not None),
+        notable=tuple(notable),
+        operations=dict(sorted(Counter(event.name for event in judged).items())),
+        copies=copies,
+        outside=outside,
+    )
 
 
-class _Judge:
-    """The state of one judgement."""
+def _own(event: Event, key: KeyName) -> bool:
+    """Whether the key's own account recorded it."""
+    return event.account in ("", key.account) and not event.network
 
-    def __init__(
-        self,
-        expected: Expected,
-        rules: Sequence[DecryptRule],
-        events: Sequence[Event],
-        calls: frozenset[int] | set[int],
-    ) -> None:
-        self.expected, self.rules, self.events = expected, rules, events
-        own = [event for event in events if event.names is Names.THIS and self._own(event)]
-        self.known = Known(
-            ids=frozenset(name for event in own for name in event.shared),
-            calls=calls,
-            roles={e.caller.unique_id: e.caller.role for e in own if e.caller.unique_id and e.caller.role},
-            aliases=frozenset(alias for event in own for alias in event.aliases),
-        )
-        self.good: dict[tuple[tuple[str, ...], str], list[datetime]] = {}
-        self.found_false: list[EventFinding] = []
-        self.undecided: list[EventFinding] = []
-        self.denied: list[Event] = []
-        self.notable: list[Event] = []
-        self.operations: Counter[str] = Counter()
-        self.copies = self.outside = 0
 
-    def _own(self, event: Event) -> bool:
-        return event.account in ("", self.expected.key.account) and not event.network
+def _of_key(event: Event, key: KeyName, known: Known) -> bool:
+    """Whether the event is of the key, or may be."""
+    if event.names is Names.THIS or event.aliases & known.aliases:
+        return True
+    if event.names is Names.ANOTHER or event.name in KEYLESS:
+        return False
+    if event.by_alias:
+        # Another account's record may name no more of a key than its alias.
+        return True
+    # It names no key: one of the key's account and Region can be of this key.
+    return event.account in ("", key.account) and event.region in ("", key.region)
 
-    def add(self, finding: Finding, event: Event | None) -> None:
-        """A finding, where it belongs."""
-        (self.undecided if finding.code in UNDECIDED else self.found_false).append((finding, event))
 
-    def run(self) -> None:
-        """Judge every event once."""
-        seen: set[bytes] = set()
-        for event in self.events:
-            if not self._of_key(event):
-                continue
-            if not self._inside(event):
-                self.outside += 1
-            # A copy in every field is the same event twice; with the same id alone it could hide another.
-            elif event.fingerprint in seen or self._copy(event):
-                self.copies += 1
-            else:
-                seen.add(event.fingerprint)
-                self._judge(event)
+def _copy(event: Event, key: KeyName, known: Known) -> bool:
+    """Whether it is a second record, by the caller's account or a VPC endpoint, of a call that the key's
+    account recorded. That account's record is the one that counts.
+    """
+    if event.names is Names.NONE and event.network:
+        return any(hash(name) in known.calls for name in event.shared)
+    return not _own(event, key) and bool(event.shared & known.ids)
 
-    def _inside(self, event: Event) -> bool:
-        since, until, time = self.expected.since, self.expected.until, event.time
-        return time is None or ((since is None or time >= since) and (until is None or time < until))
 
-    def _of_key(self, event: Event) -> bool:
-        """Whether the event is of the key, or may be."""
-        if event.names is Names.THIS or event.aliases & self.known.aliases:
-            return True
-        if event.names is Names.ANOTHER or event.name in KEYLESS:
-            return False
-        if event.by_alias:
-            # Another account's record may name no more of a key than its alias.
-            return True
-        # It names no key: one of the key's account and Region can be of this key.
-        if event.account not in ("", self.expected.key.account):
-            return False
-        return event.region in ("", self.expected.key.region)
-
-    def _copy(self, event: Event) -> bool:
-        """Whether it is a second record, by the caller's account or a VPC endpoint, of a call that the key's
-        account recorded. That account's record is the one that counts.
-        """
-        if event.names is Names.THIS and self._own(event):
-            return False
-        if event.names is Names.NONE and event.network:
-            return any(hash(name) in self.known.calls for name in event.shared)
-        return not self._own(event) and bool(event.shared & self.known.ids)
-
-    def _judge(self, event: Event) -> None:
-        self.operations[event.name] += 1
-        for flaw in event.flaws:
-            self.add(finding_of("bad-event", event, f"{event.name}: {flaw}"), event)
-        if event.error is not None:
-            self.denied.append(event)
-        elif event.names is Names.NONE and not event.aliases & self.known.aliases:
-            detail = f"{event.name} succeeded on a key that the record does not name"
-            self.add(finding_of("unnamed-key", event, detail), event)
-        elif not self._own(event) and event.name not in READS:
-            where = event.account or "a VPC endpoint"
-            detail = f"{event.name} is in the trail of {where}, not in that of the key's account"
-            self.add(finding_of("not-in-own-trail", event, detail), event)
-        elif event.name == DECRYPT:
-            self._decrypt(event)
-        elif event.name in NEVER:
-            self.add(finding_of("past-the-policy", event, f"{event.name} succeeded"), event)
-        elif event.name in CHANGES or event.name in ALIASES:
-            self.notable.append(event)
-        elif event.name not in KNOWN:
-            detail = f"{event.name} succeeded, which is not among KMS's operations that this version knows"
-            self.add(finding_of("unknown-operation", event, detail), event)
-
-    def _decrypt(self, event: Event) -> None:
-        found = [item for rule in self.rules for item in rule(event, self.expected, self.known)]
-        for finding in found:
-            self.add(finding, event)
-        if not found and not event.flaws:
-            values = tuple(event.context.get(key, "") for key in self.expected.group_by)
-            self.good.setdefault((values, event.module_id or ""), []).append(event.time or EPOCH)
-
-    def report(self) -> AuditReport:
-        """What came of it."""
-        groups = tuple(
-            DecryptGroup(*names, len(times), min(times), max(times))
-            for names, times in sorted(self.good.items())
-        )
-        return AuditReport(
-            groups=groups,
-            found_false=tuple(self.found_false),
-            undecided=tuple(self.undecided),
-            denied=tuple(self.denied),
-            notable=tuple(self.notable),
-            operations=dict(sorted(self.operations.items())),
-            copies=self.copies,
-            outside=self.outside,
-        )
+def _wrong_use(
+    event: Event, expected: Expected, known: Known, rules: Sequence[DecryptRule]
+) -> Iterator[Finding]:
+    """What is wrong with a call that succeeded."""
+    if event.error is not None:
+        return
+    if event.names is Names.NONE and not event.aliases & known.aliases:
+        detail = f"{event.name} succeeded on a key that the record does not name"
+        yield finding_of("unnamed-key", event, detail)
+    elif not _own(event, expected.key) and event.name not in READS:
+        where = event.account or "a VPC endpoint"
+        detail = f"{event.name} is in the trail of {where}, not in that of the key's account"
+        yield finding_of("not-in-own-trail", event, detail)
+    elif event.name == DECRYPT:
+        for rule in rules:
+            yield from rule(event, expected, known)
+    elif event.name in NEVER:
+        yield finding_of("past-the-policy", event, f"{event.name} succeeded")
+    elif event.name not in KNOWN:
+        detail = f"{event.name} succeeded, which is not among KMS's operations that this version knows"
+        yield finding_of("unknown-operation", event, detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,6 @@ from coattest_verify.fleet.judge import (
     DECIDED,
     MISSING,
     STATUSES,
-    UNEXPECTED,
     VERIFIED,
     WAITING,
     ExpectedRelease,
@@ -72,15 +71,9 @@ class LastLook:
             )
         return cls({each.name: each.answer for each in releases}, sources)
 
-    def silent_since(self, source: str, key: str) -> datetime | None:
-        """Since when an enclave is silent, by the last look."""
-        seen = self.sources.get(source, {}).get(key)
-        return seen.since if seen else None
-
-    def expected(self, source: str, key: str) -> bool:
-        """Whether the last look saw it there, and not as one that should not be."""
-        seen = self.sources.get(source, {}).get(key)
-        return seen is not None and seen.status != UNEXPECTED
+    def seen(self, row: Judged) -> LastSeen | None:
+        """What the last look saw where a row is."""
+        return self.sources.get(row.source, {}).get(row.key)
 
 
 def _unseen(rows: Sequence[Judged]) -> set[str]:
@@ -104,13 +97,7 @@ class Change:
 
     def to_json(self) -> dict[str, str]:
         """One flat object."""
-        return {
-            "kind": self.kind,
-            "source": self.source,
-            "what": self.what,
-            "key": self.key,
-            "detail": self.detail,
-        }
+        return asdict(self)
 
 
 def changes(
@@ -134,8 +121,7 @@ def changes(
         if before.releases.get(each.name, DECIDED) != each.answer
     ]
     for row in rows:
-        seen = before.sources.get(row.source, {}).get(row.key)
-        if (change := _changed(seen, row, first=last is None)) is not None:
+        if (change := _changed(before.seen(row), row, first=last is None)) is not None:
             found.append(change)
     now = LastLook.of(rows, (), last)
     for source, earlier in before.sources.items():

@@ -108,10 +108,9 @@ class FleetFile:
     @property
     def releases(self) -> list[str]:
         """Every release that is named, in order."""
-        named = [each.releases for each in self.sources]
-        named += [each.releases for each in self.policies]
-        named += [each.releases for each in self.audits]
-        return sorted(set().union(*named))
+        parts: tuple[FleetSource | WatchedPolicy | WatchedAudit, ...]
+        parts = (*self.sources, *self.policies, *self.audits)
+        return sorted({name for part in parts for name in part.releases})
 
 
 def load_fleet(path: Path) -> FleetFile:
@@ -138,7 +137,7 @@ def load_fleet(path: Path) -> FleetFile:
 
 def _parts(fields: Fields, name: str, read: Callable[[Fields, Path], Part], base: Path) -> tuple[Part, ...]:
     """The tables of one kind, whose names differ. Raises Rejected."""
-    items = fields.optional(name, lambda name: fields.items(name, low=1, high=MAX_SOURCES)) or []
+    items = fields.optional(name, fields.items, low=1, high=MAX_SOURCES) or []
     parts = tuple(read(Fields(item, f"{name}[{index}]"), base) for index, item in enumerate(items))
     if len({part.name for part in parts}) != len(parts):
         raise Rejected(f"{name}: two have the same name")
@@ -163,21 +162,19 @@ def _source(fields: Fields, base: Path) -> FleetSource:
     if kind != InBucket.kind:
         ids = texts_of(fields, "ids", _ID, MAX_ENCLAVES)
     if kind != OverHttp.kind:
-        given = fields.optional("count", lambda name: fields.integer(name, 1, MAX_ENCLAVES))
+        given = fields.optional("count", fields.integer, 1, MAX_ENCLAVES)
         least = given or least or len(ids)
     if not least:
         raise Rejected(f"{fields.at('count')}: how many there must be is not said, by count or ids")
     skew = duration_of(fields, "clock-skew", "60s")
     if skew > SKEW_MAX_MS:
         raise Rejected(f"{fields.at('clock-skew')}: more than {SKEW_MAX_MS // 1000} seconds")
-    role = fields.optional("role-arn", lambda name: fields.text(name, ROLE)) or ""
+    role = fields.optional("role-arn", fields.text, ROLE) or ""
     if kind == InBucket.kind and not role:
         raise Rejected(f"{fields.at('role-arn')}: missing, and documents in a bucket prove themselves by it")
     user_data: str | None = None
     if kind != InBucket.kind:
-        user_data = fields.optional(
-            "user-data", lambda name: fields.text(name, _USER_DATA, limit=2 * USER_DATA_MAX)
-        )
+        user_data = fields.optional("user-data", fields.text, _USER_DATA, limit=2 * USER_DATA_MAX)
     source = FleetSource(
         fields.text("name", NAME),
         reach,
@@ -206,6 +203,6 @@ def _over_http(fields: Fields) -> OverHttp:
     return OverHttp(
         url,
         hosts or (re.split("[/]+", url)[1],),
-        fields.optional("nonce-bytes", lambda name: fields.integer(name, 16, 64)) or NONCE_DEFAULT,
+        fields.optional("nonce-bytes", fields.integer, 16, 64) or NONCE_DEFAULT,
         duration_of(fields, "timeout", "10s"),
     )

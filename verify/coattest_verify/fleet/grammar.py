@@ -30,7 +30,7 @@ def duration_ms(text: str) -> int:
 
 def texts_of(fields: Fields, name: str, pattern: re.Pattern[str], high: int) -> tuple[str, ...]:
     """The texts of an optional array, each once. Raises Rejected."""
-    values = fields.optional(name, lambda name: fields.items(name, low=1, high=high)) or []
+    values = fields.optional(name, fields.items, low=1, high=high) or []
     for value in values:
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise Rejected(f"{fields.at(name)}: {ascii(value)[:80]} does not have the form {pattern.pattern}")
@@ -41,7 +41,7 @@ def texts_of(fields: Fields, name: str, pattern: re.Pattern[str], high: int) -> 
 
 def duration_of(fields: Fields, name: str, default: str) -> int:
     """Milliseconds of an optional time. Raises Rejected."""
-    text = fields.optional(name, lambda name: fields.text(name, limit=16)) or default
+    text = fields.optional(name, fields.text, limit=16) or default
     try:
         return duration_ms(text)
     except Rejected as error:

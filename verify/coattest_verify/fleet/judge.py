@@ -252,17 +252,18 @@ def judge_source(source: FleetSource, answers: Iterable[Judged]) -> list[Judged]
         return [row for row in rows if row.status != SILENT or not row.module_id]
     listed, there = all(row.place for row in rows), len(rows)
     for name in sorted(lacking - _names(row.module_id for row in rows)):
-        finding = Finding("fleet-missing", source.name, f"no document of {name}")
-        rows.append(Judged(source.name, "", SILENT, name, findings=(finding,)))
+        rows.append(_missing(source, f"no document of {name}", name))
     if listed and len(rows) < source.count:  # of ids too: an instance can have more enclaves than one
         which = (
             "instances are in service" if isinstance(source.reach, InBucket) else "enclaves have a document"
         )
-        detail = f"{there} of {source.count} {which}"
-        rows.append(
-            Judged(source.name, "", SILENT, findings=(Finding("fleet-missing", source.name, detail),))
-        )
+        rows.append(_missing(source, f"{there} of {source.count} {which}"))
     return rows
+
+
+def _missing(source: FleetSource, detail: str, module_id: str = "") -> Judged:
+    finding = Finding("fleet-missing", source.name, detail)
+    return Judged(source.name, "", SILENT, module_id, findings=(finding,))
 
 
 def judge_objects(

@@ -74,7 +74,7 @@ class WatchedAudit:
 
 def policy_from(fields: Fields, base: Path) -> WatchedPolicy:
     """A ``[[policy]]``. Raises Rejected."""
-    key = fields.optional("key", lambda name: fields.text(name, _KEY)) or ""
+    key = fields.optional("key", fields.text, _KEY) or ""
     file = _path(fields, "file", base)
     if bool(key) == bool(file):
         raise Rejected(f"{fields.at('key')}: either it or file says which policy")
@@ -89,7 +89,7 @@ def policy_from(fields: Fields, base: Path) -> WatchedPolicy:
         texts_of(fields, "parent-roles", ROLE, MAX_PRINCIPALS),
         texts_of(fields, "administrators", _PRINCIPAL, MAX_PRINCIPALS),
         texts_of(fields, "encrypters", _PRINCIPAL, MAX_PRINCIPALS),
-        fields.optional("break-glass", lambda name: fields.text(name, _PRINCIPAL)),
+        fields.optional("break-glass", fields.text, _PRINCIPAL),
         _path(fields, "seal-key", base),
         texts_of(fields, "context", _PAIR, MAX_PRINCIPALS),
         texts_of(fields, "registers", _REGISTER, MAX_PRINCIPALS),
@@ -108,7 +108,7 @@ def audit_from(fields: Fields, base: Path) -> WatchedAudit:
         fields.text("key", _KEY),
         logs if logs.startswith("s3://") else str(base / logs),
         _path(fields, "public-keys", base),
-        fields.optional("member", lambda name: fields.text(name, NAME)),
+        fields.optional("member", fields.text, NAME),
         releases_of(fields),
         texts_of(fields, "parent-roles", ROLE, MAX_PRINCIPALS),
         texts_of(fields, "context", _PAIR, MAX_PRINCIPALS),
@@ -126,5 +126,5 @@ def audit_from(fields: Fields, base: Path) -> WatchedAudit:
 
 
 def _path(fields: Fields, name: str, base: Path) -> Path | None:
-    given = fields.optional(name, lambda name: fields.text(name, PATH))
+    given = fields.optional(name, fields.text, PATH)
     return base / given if given else None

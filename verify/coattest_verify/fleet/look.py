@@ -145,8 +145,8 @@ class Watcher:
     def _settled(self, row: Judged, wait: Mapping[str, int]) -> Judged:
         if self.state is None and not self.again:
             return row
-        last = self.last or LastLook()
-        return settled(row, last.silent_since(row.source, row.key), now=self.clock(), wait=wait)
+        seen = self.last.seen(row) if self.last else None
+        return settled(row, seen.since if seen else None, now=self.clock(), wait=wait)
 
     def _of(
         self, source: FleetSource, decided: Mapping[str, ExpectedRelease]
@@ -165,6 +165,7 @@ class Watcher:
         # look has seen in its group was never of it.
         wait = {UNEXPECTED: source.max_age_ms}
         for row in asked.strays:
-            known = self.last is None or self.last.expected(row.source, row.key)
+            seen = self.last.seen(row) if self.last else None
+            known = self.last is None or (seen is not None and seen.status != UNEXPECTED)
             found.append(self._settled(row, wait) if row.module_id and known else row)
         return asked.source, found

@@ -70,18 +70,14 @@ def ask_all(
                 places = source.ids
             else:
                 places, ask = _reached(source.reach, clock, stack)
-        except CoattestError as error:
-            return AskedSource(source, judging([("", error)]))
-        except OSError as error:
-            return AskedSource(source, judging([("", from_os_error(error))]))
+        except (CoattestError, OSError) as error:
+            return AskedSource(source, judging([("", _reason(error))]))
 
         def answer_of(place: str) -> FetchedDocument | CoattestError:
             try:
                 return ask(place)
-            except CoattestError as error:
-                return error
-            except OSError as error:
-                return from_os_error(error)
+            except (CoattestError, OSError) as error:
+                return _reason(error)
 
         def look(start: int) -> list[Judged]:
             return judging([(place, answer_of(place)) for place in places[start : start + together]])
@@ -91,6 +87,10 @@ def ask_all(
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         looked = pool.map(look, range(0, len(places), together))
         return AskedSource(source, list(itertools.chain.from_iterable(looked)), strays)
+
+
+def _reason(error: CoattestError | OSError) -> CoattestError:
+    return from_os_error(error) if isinstance(error, OSError) else error
 
 
 def _bucket(

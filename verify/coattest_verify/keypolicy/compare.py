@@ -16,27 +16,14 @@ from coattest_verify.keypolicy.iam.match import ascii_lower
 
 def policy_differences(expected: Policy, live: Policy) -> tuple[Finding, ...]:
     """Every difference of a live policy from the expected one; none when they mean the same."""
-    found = []
-    if expected.version != live.version:
-        found.append(
-            Finding(
-                "policy-version",
-                "Version",
-                f"Version is {live.version}, not {expected.version}",
-                expected.version,
-                live.version,
-            )
+    found = [
+        Finding(code, name, f"{name} is {theirs}, not {ours}{means}", ours, theirs)
+        for code, name, ours, theirs, means in (
+            ("policy-version", "Version", expected.version, live.version, ""),
+            ("policy-id", "Id", expected.id, live.id, ": another decision's policy"),
         )
-    if expected.id != live.id:
-        found.append(
-            Finding(
-                "policy-id",
-                "Id",
-                f"Id is {live.id}, not {expected.id}: another decision's policy",
-                expected.id,
-                live.id,
-            )
-        )
+        if ours != theirs
+    ]
     wanted = Counter(_normal(statement) for statement in expected.statements)
     present = Counter(_normal(statement) for statement in live.statements)
     names = {_normal(item): item.sid for policy in (live, expected) for item in policy.statements}
@@ -53,12 +40,8 @@ def policy_differences(expected: Policy, live: Policy) -> tuple[Finding, ...]:
 
 
 def _changed(code: str, sid: str, how: str) -> Finding:
-    name = _name(sid)
+    name = f"statement {sid}" if sid else "a statement without a Sid"
     return Finding(code, name, f"{name} {how}")
-
-
-def _name(sid: str) -> str:
-    return f"statement {sid}" if sid else "a statement without a Sid"
 
 
 def _normal(statement: PolicyStatement) -> tuple[Any, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from coattest_verify.keypolicy.iam import Effect, Policy, Principal, Request, assess
+from coattest_verify.keypolicy.iam import Assessment, Effect, Policy, Principal, Request, assess
+from coattest_verify.keypolicy.iam.evaluate import attested_context
 
 OPERATIONS = (
     "kms:Decrypt",
@@ -49,40 +50,20 @@ def explain_policy(
     lines = []
     first = next((registers[0] for registers in enclaves.values() if 0 in registers), "")
     for who, arn in principals.items():
+        caller = Principal(arn, arn.split(":")[4])
         for enclave, registers in {"no document": {}, **enclaves}.items():
             image = {image_key: registers.get(0, first)} if image_key else {}
-            context = {**encryption_context, **image}
+            context = attested_context(registers, {**encryption_context, **image})
             for operation in OPERATIONS if not registers else ("kms:Decrypt",):
-                lines.append(_ask(policy, who, arn, enclave, registers, operation, context, key_arn))
+                found = assess(policy, Request(caller, operation, key_arn, context))
+                lines.append(Line(who, enclave, operation, *_answer(policy, found)))
     return tuple(lines)
 
 
-def _ask(  # noqa: PLR0917
-    policy: Policy,
-    who: str,
-    arn: str,
-    enclave: str,
-    registers: Mapping[int, str],
-    operation: str,
-    encryption_context: Mapping[str, str],
-    key_arn: str,
-) -> Line:
-    context: dict[str, tuple[str, ...]] = {
-        f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in registers.items()
-    }
-    if 0 in registers:
-        context["kms:RecipientAttestation:ImageSha384"] = (registers[0],)
-    context |= {f"kms:EncryptionContext:{key}": (value,) for key, value in encryption_context.items()}
-    context["kms:EncryptionContextKeys"] = tuple(encryption_context)
-    found = assess(policy, Request(Principal(arn, arn.split(":")[4]), operation, key_arn, context))
-    surely: Sequence[int] = found.denied_by or found.allowed_by
-    deciding = (
-        surely if found.effect is not Effect.OPEN else found.perhaps_denied_by or found.perhaps_granted_by
-    )
-    return Line(
-        who,
-        enclave,
-        operation,
-        None if found.effect is Effect.OPEN else found.effect is Effect.ALLOW,
-        tuple(policy.statements[index].sid for index in deciding),
-    )
+def _answer(policy: Policy, found: Assessment) -> tuple[bool | None, tuple[str, ...]]:
+    """Whether it is allowed, and the Sids of the statements that say so."""
+    allowed: bool | None = found.effect is Effect.ALLOW
+    deciding = found.denied_by or found.allowed_by
+    if found.effect is Effect.OPEN:
+        allowed, deciding = None, found.perhaps_denied_by or found.perhaps_granted_by
+    return allowed, tuple(policy.statements[index].sid for index in deciding)

@@ -185,15 +185,14 @@ def generate_policy(
     )
     images = sorted({release.pcrs[0] for release in releases})
     rules = context or ContextRules()
-    administration = _allow("Administer", administrators, ADMINISTRATION)
     statements: list[dict[str, Any]] = [
         _decrypt(release, roles, rules.conditions([release.pcrs[0]]), bound, suffix)
         for release in sorted(releases, key=lambda item: item.pcrs[0])
         for roles, bound, suffix in _bindings(parent_roles, wanted)
     ]
     statements += [
-        _allow("Encrypt", encrypters, ENCRYPTION) | _when(rules.conditions(images)),
-        administration,
+        _allow("Encrypt", encrypters, ENCRYPTION, rules.conditions(images)),
+        _allow("Administer", administrators, ADMINISTRATION),
         *([_allow("BreakGlass", [wanted.break_glass], ADMINISTRATION)] if wanted.break_glass else []),
         *(
             [_allow("DelegateToAccount", [f"arn:{partition}:iam::{account}:root"], ADMINISTRATION)]
@@ -206,7 +205,7 @@ def generate_policy(
             ("kms:Decrypt",),
             {"StringNotEqualsIgnoreCase": {f"{ATTESTATION}:ImageSha384": _one_or_more(images)}},
         ),
-        _deny("DenyAlways", NEVER, None),
+        _deny("DenyAlways", NEVER),
     ]
     policy = {"Version": "2012-10-17", "Id": policy_id(releases), "Statement": statements}
     size = len(policy_text(policy).encode())
@@ -275,35 +274,37 @@ def _decrypt(
     if options.until:
         moment = options.until.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         conditions["DateLessThan"] = {"aws:CurrentTime": moment}
-    return {
-        **_allow(f"Decrypt{release.pcrs[0][:16]}{suffix}", parent_roles, ("kms:Decrypt",)),
-        "Condition": conditions,
-    }
+    return _allow(f"Decrypt{release.pcrs[0][:16]}{suffix}", parent_roles, ("kms:Decrypt",), conditions)
 
 
-def _allow(sid: str, principals: Sequence[str], actions: Sequence[str]) -> dict[str, Any]:
-    return {
+def policy_statement(  # noqa: PLR0917
+    sid: str,
+    effect: str,
+    principals: str | Sequence[str],
+    actions: str | Sequence[str],
+    resource: Any = "*",
+    condition: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A statement about principals of AWS in a policy that is attached to a resource."""
+    statement = {
         "Sid": sid,
-        "Effect": "Allow",
-        "Principal": {"AWS": _one_or_more(sorted(set(principals)))},
-        "Action": _one_or_more(sorted(actions)),
-        "Resource": "*",
+        "Effect": effect,
+        "Principal": {"AWS": principals},
+        "Action": actions,
+        "Resource": resource,
     }
+    return statement | ({"Condition": dict(condition)} if condition else {})
 
 
-def _deny(sid: str, actions: Sequence[str], condition: Mapping[str, Any] | None) -> dict[str, Any]:
-    statement: dict[str, Any] = {
-        "Sid": sid,
-        "Effect": "Deny",
-        "Principal": {"AWS": "*"},
-        "Action": _one_or_more(sorted(actions)),
-        "Resource": "*",
-    }
-    return statement | _when(condition)
+def _allow(
+    sid: str, principals: Sequence[str], actions: Sequence[str], condition: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    who, what = _one_or_more(sorted(set(principals))), _one_or_more(sorted(actions))
+    return policy_statement(sid, "Allow", who, what, condition=condition)
 
 
-def _when(condition: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {"Condition": dict(condition)} if condition else {}
+def _deny(sid: str, actions: Sequence[str], condition: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return policy_statement(sid, "Deny", "*", _one_or_more(sorted(actions)), condition=condition)
 
 
 def _one_or_more(values: Sequence[str]) -> str | list[str]:
@@ -381,7 +382,7 @@ def _check_names(
         raise UsageError(f"{account!r} is not a 12-digit account", where="--account")
     if not _PARTITION.fullmatch(partition):
         raise UsageError(f"{partition!r} is not a partition", where="--partition")
-    own = [*administrators, *encrypters, *([options.break_glass] if options.break_glass else [])]
+    emergency = [options.break_glass] if options.break_glass else []
     for kind, arns in (
         ("--parent-role", parent_roles),
         ("--administrator", administrators),
@@ -391,12 +392,11 @@ def _check_names(
             raise UsageError("name at least one", where=kind)
     for arn in parent_roles:
         _check_arn(arn, rf"arn:{partition}:iam::[0-9]{{12}}:role/{_NAME}", "--parent-role")
-    for arn in own:
+    for arn in (*administrators, *encrypters, *emergency):
         _check_arn(
             arn, rf"arn:{partition}:iam::{account}:(?:role|user)/{_NAME}", "--administrator or --encrypter"
         )
-    managing = {*administrators, *([options.break_glass] if options.break_glass else [])}
-    both = sorted(managing & set(parent_roles))
+    both = sorted({*administrators, *emergency} & set(parent_roles))
     if both:
         raise _bad_principal(
             f"{both[0]} is the parent's role and an administrator",

@@ -1,25 +1,30 @@
 """What a key's live policy would let past the decided enclave, for one encryption context. Pure.
 
-It asks the evaluator for the callers that the policy names, and for somebody whom it does not name. What the
+It asks the evaluator for each class of callers that the policy can tell apart. What the
 request does not settle (a tag, an address, a register beyond those given) is taken to be as it suits the
 caller. That is a look before something is encrypted, not a proof: ``prove`` has that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
 from coattest_verify.keypolicy.iam import Condition, Policy, Principal, Request, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.callers import callers
+from coattest_verify.keypolicy.iam.evaluate import attested_context
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Ternary
 
 CODE = "key-policy"
 
 _OF_THE_CALLER = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+MAX_PRINCIPALS = 100
+"""Principals that a policy may name: their combinations are the callers."""
+
 _OTHER_IMAGE = {0: "11" * 48, 1: "22" * 48, 2: "33" * 48}
 
 
@@ -35,8 +40,13 @@ def policy_leaks(
     perhaps, for a ciphertext under ``context``; ``foreign`` are contexts, by what they are, under which even
     that enclave must get nothing.
     """
+    named = {each for item in policy.statements for each in item.principals or ()}
+    if len(named) > MAX_PRINCIPALS:
+        detail = f"its policy names {len(named)} principals; over {MAX_PRINCIPALS} are not looked at"
+        return (Finding(CODE, f"key {key_arn}", detail),)
     found = []
-    for caller, named in _callers(policy, key_arn):
+    partition, account = key_arn.split(":")[1], key_arn.split(":")[4]
+    for caller in callers(policy, [f"arn:{partition}:iam::{account}:root"]):
         tries = [
             ("kms:Decrypt", "without an attestation document", {}, context),
             ("kms:Decrypt", "from another image", _OTHER_IMAGE, context),
@@ -45,9 +55,9 @@ def policy_leaks(
             ("kms:CreateGrant", "by a grant", {}, context),
         ]
         for action, how, registers, under in tries:
-            request = _request(caller, action, key_arn, registers, under)
-            if assess(_loosest(policy, registers, named), request).granted is not Ternary.NO:
-                found.append(Finding(CODE, f"key {key_arn}", f"{caller.arn} may get a plaintext {how}"))
+            request = _request(caller.principal, action, key_arn, registers, under)
+            if assess(_loosest(policy, registers, caller.named), request).granted is not Ternary.NO:
+                found.append(Finding(CODE, f"key {key_arn}", f"{caller.label} may get a plaintext {how}"))
     return tuple(found)
 
 
@@ -79,42 +89,14 @@ def _settled(condition: Condition, registers: Mapping[int, str], variables: bool
     return key == CONTEXT_KEYS or key.startswith(CONTEXT) or key in _OF_THE_CALLER
 
 
-def _callers(policy: Policy, key_arn: str) -> Iterator[tuple[Principal, bool]]:
-    """Everybody whom an Allow names, somebody of each account that it names, and a stranger; with whether it
-    is one that is named.
-    """
-    partition, account = key_arn.split(":")[1], key_arn.split(":")[4]
-    arns = {f"arn:{partition}:iam::{account}:user/anyone-else", f"arn:{partition}:iam::000000000000:user/x"}
-    named, services = set(), set()
-    for statement in policy.statements:
-        for principal in statement.principals or ():
-            value = principal.value
-            if not statement.allow or principal.kind not in ("AWS", "Service"):
-                continue
-            if principal.kind == "Service":
-                services.add(value)
-            elif principal.is_account:
-                arns.add(f"{value.removesuffix(':root')}:user/anyone-else")
-            elif value.startswith("arn:"):
-                named.add(value)
-    for arn in sorted(arns | named):
-        yield Principal(arn, arn.split(":")[4], partition=partition), arn in named
-    for name in sorted(services):
-        yield Principal(name, "", kind="Service"), False
-
-
 def _request(
     caller: Principal, action: str, key_arn: str, registers: Mapping[int, str], context: Mapping[str, str]
 ) -> Request:
-    keys: dict[str, Sequence[str]] = {
-        "aws:PrincipalArn": (caller.arn,),
+    attested = {**registers, 3: pcr3(caller.role_arn)} if registers and caller.role_arn else registers
+    keys = {
+        "aws:PrincipalArn": (caller.principal_arn,),
         "aws:PrincipalAccount": (caller.account,),
         "kms:CallerAccount": (caller.account,),
+        **attested_context(attested, context),
     }
-    if registers:
-        attested = {**registers, 3: pcr3(caller.arn)} if ":role/" in caller.arn else registers
-        keys |= {f"kms:RecipientAttestation:PCR{index}": (value,) for index, value in attested.items()}
-        keys["kms:RecipientAttestation:ImageSha384"] = (registers[0],)
-    keys |= {f"kms:EncryptionContext:{key}": (value,) for key, value in context.items()}
-    keys["kms:EncryptionContextKeys"] = tuple(context)
-    return Request(caller, action, key_arn, {key: tuple(value) for key, value in keys.items()})
+    return Request(caller, action, key_arn, keys)

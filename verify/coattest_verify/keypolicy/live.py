@@ -104,15 +104,11 @@ def key_findings(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -
     except PolicyError as error:
         return (*found, Finding("policy-unreadable", key.arn, f"the live policy cannot be read: {error}"))
     for statement in live.statements:
+        name = f"statement {statement.sid}"
         for principal in statement.principals or ():
             if _UNIQUE_ID.fullmatch(principal.value):
-                found.append(
-                    Finding(
-                        "unique-id",
-                        f"statement {statement.sid}",
-                        f"{principal.value} in statement {statement.sid}: that principal was deleted",
-                    )
-                )
+                detail = f"{principal.value} in {name}: that principal was deleted"
+                found.append(Finding("unique-id", name, detail))
     found += policy_differences(expected, live)
     if expected.id is not None and key.decision != decision_tag(expected.id):
         says = f"is {key.decision}" if key.decision is not None else "is missing"
@@ -194,21 +190,11 @@ def preflight(
         for arn in missing
     ]
     if not may(expected, caller_arn, "kms:PutKeyPolicy", key_arn):
-        found.append(
-            Finding(
-                "lock-out",
-                caller_arn,
-                f"{caller_arn} would not be an administrator under the policy that it puts",
-            )
-        )
+        detail = f"{caller_arn} would not be an administrator under the policy that it puts"
+        found.append(Finding("lock-out", caller_arn, detail))
     if len(set(administrators)) < 2 and break_glass is None:
-        found.append(
-            Finding(
-                "one-administrator",
-                key_arn,
-                "one administrator and no --break-glass: losing that one loses the key",
-            )
-        )
+        detail = "one administrator and no --break-glass: losing that one loses the key"
+        found.append(Finding("one-administrator", key_arn, detail))
     if key is not None:
         found += unfit(key)
         found += () if retire_all else severed(key, expected)
@@ -267,18 +253,18 @@ def missing_principals(iam: Any, policy: Policy, account: str) -> tuple[str, ...
 def _exists(iam: Any, arn: str) -> bool:
     kind, _, name = arn.split(":", 5)[5].partition("/")
     name = name.rsplit("/", 1)[-1]
+    found = None
     try:
-        with aws_errors(arn):
-            try:
-                if kind == "role":
-                    return bool(iam.get_role(RoleName=name)["Role"]["Arn"] == arn)
-                return bool(iam.get_user(UserName=name)["User"]["Arn"] == arn)
-            except iam.exceptions.NoSuchEntityException:
-                return False
+        with aws_errors(arn, "NoSuchEntity"):
+            if kind == "role":
+                found = iam.get_role(RoleName=name)["Role"]["Arn"]
+            else:
+                found = iam.get_user(UserName=name)["User"]["Arn"]
     except AwsFailure as error:
         raise EnvironmentFailure(
             str(error), hint="the preflight needs iam:GetRole and iam:GetUser", code="preflight-impossible"
         ) from error
+    return bool(found == arn)
 
 
 def put_policy(kms: Any, key_id: str, text: str, decision: str) -> None:

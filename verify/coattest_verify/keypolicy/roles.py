@@ -21,7 +21,7 @@ from coattest_verify.keypolicy.generate import (
     policy_id,
     policy_text,
 )
-from coattest_verify.keypolicy.iam import Policy, PolicyStatement, parse_policy
+from coattest_verify.keypolicy.iam import Condition, Policy, PolicyStatement, parse_policy
 from coattest_verify.quorum.decision import Decision
 
 _INDEX = re.compile(r"[0-9]{1,2}", re.ASCII)
@@ -50,7 +50,7 @@ def roles_of(policy: Policy, decisions: Sequence[Decision], *, now: datetime) ->
             made = generate_policy(
                 decisions,
                 account=administrators[0].split(":")[4],
-                parent_roles=_parents(policy),
+                parent_roles=_principals(_decrypts(policy)),
                 administrators=administrators,
                 encrypters=encrypters,
                 now=now,
@@ -70,10 +70,6 @@ def _named(policy: Policy, sid: str) -> tuple[str, ...]:
     return _principals(item for item in policy.statements if item.allow and item.sid == sid)
 
 
-def _parents(policy: Policy) -> tuple[str, ...]:
-    return _principals(_decrypts(policy))
-
-
 def _principals(statements: Iterable[PolicyStatement]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(pattern.value for item in statements for pattern in item.principals or ()))
 
@@ -82,13 +78,17 @@ def _decrypts(policy: Policy) -> list[PolicyStatement]:
     return [item for item in policy.statements if item.allow and item.sid.startswith("Decrypt")]
 
 
+def _conditions(policy: Policy, name: str) -> Iterator[Condition]:
+    """The conditions with an operator of this name in the Allows of Decrypt."""
+    return (each for item in _decrypts(policy) for each in item.conditions if each.name == name)
+
+
 def _values(policy: Policy, name: str, prefix: str) -> dict[str, str]:
     """The first value of each key that begins so, by the rest of its name, in the Allows of Decrypt."""
     return {
         condition.key[len(prefix) :]: condition.values[0]
-        for item in _decrypts(policy)
-        for condition in item.conditions
-        if condition.name == name and condition.key.startswith(prefix)
+        for condition in _conditions(policy, name)
+        if condition.key.startswith(prefix)
     }
 
 
@@ -101,24 +101,13 @@ def _context_rules(policy: Policy) -> ContextRules:
         (key for key in sorted(named) if all(_is_image(item, key) for item in _decrypts(policy))), None
     )
     pairs = {key: value for key, value in named.items() if key != image}
-    return ContextRules(pairs, tuple(key for key in _context_keys(policy) if key not in named), image)
+    keys = next((condition.values for condition in _conditions(policy, "ForAllValues:StringEquals")), ())
+    return ContextRules(pairs, tuple(key for key in keys if key not in named), image)
 
 
 def _is_image(statement: PolicyStatement, key: str) -> bool:
     values = {condition.key: condition.values for condition in statement.conditions}
     return values.get(f"{_CONTEXT}{key}") == values.get("kms:RecipientAttestation:ImageSha384")
-
-
-def _context_keys(policy: Policy) -> tuple[str, ...]:
-    return next(
-        (
-            condition.values
-            for item in _decrypts(policy)
-            for condition in item.conditions
-            if condition.name == "ForAllValues:StringEquals"
-        ),
-        (),
-    )
 
 
 def _options(policy: Policy, break_glass: str | None = None) -> Iterator[PolicyOptions]:

@@ -6,7 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from coattest_verify.keypolicy.generate import DECISION_TAG, ENCLAVE_TAG, decision_tag, policy_text
+from coattest_verify.keypolicy.generate import (
+    DECISION_TAG,
+    ENCLAVE_TAG,
+    decision_tag,
+    policy_statement,
+    policy_text,
+)
 
 BIDS_PREFIX = "bids/"
 """Where a buyer's bid files are in its bucket."""
@@ -26,14 +32,8 @@ def stack(
     Canonical JSON. The bucket's own encryption is SSE-S3, not the key: what protects a bid is its own
     encryption.
     """
-    reading = {
-        "Sid": "ParentReads",
-        "Effect": "Allow",
-        "Principal": {"AWS": sorted(set(parent_roles))},
-        "Action": "s3:GetObject",
-        "Resource": {"Fn::Sub": f"${{Bids.Arn}}/{BIDS_PREFIX}*"},
-    }
     bids = {"Fn::Sub": f"${{Bids.Arn}}/{BIDS_PREFIX}*"}
+    reading = policy_statement("ParentReads", "Allow", sorted(set(parent_roles)), "s3:GetObject", bids)
     resources = {
         "CoattestKey": _key(policy, description),
         "Bids": private_bucket(),
@@ -51,32 +51,12 @@ def put_once_statements(writers: Sequence[str], objects: Any) -> list[dict[str, 
     Amazon S3 User Guide, "Enforce conditional writes on Amazon S3 buckets": a put without If-None-Match has
     no s3:if-none-match.
     """
-    who = {"AWS": sorted(set(writers))}
-    unconditional = {"Null": {"s3:if-none-match": "true"}}
+    who, put, delete = sorted(set(writers)), "s3:PutObject", ["s3:DeleteObject", "s3:DeleteObjectVersion"]
+    conditional, unconditional = ({"Null": {"s3:if-none-match": missing}} for missing in ("false", "true"))
     return [
-        {
-            "Sid": "PutWhereThereIsNone",
-            "Effect": "Allow",
-            "Principal": who,
-            "Action": "s3:PutObject",
-            "Resource": objects,
-            "Condition": {"Null": {"s3:if-none-match": "false"}},
-        },
-        {
-            "Sid": "DenyOverwriting",
-            "Effect": "Deny",
-            "Principal": {"AWS": "*"},
-            "Action": "s3:PutObject",
-            "Resource": objects,
-            "Condition": unconditional,
-        },
-        {
-            "Sid": "DenyDeleting",
-            "Effect": "Deny",
-            "Principal": who,
-            "Action": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
-            "Resource": objects,
-        },
+        policy_statement("PutWhereThereIsNone", "Allow", who, put, objects, conditional),
+        policy_statement("DenyOverwriting", "Deny", "*", put, objects, unconditional),
+        policy_statement("DenyDeleting", "Deny", who, delete, objects),
     ]
 
 
@@ -107,14 +87,9 @@ def private_bucket() -> dict[str, Any]:
 def bucket_policy(bucket: str, statements: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """A bucket policy with these statements that also requires TLS."""
     arn = {"Fn::GetAtt": [bucket, "Arn"]}
-    no_tls = {
-        "Sid": "DenyWithoutTls",
-        "Effect": "Deny",
-        "Principal": {"AWS": "*"},
-        "Action": "s3:*",
-        "Resource": [arn, {"Fn::Sub": f"${{{bucket}.Arn}}/*"}],
-        "Condition": {"Bool": {"aws:SecureTransport": "false"}},
-    }
+    both = [arn, {"Fn::Sub": f"${{{bucket}.Arn}}/*"}]
+    plain = {"Bool": {"aws:SecureTransport": "false"}}
+    no_tls = policy_statement("DenyWithoutTls", "Deny", "*", "s3:*", both, plain)
     return {
         "Type": "AWS::S3::BucketPolicy",
         # A bucket that outlives its stack needs its policy.

@@ -26,7 +26,7 @@ from coattest_verify.keypolicy.iam import (
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, NOT_ON_A_KEY
 from coattest_verify.keypolicy.iam.conditions import BASE_OPERATORS
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
-from coattest_verify.keypolicy.iam.reading import Doubts
+from coattest_verify.keypolicy.iam.reading import Reading
 
 z3 = pytest.importorskip("z3")
 
@@ -407,7 +407,7 @@ def cases(draw: Any) -> tuple[Policy, list[Request]]:
 def applying(policy: Policy, request: Request) -> list[tuple[PolicyStatement, between.Bounds]]:
     """The statements with effect whose action matches, and whether they are about the caller."""
     return [
-        (item, between.of(principal_matches(item, request.principal, Doubts())))
+        (item, between.of(principal_matches(item, request.principal, Reading())))
         for item in policy.statements
         if item.has_effect and action_matches(item, request.action)
     ]

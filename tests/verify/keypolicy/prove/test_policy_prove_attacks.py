@@ -14,8 +14,8 @@ from coattest_verify.keypolicy.iam import Effect, PolicyError, Principal, Reques
 
 pytest.importorskip("z3")
 
+from coattest_verify.keypolicy.iam.callers import callers
 from coattest_verify.keypolicy.prove import ProofQuestion, Status
-from coattest_verify.keypolicy.prove.callers import callers
 from support.verify.keypolicy.prover import (
     ACCOUNT,
     ADMIN,

@@ -20,8 +20,8 @@ pytest.importorskip("z3")
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request, Ternary, assess, parse_policy
 from coattest_verify.keypolicy.iam.actions import CHANGES_POWER, MAKES_CIPHERTEXT, READS_PLAINTEXT
+from coattest_verify.keypolicy.iam.callers import callers
 from coattest_verify.keypolicy.prove import GoalResult, ProofQuestion, Status
-from coattest_verify.keypolicy.prove.callers import callers
 from coattest_verify.keypolicy.prove.present import ALWAYS, OWNER
 from support.verify.keypolicy.adversarial import CONTEXT, EVE, POLICIES, TAG
 from support.verify.keypolicy.adversarial_present import POLICIES_OF_REQUESTS

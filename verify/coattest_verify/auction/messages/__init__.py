@@ -15,16 +15,14 @@ from coattest_enclave.protocol.fields import (
     BUYERS_MAX,
     DIGEST,
     FIRST_PRICE,
-    LOTS_MAX,
     SECOND_PRICE,
     sha384,
 )
-from coattest_enclave.protocol.key_arn import parse_key_arn
 from coattest_enclave.protocol.manifest import PURPOSE as MANIFEST
 from coattest_enclave.protocol.manifest import Buyer, Lots, Manifest
 from coattest_enclave.protocol.receipt import RESULT, receipt_user_data
-from coattest_enclave.protocol.seal import IMAGE, RELEASE_DIGEST, Seal, bid_digest, check_seals
 from coattest_enclave.protocol.seal import PURPOSE as SEAL
+from coattest_enclave.protocol.seal import Seal, bid_digest, check_seals
 from coattest_verify.auction.messages.amounts import AMOUNT_SIZE, pack_bids, unpack_bids
 from coattest_verify.auction.messages.envelopes import encrypt0, sign1
 from coattest_verify.auction.messages.lots import Lot, LotList, make_lots, named_buyer
@@ -49,10 +47,7 @@ __all__ = [
     "DIGEST",
     "DISCLOSURE",
     "FIRST_PRICE",
-    "IMAGE",
-    "LOTS_MAX",
     "MANIFEST",
-    "RELEASE_DIGEST",
     "RESULT",
     "RESULT_FILE",
     "SEAL",
@@ -79,7 +74,6 @@ __all__ = [
     "make_lots",
     "named_buyer",
     "pack_bids",
-    "parse_key_arn",
     "receipt_user_data",
     "sha384",
     "sign1",

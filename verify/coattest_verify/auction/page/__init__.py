@@ -143,8 +143,14 @@ def _text(value: str | _Html) -> str:
 def _table(
     head: Sequence[str], rows: Iterable[Sequence[str | _Html]], *, name: str = "", caption: str = ""
 ) -> _Html:
+    cells = ("".join(f"<td>{_text(cell)}</td>" for cell in row) for row in rows)
+    return _rows(head, (f"<tr>{each}</tr>" for each in cells), name=name, caption=caption)
+
+
+def _rows(head: Sequence[str], rows: Iterable[str], *, name: str = "", caption: str = "") -> _Html:
+    """A table whose rows are markup."""
     top = "".join(f'<th scope="col">{_escape(title)}</th>' for title in head)
-    body = "\n".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "\n".join(rows)
     identity = f' id="{name}"' if name else ""
     title = f"<caption>{_escape(caption)}</caption>" if caption else ""
     return _Html(
@@ -260,7 +266,7 @@ def _facts(verdict: ReceiptVerdict, manifest: messages.Manifest) -> _Html:
 
 
 def _checks(checks: Sequence[Check]) -> _Html:
-    rows = "\n".join(
+    rows = (
         f'<tr class="{"ok" if check.outcome == "ok" else "failed"}"><td class="outcome">{check.outcome}</td>'
         f"<td>{_escape(check.says)}"
         + "".join(
@@ -270,28 +276,20 @@ def _checks(checks: Sequence[Check]) -> _Html:
         + "</td></tr>"
         for check in checks
     )
-    return _section(
-        "Checks by the command",
-        _Html(
-            '<div class="wide"><table id="checks"><thead><tr><th scope="col">Outcome</th>'
-            f'<th scope="col">Check</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-        ),
-    )
+    return _section("Checks by the command", _rows(("Outcome", "Check"), rows, name="checks"))
 
 
 def _browser() -> _Html:
-    rows = "\n".join(
+    rows = (
         f'<tr id="browser-{name}"><td class="outcome">not run</td>'
         f'<td>{_escape(says)}<span class="why"></span></td></tr>'
         for name, says in BROWSER_CHECKS.items()
     )
+    summary = "Scripts are off here, so nothing was checked again."
     return _section(
         "Checked again in this browser",
-        _Html(
-            '<p id="browser-summary" role="status">Scripts are off here, so nothing was checked again.</p>'
-            '<div class="wide"><table id="browser"><thead><tr><th scope="col">Outcome</th>'
-            f'<th scope="col">Check</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-        ),
+        _Html(f'<p id="browser-summary" role="status">{summary}</p>'),
+        _rows(("Outcome", "Check"), rows, name="browser"),
     )
 
 

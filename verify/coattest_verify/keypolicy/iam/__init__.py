@@ -16,25 +16,22 @@ from coattest_verify.keypolicy.iam.model import (
     PolicyError,
     PolicyKind,
     PolicyStatement,
-    PrincipalPattern,
     Quantifier,
 )
 from coattest_verify.keypolicy.iam.parse import parse_policy
-from coattest_verify.keypolicy.iam.reading import Doubt, Ternary
+from coattest_verify.keypolicy.iam.reading import Ternary
 
 __all__ = [
     "KMS",
     "Assessment",
     "Authorization",
     "Condition",
-    "Doubt",
     "Effect",
     "Policy",
     "PolicyError",
     "PolicyKind",
     "PolicyStatement",
     "Principal",
-    "PrincipalPattern",
     "Quantifier",
     "Request",
     "Ternary",

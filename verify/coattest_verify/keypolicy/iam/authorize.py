@@ -8,7 +8,7 @@ in other accounts to use a KMS key" (both sides must allow).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coattest_verify.keypolicy.iam.evaluate import Assessment, Request, assess
@@ -45,7 +45,12 @@ def authorize(
     identity_side = [assess(policy, request) for policy in identity_policies]
     session_side = [assess(policy, request) for policy in session_policies]
     identity_allows = request.principal.is_root or any(item.allowed_by for item in identity_side)
-    refused = _refused(request, resource_side, identity_side, session_side)
+    sides = {
+        "a resource-based": [resource_side],
+        "an identity-based": identity_side,
+        "a session": session_side,
+    }
+    refused = _refused(request, sides)
     if refused:
         return Authorization(False, refused)
     if owner != request.principal.account:
@@ -59,24 +64,14 @@ def authorize(
     return Authorization(False, f"because no {side} policy allows the {request.action} action")
 
 
-def _refused(
-    request: Request,
-    resource_side: Assessment,
-    identity_side: Sequence[Assessment],
-    session_side: Sequence[Assessment],
-) -> str | None:
-    sides = (
-        ("a resource-based", [resource_side]),
-        ("an identity-based", identity_side),
-        ("a session", session_side),
-    )
-    for name, assessments in sides:
+def _refused(request: Request, sides: Mapping[str, Sequence[Assessment]]) -> str | None:
+    for name, assessments in sides.items():
         if any(item.denied_by for item in assessments):
             return f"with an explicit deny in {name} policy"
         for item in assessments:
             if item.perhaps_denied_by:
                 return f"because AWS leaves open whether {name} policy denies it ({item.doubts[0]})"
-    if not all(item.allowed_by for item in session_side):
+    if not all(item.allowed_by for item in sides["a session"]):
         return f"because no session policy allows the {request.action} action"
     return None
 

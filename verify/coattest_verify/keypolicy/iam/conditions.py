@@ -16,7 +16,7 @@ from decimal import Decimal
 from coattest_verify.keypolicy.iam import match
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, KMS
 from coattest_verify.keypolicy.iam.model import Condition, PolicyError, Quantifier
-from coattest_verify.keypolicy.iam.reading import Doubts, Ternary, every, some, ternary
+from coattest_verify.keypolicy.iam.reading import Reading, Ternary, every, some, ternary
 
 Parts = Sequence[str | match.Wild]
 Test = Callable[[Parts, str], Ternary]
@@ -29,15 +29,15 @@ REGISTER = 96
 
 _HEX = re.compile(r"[0-9a-f]*")
 _TYPED = {
-    "Numeric": ("Numeric",),
-    "Date": ("Date",),
-    "Bool": ("Bool",),
-    "Binary": ("Binary",),
-    "IpAddress": ("IPAddress",),
+    "Numeric": "Numeric",
+    "Date": "Date",
+    "Bool": "Bool",
+    "Binary": "Binary",
+    "IpAddress": "IPAddress",
 }
 """Operators that want a key of their own type; the String and Arn ones are used with any."""
 
-_EPOCH = ("aws:epochtime", _TYPED["Numeric"])
+_EPOCH = ("aws:epochtime", "Numeric")
 """It "works with date operators or numeric operators"; the other times work with date operators only."""
 
 
@@ -93,9 +93,8 @@ def instant(text: str) -> Decimal:
 
 
 def _zone(text: str | None) -> datetime.timezone:
-    if text in (None, "Z"):
+    if text is None or text == "Z":
         return datetime.timezone.utc
-    assert text is not None
     minutes = int(text[1:3]) * 60 + int(text[4:6])
     return datetime.timezone(datetime.timedelta(minutes=-minutes if text[0] == "-" else minutes))
 
@@ -200,14 +199,14 @@ def without_wildcards(name: str) -> bool:
     return not name.startswith("Arn") and not name.endswith("Like")
 
 
-def holds(condition: Condition, context: match.Context, variables: bool, doubts: Doubts) -> Ternary:
-    """Whether the condition is true for a request context (keys in lower case)."""
-    found = context.get(match.ascii_lower(condition.key), ())
-    answer = _holds(condition, found, context, variables, doubts)
+def holds(condition: Condition, reading: Reading) -> Ternary:
+    """Whether the condition is true for the request that is read."""
+    found = reading.context.get(match.ascii_lower(condition.key), ())
+    answer = _holds(condition, found, reading)
     filled = tuple(value for value in found if value)
-    if filled == found or answer is _holds(condition, filled, context, variables, doubts):
+    if filled == found or answer is _holds(condition, filled, reading):
         return answer
-    return doubts.open(
+    return reading.open(
         told(condition),
         "AWS's pages differ on whether a key with an empty value is there",
         "leave the empty value out",
@@ -220,35 +219,30 @@ def told(condition: Condition) -> str:
     return f"{condition.name} {condition.key} = {values if len(values) <= 120 else values[:117] + '...'}"
 
 
-def _holds(
-    condition: Condition, found: Sequence[str], context: match.Context, variables: bool, doubts: Doubts
-) -> Ternary:
+def _holds(condition: Condition, found: Sequence[str], reading: Reading) -> Ternary:
     if condition.operator == "Null":
         return ternary(
             ("true" if not found else "false") in {match.ascii_lower(value) for value in condition.values}
         )
-    negate = negated(condition.operator)
     if not found:
-        return ternary(_absent(condition, negate))
+        return ternary(true_when_absent(condition))
     plain = condition.quantifier is Quantifier.NONE
     if plain and (len(found) > 1 or KMS.multivalued(condition.key)):
-        return doubts.open(
+        return reading.open(
             told(condition),
             "AWS does not say what this operator does with a key of several values",
             f"write ForAllValues:{condition.operator} or ForAnyValue:{condition.operator}",
         )
     if mistyped(condition):
-        return doubts.open(
+        return reading.open(
             told(condition),
             f"the key is no {condition.operator} one, and AWS does not say what then happens",
             "use an operator of the key's type",
         )
 
     def matches(value: str) -> Ternary:
-        answer = some(
-            _matches(condition, pattern, value, context, variables, doubts) for pattern in condition.values
-        )
-        return answer.opposite() if negate else answer
+        answer = some(_matches(condition, pattern, value, reading) for pattern in condition.values)
+        return answer.opposite() if negated(condition.operator) else answer
 
     combine = some if condition.quantifier is Quantifier.ANY else every
     return combine([matches(value) for value in found])
@@ -256,11 +250,11 @@ def _holds(
 
 def mistyped(condition: Condition) -> bool:
     """Whether the operator is for another type than the key has in AWS's list."""
-    wanted = next((types for stem, types in _TYPED.items() if stem in condition.operator), None)
-    kind = KMS.find(condition.key)
-    if wanted is None or kind is None or (match.ascii_lower(condition.key), wanted) == _EPOCH:
+    wanted = next((kind for stem, kind in _TYPED.items() if stem in condition.operator), None)
+    found = KMS.find(condition.key)
+    if wanted is None or found is None or (match.ascii_lower(condition.key), wanted) == _EPOCH:
         return False
-    return kind[1].removeprefix("ArrayOf") not in wanted
+    return found[1].removeprefix("ArrayOf") != wanted
 
 
 def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:
@@ -278,35 +272,28 @@ def odd_register(condition: Condition, parts: Sequence[match.Part]) -> bool:
     return not all(map(_HEX.fullmatch, texts)) or (whole and sum(map(len, texts)) != REGISTER)
 
 
-def _matches(  # noqa: PLR0917
-    condition: Condition,
-    pattern: str,
-    value: str,
-    context: match.Context,
-    variables: bool,
-    doubts: Doubts,
-) -> Ternary:
+def _matches(condition: Condition, pattern: str, value: str, reading: Reading) -> Ternary:
     name = condition.operator
-    enabled = variables and name.startswith(WITH_VARIABLES)
+    enabled = reading.variables and name.startswith(WITH_VARIABLES)
     parts = match.parts_of(pattern, enabled, not without_wildcards(name))
-    resolved = match.resolve(parts, context)
+    resolved = match.resolve(parts, reading.context)
     if resolved is None:
         if not negated(name):
             return Ternary.NO
-        return doubts.open(
+        return reading.open(
             told(condition),
             'AWS says that a variable without a value "might cause the entire statement to be invalid"',
             "give the variable a default, or require its key with Null",
         )
     if odd_register(condition, parts):
-        return doubts.open(
+        return reading.open(
             told(condition),
             "AWS describes registers as lower-case hex, and has an example with 0x",
             "write the 96 lower-case hex digits",
         )
     answer = compare_value(condition, resolved, value)
     if answer is Ternary.OPEN:
-        doubts.open(
+        reading.open(
             told(condition),
             "AWS does not say how this is compared",
             "write a full ARN" if name.startswith("Arn") else "use a case-sensitive operator",
@@ -319,7 +306,8 @@ def compare_value(condition: Condition, parts: Parts, value: str) -> Ternary:
     return _TESTS[condition.operator][0](parts, value)
 
 
-def _absent(condition: Condition, negate: bool) -> bool:
+def true_when_absent(condition: Condition) -> bool:
+    """Whether a condition, other than Null, is true when the request has no value of its key."""
     if condition.if_exists or condition.quantifier is Quantifier.ALL:
         return True
-    return negate and condition.quantifier is Quantifier.NONE
+    return negated(condition.operator) and condition.quantifier is Quantifier.NONE

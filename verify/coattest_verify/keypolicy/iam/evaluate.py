@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from coattest_verify.keypolicy.iam import conditions, match
 from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
-from coattest_verify.keypolicy.iam.reading import Doubt, Doubts, Ternary, every, some, ternary
+from coattest_verify.keypolicy.iam.reading import Doubt, Reading, Ternary, every, some, ternary
 
 
 class Effect(enum.Enum):
@@ -83,6 +83,19 @@ class Request:
         return merged
 
 
+def attested_context(registers: Mapping[int, str], pairs: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """The condition keys of a request under an encryption context with these ``pairs``, with a document that
+    has these registers (hex by index), or without one when there are none.
+    """
+    measured = {f"PCR{index}": value for index, value in registers.items()}
+    measured |= {"ImageSha384": registers[0]} if 0 in registers else {}
+    return {
+        **{f"kms:RecipientAttestation:{name}": (value,) for name, value in measured.items()},
+        **{f"kms:EncryptionContext:{key}": (value,) for key, value in pairs.items()},
+        "kms:EncryptionContextKeys": tuple(pairs),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """What one policy says, and which statements (by index) say it.
@@ -127,12 +140,12 @@ def evaluate(policy: Policy, request: Request) -> Effect:
 
 def assess(policy: Policy, request: Request) -> Assessment:
     """What the policy says of the request, statement by statement."""
-    context, doubts = request.lowered(), Doubts()
+    reading = Reading(request.lowered(), policy.variables)
     allowed, delegated, denied = [], [], []
     perhaps_granted: list[int] = []
     perhaps_denied: list[int] = []
     for index, statement in enumerate(policy.statements):
-        answer = applies(statement, request, context, policy.variables, doubts)
+        answer = applies(statement, request, reading)
         if answer is Ternary.NO:
             continue
         if answer is Ternary.OPEN:
@@ -149,30 +162,24 @@ def assess(policy: Policy, request: Request) -> Assessment:
         tuple(denied),
         tuple(perhaps_granted),
         tuple(perhaps_denied),
-        tuple(sorted(doubts.found)) if perhaps_granted or perhaps_denied else (),
+        tuple(sorted(reading.doubts)) if perhaps_granted or perhaps_denied else (),
     )
 
 
-def applies(
-    statement: PolicyStatement,
-    request: Request,
-    context: Mapping[str, tuple[str, ...]],
-    variables: bool,
-    doubts: Doubts,
-) -> Ternary:
+def applies(statement: PolicyStatement, request: Request, reading: Reading) -> Ternary:
     """Whether principal, action, resource and every condition of the statement match the request."""
     if not statement.has_effect or not action_matches(statement, request.action):
         return Ternary.NO
-    met = Doubts()
+    mine = Reading(reading.context, reading.variables)
     answer = every(
         [
-            principal_matches(statement, request.principal, met),
-            resource_matches(statement, request.resource, context, variables, met),
-            *(conditions.holds(condition, context, variables, met) for condition in statement.conditions),
+            principal_matches(statement, request.principal, mine),
+            resource_matches(statement, request.resource, mine),
+            *(conditions.holds(condition, mine) for condition in statement.conditions),
         ]
     )
     if answer is Ternary.OPEN:
-        doubts.found |= met.found
+        reading.doubts |= mine.doubts
     return answer
 
 
@@ -189,17 +196,17 @@ _FOR_TRUST = (
 )
 
 
-def principal_matches(statement: PolicyStatement, principal: Principal, doubts: Doubts) -> Ternary:
+def principal_matches(statement: PolicyStatement, principal: Principal, reading: Reading) -> Ternary:
     """Whether the Principal or NotPrincipal element covers a caller, by name or by account."""
     if statement.principals is None:
         return Ternary.YES
     if statement.not_principal:
-        return _not_principal(statement.principals, principal, doubts)
-    return some(_names(pattern, principal, statement.allow, doubts) for pattern in statement.principals)
+        return _not_principal(statement.principals, principal, reading)
+    return some(_names(pattern, principal, statement.allow, reading) for pattern in statement.principals)
 
 
 def _not_principal(
-    listed_patterns: tuple[PrincipalPattern, ...], principal: Principal, doubts: Doubts
+    listed_patterns: tuple[PrincipalPattern, ...], principal: Principal, reading: Reading
 ) -> Ternary:
     """ "AWS JSON policy elements: NotPrincipal": "you must also specify the account ARN of the not-denied
     principal. Otherwise, the policy might deny access to the entire account"; for a session "include both the
@@ -215,7 +222,7 @@ def _not_principal(
     if principal.kind != "AWS":
         if principal.arn in listed or not listed:
             return ternary(not listed)
-        return doubts.open(
+        return reading.open(
             f"NotPrincipal {principal.kind} {', '.join(sorted(listed))}",
             'a service has several names ("aws:PrincipalServiceNamesList")',
             'write Principal "*" with a condition on aws:PrincipalServiceNamesList',
@@ -225,23 +232,23 @@ def _not_principal(
     if whole <= listed:
         return Ternary.NO
     if not names & listed:
-        return some(_perhaps_of(pattern, principal, doubts) for pattern in listed_patterns).opposite()
-    return doubts.open(
+        return some(_perhaps_of(pattern, principal, reading) for pattern in listed_patterns).opposite()
+    return reading.open(
         f"NotPrincipal without all of {', '.join(sorted(whole))}",
         'AWS says only that such a statement "might" reach a principal whose account or role is not listed',
         'write Principal "*" with ArnNotEquals on aws:PrincipalArn',
     )
 
 
-def _names(pattern: PrincipalPattern, principal: Principal, allow: bool, doubts: Doubts) -> Ternary:
+def _names(pattern: PrincipalPattern, principal: Principal, allow: bool, reading: Reading) -> Ternary:
     if pattern.is_anyone:
         return Ternary.YES
     if pattern.kind != principal.kind:
-        return _perhaps_of(pattern, principal, doubts)
+        return _perhaps_of(pattern, principal, reading)
     if principal.user_arn and pattern.value in (principal.user_arn, principal.unique_id) and not allow:
         # "Session policies": permissions for the user's ARN are added before the session is created. Of what
         # is denied to that ARN the page says nothing.
-        return doubts.open(
+        return reading.open(
             f"Principal {pattern.value}",
             "AWS does not say whether a Deny for a user reaches the sessions of GetFederationToken",
             "deny the account, or everybody",
@@ -257,13 +264,13 @@ def _is_account_of(pattern: PrincipalPattern, principal: Principal) -> bool:
     return pattern.value == principal.root_arn or number == principal.account
 
 
-def _perhaps_of(pattern: PrincipalPattern, principal: Principal, doubts: Doubts) -> Ternary:
+def _perhaps_of(pattern: PrincipalPattern, principal: Principal, reading: Reading) -> Ternary:
     """Whether an entry of another kind can mean a caller of AWS: a role's session by whose identity provider
     it was made, an account by its canonical user id.
     """
     made = principal.role_arn is not None or pattern.kind == "CanonicalUser"
     if principal.kind == "AWS" and made and pattern.kind in ("Federated", "CanonicalUser"):
-        return doubts.open(f"Principal {pattern.kind} {pattern.value}", *_FOR_TRUST)
+        return reading.open(f"Principal {pattern.kind} {pattern.value}", *_FOR_TRUST)
     return Ternary.NO
 
 
@@ -273,35 +280,20 @@ def action_matches(statement: PolicyStatement, action: str) -> bool:
     return listed is not statement.not_action
 
 
-def resource_matches(
-    statement: PolicyStatement,
-    resource: str,
-    context: Mapping[str, tuple[str, ...]],
-    variables: bool,
-    doubts: Doubts,
-) -> Ternary:
+def resource_matches(statement: PolicyStatement, resource: str, reading: Reading) -> Ternary:
     """Whether the Resource or NotResource element covers a resource."""
-    listed = some(
-        [one_resource(statement, text, resource, context, variables, doubts) for text in statement.resources]
-    )
+    listed = some([one_resource(statement, text, resource, reading) for text in statement.resources])
     return listed.opposite() if statement.not_resource else listed
 
 
-def one_resource(  # noqa: PLR0917
-    statement: PolicyStatement,
-    text: str,
-    resource: str,
-    context: Mapping[str, tuple[str, ...]],
-    variables: bool,
-    doubts: Doubts,
-) -> Ternary:
+def one_resource(statement: PolicyStatement, text: str, resource: str, reading: Reading) -> Ternary:
     """Whether a resource is the one that an entry of the statement's element names."""
     element = f"{'NotResource' if statement.not_resource else 'Resource'} {text}"
-    parts = match.resolve(match.parts_of(text, variables), context)
+    parts = match.resolve(match.parts_of(text, reading.variables), reading.context)
     if parts is None:
         if not statement.not_resource:
             return Ternary.NO
-        return doubts.open(
+        return reading.open(
             element,
             'AWS says that a variable without a value "might cause the entire statement to be invalid"',
             "give the variable a default",
@@ -313,7 +305,7 @@ def one_resource(  # noqa: PLR0917
     if text == "*" or match.by_segments(full, resource) or (crosses and permits_by_matching(statement)):
         return Ternary.YES
     if crosses or match.glob(parts, resource) or match.glob(full, resource):
-        return doubts.open(
+        return reading.open(
             element,
             'AWS says only that a * at the end of a part of an ARN "can" match beyond the colons',
             'write "*", or an ARN with all six parts',

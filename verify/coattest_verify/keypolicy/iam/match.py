@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Context = Mapping[str, tuple[str, ...]]
@@ -37,6 +38,10 @@ class Variable:
 Part = str | Wild | Variable
 
 
+_WILDCARDS = re.compile(r"([*?])")
+_WITH_VARIABLES = re.compile(r"(\$\{[^}]*\}?|[*?])")
+
+
 class BadVariable(ValueError):
     """``${`` without a variable behind it."""
 
@@ -45,37 +50,19 @@ class BadVariable(ValueError):
 def parts_of(pattern: str, variables: bool, wildcards: bool = True) -> tuple[Part, ...]:
     """The pattern's parts in order: text, wildcards, variables. Raises BadVariable."""
     found: list[Part] = []
-    text: list[str] = []
-    at = 0
-
-    def flush() -> None:
-        if text:
-            found.append("".join(text))
-            text.clear()
-
-    while at < len(pattern):
-        if variables and pattern.startswith("${", at):
-            end = pattern.find("}", at)
-            if end < 0:
-                raise BadVariable(pattern[at : at + 40])
-            item = _variable(pattern[at + 2 : end])
-            at = end + 1
-            if isinstance(item, str):
-                text.append(item)
-            else:
-                flush()
-                found.append(item)
-            continue
-        character = pattern[at]
-        at += 1
-        if wildcards and character in "*?":
-            flush()
-            wild = Wild(character)
-            if not (wild is Wild.ANY and found and found[-1] is Wild.ANY):
-                found.append(wild)
-        else:
-            text.append(character)
-    flush()
+    for token in (_WITH_VARIABLES if variables else _WILDCARDS).split(pattern):
+        part: Part = token
+        if variables and token.startswith("${"):
+            if not token.endswith("}"):
+                raise BadVariable(token[:40])
+            part = _variable(token[2:-1])
+        elif wildcards and token in ("*", "?"):
+            part = Wild(token)
+        before = found[-1] if found else None
+        if isinstance(part, str) and isinstance(before, str):
+            found[-1] = before + part
+        elif part and not (part is Wild.ANY and before is Wild.ANY):
+            found.append(part)
     return tuple(found)
 
 
@@ -109,16 +96,16 @@ def resolve(parts: Sequence[Part], context: Context) -> tuple[str | Wild, ...] |
     return tuple(found)
 
 
-def glob(parts: Sequence[str | Wild], value: str, *, ignore_case: bool = False) -> bool:
+def without_variables(parts: Iterable[Part]) -> tuple[str | Wild, ...]:
+    """The parts that are text or wildcards."""
+    return tuple(part for part in parts if not isinstance(part, Variable))
+
+
+def glob(parts: Sequence[str | Wild], value: str) -> bool:
     """Whether ``value`` matches, where ``*`` is any run of characters and ``?`` any one.
 
     All ways through the pattern are followed at once, a bit for each.
     """
-    if ignore_case:
-        parts, value = (
-            [ascii_lower(part) if isinstance(part, str) else part for part in parts],
-            ascii_lower(value),
-        )
     if all(isinstance(part, str) for part in parts):
         return "".join(str(part) for part in parts) == value
     return _follow(parts, value, colons=True)
@@ -185,26 +172,17 @@ def perhaps_same_but_case(pattern: str, value: str) -> bool:
 @functools.lru_cache(maxsize=65536)
 def action(pattern: str, value: str) -> bool:
     """Whether an action matches. Actions are not case-sensitive ("IAM JSON policy elements: Action")."""
-    fixed = tuple(part for part in parts_of(pattern, False) if not isinstance(part, Variable))
-    return glob(fixed, value, ignore_case=True)
+    return glob(without_variables(parts_of(ascii_lower(pattern), False)), ascii_lower(value))
 
 
 def segments(parts: Sequence[str | Wild]) -> list[tuple[str | Wild, ...]]:
     """The pattern's parts between colons, at most six: the sixth has the rest."""
     found: list[list[str | Wild]] = [[]]
     for part in parts:
-        if isinstance(part, Wild):
-            found[-1].append(part)
-            continue
-        text = part
-        while ":" in text and len(found) < 6:
-            head, _, text = text.partition(":")
-            if head:
-                found[-1].append(head)
-            found.append([])
-        if text:
-            found[-1].append(text)
-    return [tuple(item) for item in found]
+        pieces = [part] if isinstance(part, Wild) else part.split(":", 6 - len(found))
+        found[-1].append(pieces[0])
+        found += [[piece] for piece in pieces[1:]]
+    return [tuple(filter(None, item)) for item in found]
 
 
 def by_segments(parts: Sequence[str | Wild], value: str) -> bool:
@@ -220,11 +198,7 @@ def completed(parts: Sequence[str | Wild]) -> tuple[str | Wild, ...]:
     """The pattern of an incomplete ARN with ``*`` for each missing part ("IAM JSON policy elements:
     Resource", "Incomplete ARNs").
     """
-    missing = 6 - len(segments(parts))
-    more: list[str | Wild] = []
-    for _ in range(missing):
-        more += [":", Wild.ANY]
-    return (*parts, *more)
+    return (*parts, *(":", Wild.ANY) * (6 - len(segments(parts))))
 
 
 def crosses_at_ends(parts: Sequence[str | Wild], value: str) -> bool:

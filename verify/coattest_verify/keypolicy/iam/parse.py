@@ -36,10 +36,6 @@ from coattest_verify.keypolicy.iam.names import (
 MAX_DOCUMENT_BYTES = 32 * 1024
 """KMS key policies are at most 32 KB (KMS Developer Guide, "Quotas": key policy document size)."""
 
-MAX_DEPTH = 10
-"""JSON nesting in a policy is at most statement, condition, operator, value list; anything deeper is
-hostile."""
-
 VERSIONS = ("2008-10-17", "2012-10-17")
 _ACTION = re.compile(r"[A-Za-z0-9-]+:[A-Za-z0-9*?]+|\*")
 _ELEMENTS = {"Sid", "Effect", "Condition"} | {
@@ -53,7 +49,6 @@ def parse_policy(
     document: str | bytes | Mapping[str, Any],
     *,
     kind: PolicyKind = PolicyKind.KEY,
-    max_bytes: int = MAX_DOCUMENT_BYTES,
 ) -> Policy:
     """Return the parsed policy.
 
@@ -62,7 +57,7 @@ def parse_policy(
     ``malformed-policy`` otherwise.
     """
     if isinstance(document, (str, bytes)):
-        document = _load(document, max_bytes)
+        document = _load(document)
     if not isinstance(document, Mapping):
         raise PolicyError("a policy is a JSON object")
     _only(document, {"Version", "Id", "Statement"}, "policy")
@@ -124,32 +119,16 @@ def _unicode(text: str, where: str) -> None:
         raise PolicyError(f"{text!r} is not Unicode text", where=where)
 
 
-def _load(text: str | bytes, max_bytes: int) -> Any:
-    if len(text.encode(errors="surrogatepass") if isinstance(text, str) else text) > max_bytes:
-        raise PolicyError(f"the policy is longer than {max_bytes} bytes")
+def _load(text: str | bytes) -> Any:
+    if len(text.encode(errors="surrogatepass") if isinstance(text, str) else text) > MAX_DOCUMENT_BYTES:
+        raise PolicyError(f"the policy is longer than {MAX_DOCUMENT_BYTES} bytes")
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        value = json.loads(decoded, object_pairs_hook=unique_names, parse_float=_Fraction)
+        return json.loads(decoded, object_pairs_hook=unique_names, parse_float=_Fraction)
     except RepeatedName as error:
         raise PolicyError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise PolicyError(f"the policy is not JSON: {error}") from error
-    if _depth(value) > MAX_DEPTH:
-        raise PolicyError("the policy is nested too deeply")
-    return value
-
-
-def _depth(value: Any) -> int:
-    level, depth = [value], 0
-    while level and depth <= MAX_DEPTH:
-        depth += 1
-        level = [
-            child
-            for item in level
-            if isinstance(item, (dict, list))
-            for child in (item.values() if isinstance(item, dict) else item)
-        ]
-    return depth
 
 
 def _only(mapping: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -6,7 +6,7 @@ What AWS does not say is neither yes nor no here: the prover answers "unknown", 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -60,12 +60,16 @@ class Doubt:
 
 
 @dataclass(slots=True)
-class Doubts:
-    """The doubts that an evaluation met."""
+class Reading:
+    """How a policy is read for one request: the request's ``context`` (keys in lower case), whether the
+    policy has ``variables``, and the ``doubts`` met so far.
+    """
 
-    found: set[Doubt] = field(default_factory=set)
+    context: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    variables: bool = False
+    doubts: set[Doubt] = field(default_factory=set)
 
     def open(self, words: str, why: str, instead: str) -> Ternary:
         """Note a doubt; returns OPEN."""
-        self.found.add(Doubt(words, why, instead))
+        self.doubts.add(Doubt(words, why, instead))
         return Ternary.OPEN

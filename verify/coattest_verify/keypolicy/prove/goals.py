@@ -30,8 +30,8 @@ from coattest_verify.keypolicy.iam.actions import (
     READS_PLAINTEXT,
     TAGS,
 )
+from coattest_verify.keypolicy.iam.callers import callers
 from coattest_verify.keypolicy.iam.match import ascii_lower
-from coattest_verify.keypolicy.prove.callers import callers
 from coattest_verify.keypolicy.prove.present import looks_at, made_at
 from coattest_verify.keypolicy.prove.requests import named_keys, of_an_assumed_key, unnamed_keys
 from coattest_verify.keypolicy.prove.search import Granted, Search

@@ -11,18 +11,18 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Principal
-from coattest_verify.keypolicy.prove.callers import Caller
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.prove.space import Space
-from coattest_verify.keypolicy.prove.texts import constant
+from coattest_verify.keypolicy.prove.texts import constant, sequence
 
 ACCOUNT = z3.Loop(z3.Range("0", "9"), 12, 12)
-PARTITION = z3.Concat(z3.Re("aws"), z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-"))))
+PARTITION = sequence(["aws", z3.Star(z3.Union(z3.Range("a", "z"), z3.Re("-")))])
 NAME = z3.Plus(
     z3.Union(*(z3.Range(*pair) for pair in ("az", "AZ", "09")), *(z3.Re(sign) for sign in "+=,.@_-"))
 )
 """IAM User Guide, "IAM identifiers": names have letters, digits and +=,.@_-; a path any of ! to ~."""
 
-PATH = z3.Option(z3.Concat(z3.Plus(z3.Range("!", "~")), z3.Re("/")))
+PATH = z3.Option(sequence([z3.Plus(z3.Range("!", "~")), "/"]))
 
 
 def known(caller: Caller) -> dict[str, str]:
@@ -38,8 +38,7 @@ def known(caller: Caller) -> dict[str, str]:
 def role_with_any_path(caller: Caller, everybody: Sequence[Caller]) -> Any:
     """The expression of a role's ARN when only its session's is known: none of the roles that are named."""
     stem, _, path = caller.principal.principal_arn.partition(":role/")
-    name = path.rsplit("/", 1)[-1]
-    any_path = z3.Concat(z3.Re(constant(f"{stem}:role/")), PATH, z3.Re(constant(name)))
+    any_path = sequence([f"{stem}:role/", PATH, path.rsplit("/", 1)[-1]])
     return z3.Intersect(any_path, _none_of(everybody))
 
 
@@ -59,13 +58,13 @@ def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list
     principal = caller.principal
     if not caller.outside:
         free = _none_of(everybody)
-        partition = z3.Re(principal.partition)
+        partition: Any = principal.partition
         if caller.apart:
             named_here = z3.Union(*(z3.Re(text) for text in (*caller.apart, "-", "")))
             partition = z3.Intersect(PARTITION, z3.Complement(named_here))
         shape = z3.Union(
             *(
-                z3.Concat(z3.Re("arn:"), partition, z3.Re(f":{service}::{principal.account}:"), name)
+                sequence(["arn:", partition, f":{service}::{principal.account}:", name])
                 for service, name in _kinds(principal)
             ),
             z3.Re("-"),
@@ -84,7 +83,7 @@ def anonymous(space: Space, caller: Caller, everybody: Sequence[Caller]) -> list
         ]
         return [*bound, arn.value == whole, z3.InRe(partition, PARTITION), z3.Or(*kinds)]
     shapes = [
-        z3.Concat(z3.Re("arn:"), PARTITION, z3.Re(f":{service}::"), unknown, z3.Re(":"), name)
+        sequence(["arn:", PARTITION, f":{service}::", unknown, ":", name])
         for service, name in _kinds(principal)
     ]
     return [*bound, z3.InRe(arn.value, z3.Union(*shapes, z3.Re("-")))]
@@ -94,12 +93,12 @@ def _kinds(principal: Principal) -> list[tuple[str, Any]]:
     """Service and name of the ARNs that aws:PrincipalArn can have (IAM User Guide, "Global condition context
     keys"): a role's for its sessions; else a user's, the root user's, a federated user's.
     """
-    federated = ("sts", z3.Concat(z3.Re("federated-user/"), NAME))
+    federated = ("sts", sequence(["federated-user/", NAME]))
     if principal.user_arn is not None:
         return [federated]
     if principal.role_arn is not None:
-        return [("iam", z3.Concat(z3.Re("role/"), PATH, NAME))]
+        return [("iam", sequence(["role/", PATH, NAME]))]
     return [
-        ("iam", z3.Union(z3.Concat(z3.Re("user/"), PATH, NAME), z3.Re("root"))),
+        ("iam", z3.Union(sequence(["user/", PATH, NAME]), z3.Re("root"))),
         federated,
     ]

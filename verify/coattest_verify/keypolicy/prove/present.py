@@ -15,9 +15,9 @@ from typing import Any
 import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import Policy
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.iam.conditions import instant, mistyped
-from coattest_verify.keypolicy.iam.match import Variable, by_segments, parts_of
-from coattest_verify.keypolicy.prove.callers import Caller
+from coattest_verify.keypolicy.iam.match import by_segments, parts_of, without_variables
 from coattest_verify.keypolicy.prove.ranges import NEITHER, pieces, time_text
 from coattest_verify.keypolicy.prove.space import Slot, Space
 from coattest_verify.keypolicy.prove.texts import constant, segments_regex
@@ -74,7 +74,7 @@ def _type_by_arn(space: Space, slot: Slot) -> Iterator[Any]:
         ("Account", "arn:*:iam::*:root"),
         ("FederatedUser", "arn:*:sts::*:federated-user/*"),
     ):
-        parts = tuple(part for part in parts_of(pattern, False) if not isinstance(part, Variable))
+        parts = without_variables(parts_of(pattern, False))
         is_one = space.matches(arn, segments_regex(parts), partial(by_segments, parts))
         yield space.one_of(slot.value, [kind]) == is_one
 

@@ -57,21 +57,17 @@ def pieces(constants: Iterable[Decimal]) -> list[Decimal]:
 def _addresses(networks: Sequence[Network]) -> list[str]:
     """An address of each network that is in none of the networks inside it, and one outside of all."""
     everything: list[Network] = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    found = []
+    found: list[str] = []
     for outer in dict.fromkeys([*everything, *networks]):
         inner = [
             other
             for other in networks
             if other != outer and other.version == outer.version and other.subnet_of(outer)  # type: ignore[arg-type]
         ]
-        starts = [int(outer.network_address), *(int(other.broadcast_address) + 1 for other in inner)]
-        for start in starts:
-            if start > int(outer.broadcast_address):
-                continue
-            address = (ipaddress.IPv4Address if outer.version == 4 else ipaddress.IPv6Address)(start)
-            if not any(address in other for other in inner):
-                found.append(str(address))
-                break
+        # An address behind one of them, where that is not the end of this network.
+        behind = (other[-1] + 1 for other in inner if other[-1] != outer[-1])
+        free = (each for each in (outer[0], *behind) if not any(each in other for other in inner))
+        found += map(str, itertools.islice(free, 1))
     return found
 
 

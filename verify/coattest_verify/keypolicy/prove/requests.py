@@ -16,15 +16,15 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, Principal, Request
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.names import KEY_ARN
 from coattest_verify.keypolicy.prove import texts
-from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import ACCOUNT, PARTITION, anonymous, known, role_with_any_path
 from coattest_verify.keypolicy.prove.present import EPOCH_NOW, OWNER, REGION, TYPE, always
 from coattest_verify.keypolicy.prove.ranges import NEITHER
 from coattest_verify.keypolicy.prove.space import TWICE, Slot, Space
-from coattest_verify.keypolicy.prove.texts import constant, model_text
+from coattest_verify.keypolicy.prove.texts import constant, model_text, sequence
 
 RESOURCE = "resource"
 LIKELY = 3
@@ -37,28 +37,14 @@ _WORD = z3.Plus(z3.Union(z3.Range("a", "z"), z3.Range("0", "9"), z3.Re("-")))
 
 _LETTERS = z3.Plus(z3.Range("a", "z"))
 _HEX = z3.Union(z3.Range("0", "9"), z3.Range("a", "f"))
-_REGION = z3.Concat(
-    z3.Loop(z3.Range("a", "z"), 2, 2),
-    z3.Plus(z3.Concat(z3.Re("-"), _LETTERS)),
-    z3.Re("-"),
-    z3.Range("1", "9"),
-)
-_KEY_ID = z3.Concat(
-    z3.Loop(_HEX, 8, 8), *[z3.Concat(z3.Re("-"), z3.Loop(_HEX, 4, 4))] * 3, z3.Re("-"), z3.Loop(_HEX, 12, 12)
-)
+_TWO_LETTERS = z3.Loop(z3.Range("a", "z"), 2, 2)
+_REGION = sequence([_TWO_LETTERS, z3.Plus(sequence(["-", _LETTERS])), "-", z3.Range("1", "9")])
+_FOUR = sequence(["-", z3.Loop(_HEX, 4, 4)])
+_KEY_ID = sequence([z3.Loop(_HEX, 8, 8), _FOUR, _FOUR, _FOUR, "-", z3.Loop(_HEX, 12, 12)])
 
-_TIME = z3.Concat(
-    z3.Re("20"),
-    *(
-        z3.Range("0", "9"),
-        z3.Range("0", "9"),
-        z3.Re("-0"),
-        z3.Range("1", "9"),
-        z3.Re("-1"),
-        z3.Range("0", "9"),
-    ),
-    *(z3.Re("T1"), *(z3.Range("0", "9"), z3.Re(":"), z3.Range("0", "5")) * 2, z3.Range("0", "9"), z3.Re("Z")),
-)
+_DIGIT = z3.Range("0", "9")
+_DAY = ("20", _DIGIT, _DIGIT, "-0", z3.Range("1", "9"), "-1", _DIGIT)
+_TIME = sequence([*_DAY, "T1", *(_DIGIT, ":", z3.Range("0", "5")) * 2, _DIGIT, "Z"])
 """Some times as a request's context may have them; only counterexamples are bound to them."""
 
 ASSUMED = {
@@ -183,9 +169,8 @@ def _partitions(policy: Policy) -> list[str]:
 
 
 def _key_arn(policy: Policy, region: Any, key_id: Any) -> Any:
-    partitions = texts.union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
-    parts = ["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id]
-    return z3.Concat(*(z3.Re(part) if isinstance(part, str) else part for part in parts))
+    partitions = z3.Union([z3.Re(name) for name in _partitions(policy)] or [PARTITION])
+    return sequence(["arn:", partitions, ":kms:", region, ":", ACCOUNT, ":key/", key_id])
 
 
 def _registers(space: Space) -> list[Slot]:
@@ -272,13 +257,13 @@ def _document(space: Space) -> list[Any]:
     ]
 
 
-def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[Any]:
+def wishes(space: Space, caller: Caller, resource: Any) -> list[Any]:
     """What makes a counterexample easy to read, most wanted first; each is tried, none is needed."""
     found: list[Any] = []
     values = [(key, slot) for key, slots in list(space.keys().items()) for slot in slots]
     free = [(key, slot) for key, slot in values if key not in known(caller)]
     if not z3.is_string_value(resource):
-        account = example_key(policy).split(":")[4]
+        account = example_key(space.policy).split(":")[4]
         examples = [f"arn:aws:kms:{region}:{account}:key/{EXAMPLE_ID}" for region in _REGIONS]
         found += [resource == example for example in examples]
     if not caller.named and caller.principal.kind == "AWS":
@@ -295,7 +280,7 @@ def wishes(space: Space, caller: Caller, policy: Policy, resource: Any) -> list[
         if key.startswith(ATTESTATION):
             found.append(slot.value == "d" * 96)
         elif key == CONTEXT_KEYS:
-            found += [slot.value == constant(name) for name in _context_names(policy)]
+            found += [slot.value == constant(name) for name in _context_names(space.policy)]
         else:
             found.append(slot.value == "example")
             found.append(z3.InRe(slot.value, texts.PRINTABLE))
@@ -326,14 +311,12 @@ def _first_account(policy: Policy) -> str:
     return next(named, "111122223333")
 
 
-def in_full(  # noqa: PLR0917
-    space: Space, caller: Caller, action: str, policy: Policy, resource: Any, model: Any
-) -> Request:
+def in_full(space: Space, caller: Caller, action: str, resource: Any, model: Any) -> Request:
     """The request of a model, with condition keys in AWS's case."""
     context = {key: _values(slots, model) for key, slots in space.keys().items()}
     written = {
         ascii_lower(condition.key): condition.key
-        for item in policy.statements
+        for item in space.policy.statements
         for condition in item.conditions
     }
     spelled: dict[str, tuple[str, ...]] = {}

@@ -15,12 +15,12 @@ import z3  # type: ignore[import-untyped,unused-ignore]
 
 from coattest_verify.keypolicy.iam import KMS, Policy, PolicyStatement, Request, Ternary, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION
+from coattest_verify.keypolicy.iam.callers import Caller
 from coattest_verify.keypolicy.iam.evaluate import action_matches, principal_matches
 from coattest_verify.keypolicy.iam.match import ascii_lower
-from coattest_verify.keypolicy.iam.reading import Doubts
+from coattest_verify.keypolicy.iam.reading import Reading
 from coattest_verify.keypolicy.prove import bounds
 from coattest_verify.keypolicy.prove.bounds import Bounds
-from coattest_verify.keypolicy.prove.callers import Caller
 from coattest_verify.keypolicy.prove.identity import known
 from coattest_verify.keypolicy.prove.present import of_its_key, placed
 from coattest_verify.keypolicy.prove.requests import (
@@ -81,7 +81,7 @@ class Search:
         found: list[tuple[int, PolicyStatement, Ternary]] = []
         for index, item in enumerate(self.policy.statements):
             if item.has_effect and action_matches(item, action):
-                matches = principal_matches(item, caller.principal, Doubts())
+                matches = principal_matches(item, caller.principal, Reading())
                 if matches is not Ternary.NO:
                     found.append((index, item, matches))
         return found
@@ -167,7 +167,7 @@ class Search:
 
     def _request(self, space: Space, caller: Caller, action: str, model: Any) -> Request:
         """The request of a model. An example's key is in the Region and account that the request has."""
-        found = in_full(space, caller, action, self.policy, self._resource, model)
+        found = in_full(space, caller, action, self._resource, model)
         if self.key_arn or not z3.is_string_value(self._resource):
             return found
         return replace(found, resource=placed(found.resource, found.lowered()))
@@ -178,7 +178,7 @@ class Search:
         """The same counterexample with as many wishes as can be had in the time for it."""
         until = time.process_time() + WISHES_SECONDS
         wanted = list(constraints)
-        for wish in wishes(space, caller, self.policy, self._resource):
+        for wish in wishes(space, caller, self._resource):
             left = min((until - time.process_time()) * PATIENCE, self.until - time.monotonic())
             if left <= 0:
                 break

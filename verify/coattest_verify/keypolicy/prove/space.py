@@ -81,10 +81,10 @@ def _memberships(
     another = z3.Not(z3.Or(*equal)) if equal else z3.BoolVal(True)
     rest = [texts.REGISTER_VALUE] if register else []
     if texts_that_occur:
-        rest.append(z3.Complement(texts.union([texts.literal(text) for text in texts_that_occur])))
+        rest.append(z3.Complement(z3.Union([texts.literal(text) for text in texts_that_occur])))
     patterns = {member: item.expression for member, item in members.items() if item.listed is None}
     if rest and not patterns and not z3.is_string_value(value):
-        found.append(z3.Implies(another, z3.InRe(value, texts.intersection(rest))))
+        found.append(z3.Implies(another, z3.InRe(value, z3.Intersect(rest))))
     elif rest and not (register and patterns):
         found += [z3.Implies(another, z3.InRe(value, item)) for item in rest]
     for member, item in members.items():
@@ -93,8 +93,8 @@ def _memberships(
     # What a register is stands in each expression: as a constraint beside them it takes the solver minutes.
     beside = rest if register else []
     for member, expression in patterns.items():
-        inside = texts.intersection([*beside, expression])
-        outside = texts.intersection([*beside, z3.Complement(expression)])
+        inside = z3.Intersect([*beside, expression])
+        outside = z3.Intersect([*beside, z3.Complement(expression)])
         found.append(z3.Implies(z3.And(another, member), z3.InRe(value, inside)))
         found.append(z3.Implies(z3.And(another, z3.Not(member)), z3.InRe(value, outside)))
     return found
@@ -180,7 +180,7 @@ class Space:
         wanted = frozenset(listed)
         if not wanted:
             return z3.BoolVal(False)
-        expression = texts.union([texts.literal(text) for text in sorted(wanted)])
+        expression = z3.Union([texts.literal(text) for text in sorted(wanted)])
         return self._member(value, Membership(expression, wanted.__contains__, wanted))
 
     def matches(self, value: Any, expression: Any, test: Callable[[str], bool]) -> Any:

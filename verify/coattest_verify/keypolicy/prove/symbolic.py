@@ -21,6 +21,7 @@ from coattest_verify.keypolicy.iam.conditions import (
     negated,
     odd_register,
     text_of,
+    true_when_absent,
     without_wildcards,
 )
 from coattest_verify.keypolicy.iam.evaluate import one_resource, permits_by_matching
@@ -32,8 +33,9 @@ from coattest_verify.keypolicy.iam.match import (
     completed,
     parts_of,
     segments,
+    without_variables,
 )
-from coattest_verify.keypolicy.iam.reading import Doubts, some
+from coattest_verify.keypolicy.iam.reading import Reading, some
 from coattest_verify.keypolicy.prove import bounds, texts
 from coattest_verify.keypolicy.prove.bounds import ALWAYS, NEVER, OPEN, Bounds, either, exact, given
 from coattest_verify.keypolicy.prove.ranges import family
@@ -56,24 +58,18 @@ def _resource(space: Space, found: PolicyStatement, written: str, resource: Any)
         return exact(space.abstract(resource, condition, parts))
     if written == "*":
         return ALWAYS
-    fixed = _without_variables(parts)
+    fixed = without_variables(parts)
     full = completed(fixed)
     crosses = [texts.crossing_regex(fixed), texts.crossing_regex(full)]
-    expressions = {
-        True: texts.union([texts.segments_regex(full), *crosses]),
-        False: texts.union(
-            [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
-        ),
-    }
-    if not permits_by_matching(found):
-        expressions[True] = texts.segments_regex(full)
+    surely = [texts.segments_regex(full), *(crosses if permits_by_matching(found) else [])]
+    perhaps = [texts.segments_regex(full), *crosses, texts.glob_regex(fixed), texts.glob_regex(full)]
 
     def answer(text: str) -> Ternary:
-        return one_resource(found, written, text, {}, space.policy.variables, Doubts())
+        return one_resource(found, written, text, Reading(variables=space.policy.variables))
 
     return Bounds(
-        space.matches(resource, expressions[True], lambda text: answer(text).surely),
-        space.matches(resource, expressions[False], lambda text: answer(text).perhaps),
+        space.matches(resource, z3.Union(surely), lambda text: answer(text).surely),
+        space.matches(resource, z3.Union(perhaps), lambda text: answer(text).perhaps),
     )
 
 
@@ -109,7 +105,7 @@ def _with_values(found: Condition, there: Sequence[Any], tests: Sequence[Bounds]
     if found.operator == "Null":
         wanted = {ascii_lower(value) for value in found.values}
         return exact(z3.Or(z3.And("true" in wanted, z3.Not(present)), z3.And("false" in wanted, present)))
-    absent = exact(_when_absent(found, negated(found.operator)))
+    absent = exact(z3.BoolVal(true_when_absent(found)))
     if _undefined(found):
         return either(present, OPEN, absent)
     pairs = list(zip(there, tests, strict=True))
@@ -123,17 +119,11 @@ def _with_values(found: Condition, there: Sequence[Any], tests: Sequence[Bounds]
     return either(present, answer, absent)
 
 
-def _when_absent(found: Condition, negate: bool) -> Any:
-    if found.if_exists or found.quantifier is Quantifier.ALL:
-        return z3.BoolVal(True)
-    return z3.BoolVal(negate and found.quantifier is Quantifier.NONE)
-
-
 def _matches(space: Space, found: Condition, value: Any) -> Bounds:
     enabled = space.policy.variables and found.operator.startswith(WITH_VARIABLES)
     read = [parts_of(text, enabled, not without_wildcards(found.operator)) for text in found.values]
     fixed = [parts for parts in read if not any(isinstance(part, Variable) for part in parts)]
-    plain = [_without_variables(parts) for parts in fixed if not odd_register(found, parts)]
+    plain = [without_variables(parts) for parts in fixed if not odd_register(found, parts)]
     items = [_with_variables(space, found, parts, value) for parts in read if parts not in fixed]
     items += [OPEN for parts in fixed if odd_register(found, parts)]
     return bounds.any_bounds([*items, *([_one_of_them(space, found, plain, value)] if plain else [])])
@@ -160,13 +150,13 @@ def _one_of_them(
             return exact(space.one_of(value, [ascii_lower(text) if fold else text for text in listed]))
     surely, perhaps = zip(*(_expressions(found, pattern) for pattern in patterns), strict=True)
     if all(one is other for one, other in zip(surely, perhaps, strict=True)):
-        return exact(space.matches(value, texts.union(surely), lambda text: answer(text).surely))
+        return exact(space.matches(value, z3.Union(surely), lambda text: answer(text).surely))
     decided = [item for item in surely if item is not None]
     return Bounds(
-        space.matches(value, texts.union(decided), lambda text: answer(text).surely)
+        space.matches(value, z3.Union(decided), lambda text: answer(text).surely)
         if decided
         else z3.BoolVal(False),
-        space.matches(value, texts.union(perhaps), lambda text: answer(text).perhaps),
+        space.matches(value, z3.Union(perhaps), lambda text: answer(text).perhaps),
     )
 
 
@@ -183,13 +173,7 @@ def _expressions(found: Condition, pattern: tuple[str | Wild, ...]) -> tuple[Any
         # No register has a colon, so none has six parts; to find that out takes the solver minutes.
         return (texts.NOTHING, texts.NOTHING) if whole else (None, texts.glob_regex(pattern))
     by_segments = texts.segments_regex(pattern)
-    return (
-        (by_segments, by_segments) if whole else (None, texts.union([by_segments, texts.glob_regex(pattern)]))
-    )
-
-
-def _without_variables(parts: Iterable[Part]) -> tuple[str | Wild, ...]:
-    return tuple(part for part in parts if not isinstance(part, Variable))
+    return (by_segments, by_segments) if whole else (None, z3.Union([by_segments, texts.glob_regex(pattern)]))
 
 
 def _with_variables(space: Space, found: Condition, parts: tuple[Part, ...], value: Any) -> Bounds:
@@ -219,7 +203,7 @@ def _with_variables(space: Space, found: Condition, parts: tuple[Part, ...], val
     else:
         symbol = space.abstract(value, found, parts)
         match = exact(symbol)
-        incomplete = found.operator.startswith("Arn") and len(segments(_without_variables(parts))) < 6
+        incomplete = found.operator.startswith("Arn") and len(segments(without_variables(parts))) < 6
         if not (fold or incomplete):
             space.require(z3.Implies(z3.And(resolved, symbol), equal))
     if odd_register(found, parts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import z3  # type: ignore[import-untyped,unused-ignore]
@@ -73,7 +73,7 @@ def open_case_regex(text: str) -> Any:
         return ANYTHING
     return sequence(
         [
-            union([_cases(character), *map(literal, OTHER_CASES.get(character.lower(), ""))])
+            z3.Union([_cases(character), *map(literal, OTHER_CASES.get(character.lower(), ""))])
             for character in text
         ]
     )
@@ -89,9 +89,7 @@ def glob_regex(parts: Pattern, *, any_character: Any = CHARACTER) -> Any:
     """The texts that a pattern matches, with ``any_character`` for its wildcards."""
     return sequence(
         [
-            literal(part)
-            if isinstance(part, str)
-            else (z3.Star(any_character) if part is Wild.ANY else any_character)
+            part if isinstance(part, str) else z3.Star(any_character) if part is Wild.ANY else any_character
             for part in parts
         ]
     )
@@ -102,7 +100,7 @@ def segments_regex(parts: Pattern) -> Any:
     want = segments(completed(parts))
     joined: list[Any] = []
     for index, segment in enumerate(want):
-        joined += [literal(":")] if index else []
+        joined += [":"] if index else []
         joined.append(glob_regex(segment, any_character=CHARACTER if index == 5 else NO_COLON))
     return sequence(joined)
 
@@ -111,29 +109,14 @@ def crossing_regex(parts: Pattern) -> Any:
     """The texts that match where a ``*`` at the end of a part may stand for colons too."""
     made: list[Any] = []
     for index, part in enumerate(parts):
-        if isinstance(part, str):
-            made.append(literal(part))
-            continue
         after = parts[index + 1] if index + 1 < len(parts) else ":"
         ends = isinstance(after, str) and after.startswith(":")
         character = CHARACTER if ends and part is Wild.ANY else NO_COLON
-        made.append(z3.Star(character) if part is Wild.ANY else character)
+        made.append(part if isinstance(part, str) else z3.Star(character) if part is Wild.ANY else character)
     return sequence(made)
 
 
-def intersection(items: Sequence[Any]) -> Any:
-    """All of the expressions."""
-    return items[0] if len(items) == 1 else z3.Intersect(*items)
-
-
 def sequence(items: Sequence[Any]) -> Any:
-    """One expression after the other."""
-    if not items:
-        return z3.Re("")
-    return items[0] if len(items) == 1 else z3.Concat(*items)
-
-
-def union(items: Iterable[Any]) -> Any:
-    """Any of the expressions."""
-    listed = list(items)
-    return listed[0] if len(listed) == 1 else z3.Union(*listed)
+    """One expression, or text, after the other."""
+    made = [literal(item) if isinstance(item, str) else item for item in items] or [z3.Re("")]
+    return made[0] if len(made) == 1 else z3.Concat(*made)

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from coattest_verify.keypolicy.iam import Policy, Principal
+from coattest_verify.keypolicy.iam.evaluate import Principal
+from coattest_verify.keypolicy.iam.model import Policy
 
 _STEM = "somebody"
 _ARN = re.compile(r"arn:(?P<partition>[a-z-]+):(?P<service>iam|sts)::(?P<account>[0-9]{12}):(?P<name>.+)")
