@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -321,12 +322,17 @@ def test_what_is_packed_says_how() -> None:
 # Trails that stop recording.
 
 
-def of_a_trail(name: str, **parameters: Any) -> dict[str, Any]:
+def at(time: str) -> datetime:
+    """A time of that day."""
+    return datetime.fromisoformat(f"2026-11-23T{time}:00+00:00")
+
+
+def of_a_trail(name: str, time: str = "09:00", /, **parameters: Any) -> dict[str, Any]:
     """A record of CloudTrail's own."""
     of_cloudtrail = {
         "eventSource": "cloudtrail.amazonaws.com",
         "resources": None,
-        "eventTime": "2026-11-23T09:00:00Z",
+        "eventTime": f"2026-11-23T{time}:00Z",
     }
     return record(**of_cloudtrail, eventName=name, requestParameters={"name": "ours", **parameters})
 
@@ -370,9 +376,51 @@ def test_a_trail_that_may_lack_calls_of_kms_leaves_the_audit_undecided(raw: dict
     assert conclude(report, found.coverage, none_expected=False).outcome is AuditOutcome.UNDECIDED
     assert collected({**raw, "errorCode": "AccessDenied"}).changed(None, None) == ()
     assert collected({**raw, "recipientAccountId": "111122223333"}).changed(None, None) == ()
-    moment = EXPECTED.key and audited(record(eventTime="2026-11-23T09:30:00Z")).groups[0].first
-    assert found.changed(moment, None) == ()
-    assert found.changed(None, moment) == (finding,)
+    moment = at("09:30")
+    assert found.changed(moment, None) == found.changed(None, moment) == (finding,)
+    assert found.changed(None, at("08:30")) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ([("09:00", "StopLogging", {}), ("09:10", "StartLogging", {})], 0),
+        (
+            [
+                ("09:00", "StopLogging", {}),
+                (
+                    "09:10",
+                    "StartLogging",
+                    {"name": "arn:aws:cloudtrail:eu-central-1:222233334444:trail/ours"},
+                ),
+            ],
+            0,
+        ),
+        ([("09:00", "StopLogging", {}), ("09:40", "StartLogging", {})], 1),
+        ([("09:00", "DeleteTrail", {}), ("09:10", "StartLogging", {})], 1),
+        ([("09:00", "StopLogging", {}), ("09:00", "StartLogging", {})], 1),
+        ([("09:10", "StopLogging", {}), ("09:00", "StartLogging", {})], 1),
+        ([("09:00", "StopLogging", {}), ("09:10", "StartLogging", {"name": "another"})], 1),
+        ([("09:00", "StopLogging", {}), ("09:10", "PutEventSelectors", {"eventSelectors": [{}]})], 1),
+        ([("09:00", "PutEventSelectors", {}), ("09:10", "PutEventSelectors", {"eventSelectors": [{}]})], 0),
+        ([("09:00", "UpdateTrail", {"isMultiRegionTrail": False})], 1),
+        (
+            [
+                ("09:00", "UpdateTrail", {"isMultiRegionTrail": False}),
+                ("09:10", "UpdateTrail", {"isMultiRegionTrail": True, "s3BucketName": "b"}),
+            ],
+            0,
+        ),
+        ([("09:40", "UpdateTrail", {"s3BucketName": "elsewhere"})], 1),
+        ([("09:40", "UpdateTrail", {"enableLogFileValidation": True})], 0),
+    ],
+)
+def test_what_was_stopped_before_the_window_is_missing_in_it_until_it_is_undone(
+    changes: list[tuple[str, str, dict[str, Any]]], count: int
+) -> None:
+    """A trail that was stopped the day before shows nothing of the day."""
+    found = collected(*(of_a_trail(name, time, **more) for time, name, more in changes))
+    assert [finding.code for finding in found.changed(at("09:30"), None)] == ["trail-changed"] * count
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from coattest_verify.audit.events import (
     shared_ids,
 )
 from coattest_verify.audit.records import GZIP, Flaw, Page, Record, inflate, records_of, salvaged
-from coattest_verify.audit.trails import TrailChange, trail_change
+from coattest_verify.audit.trails import TrailChange, missing_after, trail_changes
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -39,6 +39,9 @@ MAX_CALLS: Final = 8_000_000
 
 MAX_FLAWS: Final = 200_000
 """Places that cannot be read before a run is given up."""
+
+MAX_CHANGES: Final = 10_000
+"""Changes of trails that one run remembers: whoever makes more of them hides none among them."""
 
 MAX_DIGEST: Final = 8 * 1024**2
 MAX_DIGESTS: Final = 512 * 1024**2
@@ -141,9 +144,9 @@ class Collected:
         if event not in (NotOfKey.ANOTHER_SERVICE, NotOfKey.INSIGHT):
             self.coverage.of_kms += 1
             self._remember(record)
-        if event is NotOfKey.ANOTHER_SERVICE and len(self.trails) < MAX_UNREADABLE:
-            change = trail_change(record.raw, self.key.account)
-            self.trails += [change] if change else []
+        if event is NotOfKey.ANOTHER_SERVICE:
+            self.trails += trail_changes(record.raw, self.key.account)
+            _limit(len(self.trails), MAX_CHANGES, "changes of trails")
         if isinstance(event, NotOfKey):
             self.coverage.not_of_key[event.value] += 1
             return
@@ -177,13 +180,8 @@ class Collected:
         return tuple(Finding("pages-missing", where, detail) for where in self.pages[:MAX_UNREADABLE])
 
     def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
-        """Changes of trails before the window's end, in it: after them calls may be missing."""
-        return tuple(
-            item.finding
-            for item in self.trails
-            if item.time is None
-            or ((since is None or item.time >= since) and (until is None or item.time < until))
-        )
+        """Changes of trails after which calls of the window may be missing."""
+        return missing_after(self.trails, since, until)[:MAX_UNREADABLE]
 
     @property
     def findings(self) -> tuple[Finding, ...]:
