@@ -424,6 +424,31 @@ def test_what_was_stopped_before_the_window_is_missing_in_it_until_it_is_undone(
 
 
 @pytest.mark.parametrize(
+    ("name", "seen", "changed"),
+    [
+        ("DeleteTrail", {}, False),
+        ("StopLogging", {}, False),
+        ("UpdateTrail", {}, False),
+        ("PutEventSelectors", {}, True),
+        ("DeleteTrail", {"awsRegion": "us-east-1"}, True),
+        ("DeleteTrail", {"recipientAccountId": "111122223333"}, True),
+        ("DeleteTrail", {"readOnly": False}, True),
+        ("DeleteTrail", {"readOnly": None}, True),
+        ("DeleteTrail", {"eventCategory": "NetworkActivity"}, True),
+        ("DeleteTrail", {"eventTime": "2026-11-23T09:30:00Z"}, True),
+        ("DeleteTrail", {"eventTime": "2026-11-23T12:00:00Z"}, True),
+    ],
+)
+def test_a_trail_that_is_gone_is_not_missed_where_calls_were_recorded_after_it(
+    name: str, seen: dict[str, Any], changed: bool
+) -> None:
+    """There is another trail: its records show it. What selectors leave out no other record shows."""
+    later = record(**{"eventTime": "2026-11-23T11:30:00Z", "readOnly": True, **seen})
+    found = collected(of_a_trail(name, isMultiRegionTrail=False), later)
+    assert bool(found.changed(at("12:00"), None)) is changed
+
+
+@pytest.mark.parametrize(
     "parameters",
     [
         {"eventSelectors": [ALL]},

@@ -23,7 +23,7 @@ from coattest_verify.audit.events import (
     shared_ids,
 )
 from coattest_verify.audit.records import GZIP, Flaw, Page, Record, inflate, records_of, salvaged
-from coattest_verify.audit.trails import TrailChange, missing_after, trail_changes
+from coattest_verify.audit.trails import TrailChange, hour_of, missing_after, trail_changes
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -42,6 +42,9 @@ MAX_FLAWS: Final = 200_000
 
 MAX_CHANGES: Final = 10_000
 """Changes of trails that one run remembers: whoever makes more of them hides none among them."""
+
+MAX_HOURS: Final = 100_000
+"""Hours of which one run remembers that calls of KMS were recorded: eleven years."""
 
 MAX_DIGEST: Final = 8 * 1024**2
 MAX_DIGESTS: Final = 512 * 1024**2
@@ -67,6 +70,7 @@ class Collected:
     logs: dict[str, str] = field(default_factory=dict)
     unreadable: list[Finding] = field(default_factory=list)
     trails: list[TrailChange] = field(default_factory=list)
+    hours: set[int] = field(default_factory=set)
     pages: list[str] = field(default_factory=list)
     whole: int = 0
     """Files whose last page is the last one of an answer."""
@@ -160,6 +164,9 @@ class Collected:
         _limit(self._held, MAX_HELD, "characters of the key's events")
 
     def _remember(self, record: Record) -> None:
+        hour = hour_of(record.raw, self.key.account, self.key.region)
+        if hour is not None and len(self.hours) < MAX_HOURS:
+            self.hours.add(hour)
         if record.raw.get("eventCategory") == "NetworkActivity":
             return
         if record.raw.get("recipientAccountId") not in (None, self.key.account):
@@ -181,7 +188,7 @@ class Collected:
 
     def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
         """Changes of trails after which calls of the window may be missing."""
-        return missing_after(self.trails, since, until)[:MAX_UNREADABLE]
+        return missing_after(self.trails, self.hours, since, until)[:MAX_UNREADABLE]
 
     @property
     def findings(self) -> tuple[Finding, ...]:

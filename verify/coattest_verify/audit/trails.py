@@ -9,7 +9,7 @@ AdvancedFieldSelector.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -25,7 +25,8 @@ _SELECTS: Final = "PutEventSelectors"
 _UPDATES: Final = "UpdateTrail"
 _CALLS: Final = (_DELETES, _ENDS, "StartLogging", _SELECTS, _UPDATES)
 _ELSEWHERE: Final = ("s3BucketName", "s3KeyPrefix")
-_BUCKET: Final = "bucket"
+_BUCKET, _SELECTORS = "bucket", "selectors"
+_HOUR: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,35 @@ def _effects(name: str, parameters: Mapping[str, Any]) -> Iterator[tuple[str, st
         if any(parameters.get(each) is not None for each in _ELSEWHERE):
             yield _BUCKET, "says where its logs go"
     elif name == _SELECTS:
-        yield "selectors", "" if records_kms(parameters) else "selects events, and perhaps none of KMS"
+        yield _SELECTORS, "" if records_kms(parameters) else "selects events, and perhaps none of KMS"
     elif name == _DELETES:
         yield "trail", "ends the recording"  # one that is made again under its name may be another one
     else:
         yield "recording", "ends the recording" if name == _ENDS else ""
 
 
+def hour_of(raw: Mapping[str, Any], account: str, region: str) -> int | None:
+    """The hour since the epoch of a call of KMS that only reads, as Decrypt does; None for any other record.
+
+    A trail that records one, and of which nothing was left out by selectors, records them all.
+    """
+    if raw.get("readOnly") is not True or raw.get("eventCategory") not in (None, "Management"):
+        return None
+    time = moment_of(raw.get("eventTime"))
+    if time is None or (raw.get("recipientAccountId"), raw.get("awsRegion")) != (account, region):
+        return None
+    return int(time.timestamp()) // _HOUR
+
+
 def missing_after(
-    changes: Sequence[TrailChange], since: datetime | None, until: datetime | None
+    changes: Sequence[TrailChange], hours: Collection[int], since: datetime | None, until: datetime | None
 ) -> tuple[Finding, ...]:
-    """Changes in the window, and those before it that nothing undid before it began."""
+    """Changes in the window, and those before it that nothing undid before it began.
+
+    Where a whole one of the ``hours`` (``hour_of``) is between, a trail goes on: that one, or another.
+    """
+    begin = since.timestamp() // _HOUR if since else 0.0
+    recorded = max((hour for hour in hours if hour < begin), default=0) * _HOUR
     undone: dict[tuple[str, str, str], datetime] = {}
     for item in changes:
         if item.finding is None and item.time is not None and since is not None and item.time <= since:
@@ -90,7 +109,8 @@ def missing_after(
         time = item.time
         if time is None or since is None or time >= since:
             return time is None or until is None or time < until
-        return item.lasting and undone.get(item.part, time) <= time
+        goes_on = item.part[2] != _SELECTORS and recorded > time.timestamp()
+        return item.lasting and not goes_on and undone.get(item.part, time) <= time
 
     return tuple(item.finding for item in changes if item.finding is not None and counts(item))
 
