@@ -299,6 +299,15 @@ def test_public_keys_that_are_none_are_a_wrong_use_or_verify_nothing(quorum: Mem
         assert (found, said in text + errors) == (code, True), (text, errors)
 
 
+def test_a_bucket_that_cannot_be_one_is_no_traceback(quorum: Members) -> None:
+    """Python's reader of URLs refuses a bracket by an error of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        code, _, errors = audit(quorum, "s3://[/x", KEY, "--endpoint-url", "http://127.0.0.1:1")
+    assert code == 3, errors
+
+
 def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
     quorum: Members, trail: tuple[Path, str, services.Services, Any], tmp_path: Path
 ) -> None:
