@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from coattest_verify.keypolicy.iam import parse_policy
+from coattest_verify.keypolicy.live import KeyState, replaced, severed
 from support.auction.buyer_desk import Buyer, desk
 from support.local import kms_world as world
 from support.verify.members import NOW, Members, report_json
+from support.verify.trail_records import KEY
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,21 @@ def test_a_key_without_a_release_has_nothing_to_keep(buyer: Buyer) -> None:
     """The default policy of a new key names no image, so the first policy is no swap."""
     plain = buyer.running.client("kms", "buyer-1").create_key()["KeyMetadata"]["Arn"]
     assert buyer.live("apply", plain).returncode == 0
+
+
+def test_a_policy_that_cannot_be_read_is_replaced_when_that_is_asked_for() -> None:
+    """AWS may know words that this version does not; nobody then knows which release decrypts."""
+    allow = {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}
+    wanted = parse_policy(json.dumps({"Statement": [allow]}))
+    strange = json.dumps({"Statement": [allow | {"Condition": {"StringMatches": {"a": "b"}}}]})
+    kind = ("Enabled", "AWS_KMS", "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+    key = KeyState(
+        KEY, *kind, multi_region=False, replicas=(), policy=strange, grants=(), aliases=(), decision=None
+    )
+    (kept,), (shown,) = severed(key, wanted), replaced(key, wanted)
+    assert (kept.code, shown.code) == ("policy-unreadable", "policy-unreadable")
+    assert "--retire-all" in kept.detail
+    assert severed(replace(key, policy=json.dumps({"Statement": [allow]})), wanted) == ()
 
 
 def test_the_previous_policies_are_kept_one_file_each(buyer: Buyer) -> None:
