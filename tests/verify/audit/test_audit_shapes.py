@@ -18,6 +18,7 @@ import pytest
 
 from coattest_verify.audit import sources
 from coattest_verify.audit.collect import Collected
+from coattest_verify.audit.digests import DigestFile
 from coattest_verify.audit.trails import records_kms
 from coattest_verify.audit.verdict import AuditOutcome, conclude
 from support.verify.trail_records import (
@@ -413,6 +414,8 @@ def test_a_trail_that_may_lack_calls_of_kms_leaves_the_audit_undecided(raw: dict
         ),
         ([("09:40", "UpdateTrail", {"s3BucketName": "elsewhere"})], 1),
         ([("09:40", "UpdateTrail", {"enableLogFileValidation": True})], 0),
+        ([("09:00", "UpdateTrail", {"enableLogFileValidation": False})], 1),
+        ([("09:00", "UpdateTrail", {"isMultiRegionTrail": False, "enableLogFileValidation": False})], 2),
     ],
 )
 def test_what_was_stopped_before_the_window_is_missing_in_it_until_it_is_undone(
@@ -420,7 +423,10 @@ def test_what_was_stopped_before_the_window_is_missing_in_it_until_it_is_undone(
 ) -> None:
     """A trail that was stopped the day before shows nothing of the day."""
     found = collected(*(of_a_trail(name, time, **more) for time, name, more in changes))
+    found.digests = [DigestFile(b"", "", "")]
     assert [finding.code for finding in found.changed(at("09:30"), None)] == ["trail-changed"] * count
+    found.digests, ending = [], sum("enableLogFileValidation" in more for *_, more in changes)
+    assert len(found.changed(at("09:30"), None)) == max(0, count - ending)
 
 
 @pytest.mark.parametrize(

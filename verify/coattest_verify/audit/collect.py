@@ -23,7 +23,7 @@ from coattest_verify.audit.events import (
     shared_ids,
 )
 from coattest_verify.audit.records import GZIP, Flaw, Page, Record, inflate, records_of, salvaged
-from coattest_verify.audit.trails import TrailChange, hour_of, missing_after, trail_changes
+from coattest_verify.audit.trails import TrailChange, hour_of, missing_after, trail_changes, with_digests
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -188,7 +188,8 @@ class Collected:
 
     def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
         """Changes of trails after which calls of the window may be missing."""
-        return missing_after(self.trails, self.hours, since, until)[:MAX_UNREADABLE]
+        changes = [item for item in self.trails if self.digests or not with_digests(item)]
+        return missing_after(changes, self.hours, since, until)[:MAX_UNREADABLE]
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -25,7 +25,11 @@ _SELECTS: Final = "PutEventSelectors"
 _UPDATES: Final = "UpdateTrail"
 _CALLS: Final = (_DELETES, _ENDS, "StartLogging", _SELECTS, _UPDATES)
 _ELSEWHERE: Final = ("s3BucketName", "s3KeyPrefix")
-_BUCKET, _SELECTORS = "bucket", "selectors"
+_BUCKET, _DIGESTS, _SELECTORS = "bucket", "digests", "selectors"
+_SWITCHES: Final = {
+    "isMultiRegionTrail": ("Regions", "leaves it to one Region"),
+    "enableLogFileValidation": (_DIGESTS, "ends its digests, so that logs can be removed"),
+}
 _HOUR: Final = 3600
 
 
@@ -65,9 +69,9 @@ def trail_changes(raw: Mapping[str, Any], account: str) -> list[TrailChange]:
 def _effects(name: str, parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What of a trail a call changes, and what that does to its records: nothing where it sees to them."""
     if name == _UPDATES:
-        regions = parameters.get("isMultiRegionTrail")
-        if regions is not None:
-            yield "Regions", "" if regions is True else "leaves it to one Region"
+        for each, (what, does) in _SWITCHES.items():
+            if (value := parameters.get(each)) is not None:
+                yield what, "" if value is True else does
         if any(parameters.get(each) is not None for each in _ELSEWHERE):
             yield _BUCKET, "says where its logs go"
     elif name == _SELECTS:
@@ -91,6 +95,11 @@ def hour_of(raw: Mapping[str, Any], account: str, region: str) -> int | None:
     return int(time.timestamp()) // _HOUR
 
 
+def with_digests(change: TrailChange) -> bool:
+    """Whether a change matters only to whoever has digests: a trail without any may say so in each update."""
+    return change.part[2] == _DIGESTS
+
+
 def missing_after(
     changes: Sequence[TrailChange], hours: Collection[int], since: datetime | None, until: datetime | None
 ) -> tuple[Finding, ...]:
@@ -109,7 +118,7 @@ def missing_after(
         time = item.time
         if time is None or since is None or time >= since:
             return time is None or until is None or time < until
-        goes_on = item.part[2] != _SELECTORS and recorded > time.timestamp()
+        goes_on = item.part[2] not in (_DIGESTS, _SELECTORS) and recorded > time.timestamp()
         return item.lasting and not goes_on and undone.get(item.part, time) <= time
 
     return tuple(item.finding for item in changes if item.finding is not None and counts(item))
