@@ -10,11 +10,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure
+from coattest_verify.audit.events import KeyName
+from coattest_verify.keypolicy.generate import policy_text
 from coattest_verify.keypolicy.iam import parse_policy
-from coattest_verify.keypolicy.live import KeyState, replaced, severed
+from coattest_verify.keypolicy.live import KeyState, create_key, replaced, severed
 from support.auction.buyer_desk import Buyer, desk
 from support.local import kms_world as world
 from support.verify.members import NOW, Members, report_json
@@ -145,6 +150,16 @@ def test_a_policy_that_cannot_be_read_is_replaced_when_that_is_asked_for() -> No
     assert (kept.code, shown.code) == ("policy-unreadable", "policy-unreadable")
     assert "--retire-all" in kept.detail
     assert severed(replace(key, policy=json.dumps({"Statement": [allow]})), wanted) == ()
+
+
+def test_a_new_key_that_cannot_be_rotated_is_named(buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exists, and costs; the error is the only place that can say which one it is."""
+    kms, allow = buyer.running.client("kms", "buyer-1"), json.loads(buyer.policy("make").stdout)
+    refusal = ClientError({"Error": {"Code": "AccessDeniedException"}}, "EnableKeyRotation")
+    monkeypatch.setattr(kms, "enable_key_rotation", Mock(side_effect=refusal))
+    with pytest.raises(AwsFailure) as refused:
+        create_key(kms, policy_text(allow), str(allow["Id"]), "")
+    assert KeyName.parse(str(refused.value.where))
 
 
 def test_the_previous_policies_are_kept_one_file_each(buyer: Buyer) -> None:

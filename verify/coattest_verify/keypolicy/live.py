@@ -313,6 +313,7 @@ def create_key(kms: Any, text: str, decision: str, description: str) -> str:
             KeyUsage="ENCRYPT_DECRYPT",
             Tags=_tags(decision),
         )["KeyMetadata"]
+    with aws_errors(metadata["Arn"]):  # the key is there by now
         kms.enable_key_rotation(KeyId=metadata["KeyId"])
     return str(metadata["Arn"])
 
