@@ -142,14 +142,11 @@ def is_loopback(host: str) -> bool:
 
 def endpoint_host_port(url: str) -> tuple[str, int]:
     """Host and port of an ``https://`` endpoint; raises UsageError (bad-endpoint) for anything else."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port or 443
-    except ValueError:
-        port = 0
-    if parts.scheme != "https" or not parts.hostname or not port:
-        raise UsageError("not an https endpoint", where=url[:200], code="bad-endpoint")
-    return parts.hostname, port
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "https" and parts.hostname:
+            return parts.hostname, parts.port or 443
+    raise UsageError("not an https endpoint", where=url[:200], code="bad-endpoint")
 
 
 def connect_to(address: Address, timeout: float) -> socket.socket:

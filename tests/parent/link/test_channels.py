@@ -78,7 +78,9 @@ def test_only_this_machine_is_loopback() -> None:
     assert not is_local(Vsock(16, 5005))
 
 
-@pytest.mark.parametrize("url", ["http://localhost:1", "localhost:1", "https://", "https://localhost:99999"])
+@pytest.mark.parametrize(
+    "url", ["http://localhost:1", "localhost:1", "https://", "https://localhost:99999", "https://["]
+)
 def test_an_endpoint_is_https(url: str) -> None:
     """An endpoint without TLS or without a host is refused."""
     with pytest.raises(UsageError):

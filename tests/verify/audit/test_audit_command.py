@@ -285,6 +285,29 @@ def test_public_keys_without_digests_to_check_are_not_ignored(quorum: Members, t
     assert [item["code"] for item in json.loads(text)["findings"]] == ["no-digests"]
 
 
+def test_public_keys_that_are_none_are_a_wrong_use_or_verify_nothing(quorum: Members, tmp_path: Path) -> None:
+    """Text that is no base64 at all, and a key on a curve that nobody has."""
+    (tmp_path / "log.json").write_bytes(json.dumps(record(eventName="DescribeKey")).encode())
+    digest, keys = chain()[0], tmp_path.parent / "none.json"
+    (tmp_path / digest.where).parent.mkdir(parents=True)
+    (tmp_path / digest.where).write_bytes(digest.content)
+    (tmp_path / f"{digest.where}.signature").write_text(digest.signature)
+    strange = base64.b64encode(bytes.fromhex("3012300d06072a8648ce3d020106022a03030100")).decode()
+    for value, code, said in (("\u00e9", 2, "bad-event"), (strange, 1, "digest-signature")):
+        keys.write_text(json.dumps({"PublicKeyList": [{"Fingerprint": "f1", "Value": value}]}))
+        found, text, errors = audit(quorum, str(tmp_path), KEY, "--public-keys", str(keys), "--json")
+        assert (found, said in text + errors) == (code, True), (text, errors)
+
+
+def test_a_bucket_that_cannot_be_one_is_no_traceback(quorum: Members) -> None:
+    """Python's reader of URLs refuses a bracket by an error of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        code, _, errors = audit(quorum, "s3://[/x", KEY, "--endpoint-url", "http://127.0.0.1:1")
+    assert code == 3, errors
+
+
 def test_a_bucket_of_gzipped_logs_is_read_with_its_digests(
     quorum: Members, trail: tuple[Path, str, services.Services, Any], tmp_path: Path
 ) -> None:

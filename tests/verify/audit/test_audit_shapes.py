@@ -10,6 +10,7 @@ import base64
 import gzip
 import json
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from coattest_verify.audit import sources
 from coattest_verify.audit.collect import Collected
+from coattest_verify.audit.digests import DigestFile
 from coattest_verify.audit.trails import records_kms
 from coattest_verify.audit.verdict import AuditOutcome, conclude
 from support.verify.trail_records import (
@@ -321,12 +323,17 @@ def test_what_is_packed_says_how() -> None:
 # Trails that stop recording.
 
 
-def of_a_trail(name: str, **parameters: Any) -> dict[str, Any]:
+def at(time: str) -> datetime:
+    """A time of that day."""
+    return datetime.fromisoformat(f"2026-11-23T{time}:00+00:00")
+
+
+def of_a_trail(name: str, time: str = "09:00", /, **parameters: Any) -> dict[str, Any]:
     """A record of CloudTrail's own."""
     of_cloudtrail = {
         "eventSource": "cloudtrail.amazonaws.com",
         "resources": None,
-        "eventTime": "2026-11-23T09:00:00Z",
+        "eventTime": f"2026-11-23T{time}:00Z",
     }
     return record(**of_cloudtrail, eventName=name, requestParameters={"name": "ours", **parameters})
 
@@ -370,9 +377,81 @@ def test_a_trail_that_may_lack_calls_of_kms_leaves_the_audit_undecided(raw: dict
     assert conclude(report, found.coverage, none_expected=False).outcome is AuditOutcome.UNDECIDED
     assert collected({**raw, "errorCode": "AccessDenied"}).changed(None, None) == ()
     assert collected({**raw, "recipientAccountId": "111122223333"}).changed(None, None) == ()
-    moment = EXPECTED.key and audited(record(eventTime="2026-11-23T09:30:00Z")).groups[0].first
-    assert found.changed(moment, None) == ()
-    assert found.changed(None, moment) == (finding,)
+    moment = at("09:30")
+    assert found.changed(moment, None) == found.changed(None, moment) == (finding,)
+    assert found.changed(None, at("08:30")) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ([("09:00", "StopLogging", {}), ("09:10", "StartLogging", {})], 0),
+        (
+            [
+                ("09:00", "StopLogging", {}),
+                (
+                    "09:10",
+                    "StartLogging",
+                    {"name": "arn:aws:cloudtrail:eu-central-1:222233334444:trail/ours"},
+                ),
+            ],
+            0,
+        ),
+        ([("09:00", "StopLogging", {}), ("09:40", "StartLogging", {})], 1),
+        ([("09:00", "DeleteTrail", {}), ("09:10", "StartLogging", {})], 1),
+        ([("09:00", "StopLogging", {}), ("09:00", "StartLogging", {})], 1),
+        ([("09:10", "StopLogging", {}), ("09:00", "StartLogging", {})], 1),
+        ([("09:00", "StopLogging", {}), ("09:10", "StartLogging", {"name": "another"})], 1),
+        ([("09:00", "StopLogging", {}), ("09:10", "PutEventSelectors", {"eventSelectors": [{}]})], 1),
+        ([("09:00", "PutEventSelectors", {}), ("09:10", "PutEventSelectors", {"eventSelectors": [{}]})], 0),
+        ([("09:00", "UpdateTrail", {"isMultiRegionTrail": False})], 1),
+        (
+            [
+                ("09:00", "UpdateTrail", {"isMultiRegionTrail": False}),
+                ("09:10", "UpdateTrail", {"isMultiRegionTrail": True, "s3BucketName": "b"}),
+            ],
+            0,
+        ),
+        ([("09:40", "UpdateTrail", {"s3BucketName": "elsewhere"})], 1),
+        ([("09:40", "UpdateTrail", {"enableLogFileValidation": True})], 0),
+        ([("09:00", "UpdateTrail", {"enableLogFileValidation": False})], 1),
+        ([("09:00", "UpdateTrail", {"isMultiRegionTrail": False, "enableLogFileValidation": False})], 2),
+    ],
+)
+def test_what_was_stopped_before_the_window_is_missing_in_it_until_it_is_undone(
+    changes: list[tuple[str, str, dict[str, Any]]], count: int
+) -> None:
+    """A trail that was stopped the day before shows nothing of the day."""
+    found = collected(*(of_a_trail(name, time, **more) for time, name, more in changes))
+    found.digests = [DigestFile(b"", "", "")]
+    assert [finding.code for finding in found.changed(at("09:30"), None)] == ["trail-changed"] * count
+    found.digests, ending = [], sum("enableLogFileValidation" in more for *_, more in changes)
+    assert len(found.changed(at("09:30"), None)) == max(0, count - ending)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "changed"),
+    [
+        ("DeleteTrail", {}, False),
+        ("StopLogging", {}, False),
+        ("UpdateTrail", {}, False),
+        ("PutEventSelectors", {}, True),
+        ("DeleteTrail", {"awsRegion": "us-east-1"}, True),
+        ("DeleteTrail", {"recipientAccountId": "111122223333"}, True),
+        ("DeleteTrail", {"readOnly": False}, True),
+        ("DeleteTrail", {"readOnly": None}, True),
+        ("DeleteTrail", {"eventCategory": "NetworkActivity"}, True),
+        ("DeleteTrail", {"eventTime": "2026-11-23T09:30:00Z"}, True),
+        ("DeleteTrail", {"eventTime": "2026-11-23T12:00:00Z"}, True),
+    ],
+)
+def test_a_trail_that_is_gone_is_not_missed_where_calls_were_recorded_after_it(
+    name: str, seen: dict[str, Any], changed: bool
+) -> None:
+    """There is another trail: its records show it. What selectors leave out no other record shows."""
+    later = record(**{"eventTime": "2026-11-23T11:30:00Z", "readOnly": True, **seen})
+    found = collected(of_a_trail(name, isMultiRegionTrail=False), later)
+    assert bool(found.changed(at("12:00"), None)) is changed
 
 
 @pytest.mark.parametrize(

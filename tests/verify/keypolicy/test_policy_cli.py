@@ -93,6 +93,9 @@ def test_a_report_says_what_the_keys_policy_bears_out(buyer: Buyer, tmp_path: Pa
         assert not (tmp_path / "report.json").exists()
 
 
+NO_ADDRESSES = ("", "localhost", "http://", "http://[", "http://u:secret@127.0.0.1:99999", "ftp://localhost")
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "code", "reason"),
     [
@@ -106,6 +109,8 @@ def test_a_report_says_what_the_keys_policy_bears_out(buyer: Buyer, tmp_path: Pa
             2,
             "simulator-not-loopback",
         ),
+        *((("check", "new", "--endpoint-url", url), {}, 2, "usage") for url in NO_ADDRESSES),
+        (("check", "arn:aws", "--endpoint-url", "http://127.0.0.1:1"), {}, 3, None),
         (("apply",), {}, 2, None),
         (("apply", "new", "--alias", "alias/bids"), {}, 2, None),
         (("make", "--context", "no-equals"), {}, 2, "usage"),
@@ -124,6 +129,7 @@ def test_what_is_refused_before_anything_is_called(
     """One's own statement missing, a local decision for anything but loopback, and nonsense."""
     done = buyer.policy(*arguments, "--json", **options)
     assert done.returncode == code, done.stderr
+    assert "secret" not in done.stdout + done.stderr
     if reason:
         assert json.loads(done.stdout)["code"] == reason
 

@@ -10,12 +10,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from botocore.exceptions import ClientError
 
+from coattest.aws import AwsFailure
+from coattest_verify.audit.events import KeyName
+from coattest_verify.keypolicy.generate import policy_text
+from coattest_verify.keypolicy.iam import parse_policy
+from coattest_verify.keypolicy.live import KeyState, create_key, replaced, severed
 from support.auction.buyer_desk import Buyer, desk
 from support.local import kms_world as world
 from support.verify.members import NOW, Members, report_json
+from support.verify.trail_records import KEY
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +135,31 @@ def test_a_key_without_a_release_has_nothing_to_keep(buyer: Buyer) -> None:
     """The default policy of a new key names no image, so the first policy is no swap."""
     plain = buyer.running.client("kms", "buyer-1").create_key()["KeyMetadata"]["Arn"]
     assert buyer.live("apply", plain).returncode == 0
+
+
+def test_a_policy_that_cannot_be_read_is_replaced_when_that_is_asked_for() -> None:
+    """AWS may know words that this version does not; nobody then knows which release decrypts."""
+    allow = {"Effect": "Allow", "Principal": "*", "Action": "kms:Decrypt", "Resource": "*"}
+    wanted = parse_policy(json.dumps({"Statement": [allow]}))
+    strange = json.dumps({"Statement": [allow | {"Condition": {"StringMatches": {"a": "b"}}}]})
+    kind = ("Enabled", "AWS_KMS", "SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+    key = KeyState(
+        KEY, *kind, multi_region=False, replicas=(), policy=strange, grants=(), aliases=(), decision=None
+    )
+    (kept,), (shown,) = severed(key, wanted), replaced(key, wanted)
+    assert (kept.code, shown.code) == ("policy-unreadable", "policy-unreadable")
+    assert "--retire-all" in kept.detail
+    assert severed(replace(key, policy=json.dumps({"Statement": [allow]})), wanted) == ()
+
+
+def test_a_new_key_that_cannot_be_rotated_is_named(buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It exists, and costs; the error is the only place that can say which one it is."""
+    kms, allow = buyer.running.client("kms", "buyer-1"), json.loads(buyer.policy("make").stdout)
+    refusal = ClientError({"Error": {"Code": "AccessDeniedException"}}, "EnableKeyRotation")
+    monkeypatch.setattr(kms, "enable_key_rotation", Mock(side_effect=refusal))
+    with pytest.raises(AwsFailure) as refused:
+        create_key(kms, policy_text(allow), str(allow["Id"]), "")
+    assert KeyName.parse(str(refused.value.where))
 
 
 def test_the_previous_policies_are_kept_one_file_each(buyer: Buyer) -> None:

@@ -19,12 +19,11 @@ from coattest_verify.audit.events import (
     Names,
     NotOfKey,
     Unreadable,
-    in_window,
     parse_event,
     shared_ids,
 )
 from coattest_verify.audit.records import GZIP, Flaw, Page, Record, inflate, records_of, salvaged
-from coattest_verify.audit.trails import TrailChange, trail_change
+from coattest_verify.audit.trails import TrailChange, hour_of, missing_after, trail_changes, with_digests
 
 MAX_EVENTS: Final = 500_000
 """Events of the key that one run holds in memory, about 2 kB each."""
@@ -40,6 +39,12 @@ MAX_CALLS: Final = 8_000_000
 
 MAX_FLAWS: Final = 200_000
 """Places that cannot be read before a run is given up."""
+
+MAX_CHANGES: Final = 10_000
+"""Changes of trails that one run remembers: whoever makes more of them hides none among them."""
+
+MAX_HOURS: Final = 100_000
+"""Hours of which one run remembers that calls of KMS were recorded: eleven years."""
 
 MAX_DIGEST: Final = 8 * 1024**2
 MAX_DIGESTS: Final = 512 * 1024**2
@@ -65,6 +70,7 @@ class Collected:
     logs: dict[str, str] = field(default_factory=dict)
     unreadable: list[Finding] = field(default_factory=list)
     trails: list[TrailChange] = field(default_factory=list)
+    hours: set[int] = field(default_factory=set)
     pages: list[str] = field(default_factory=list)
     whole: int = 0
     """Files whose last page is the last one of an answer."""
@@ -142,9 +148,9 @@ class Collected:
         if event not in (NotOfKey.ANOTHER_SERVICE, NotOfKey.INSIGHT):
             self.coverage.of_kms += 1
             self._remember(record)
-        if event is NotOfKey.ANOTHER_SERVICE and len(self.trails) < MAX_UNREADABLE:
-            change = trail_change(record.raw, self.key.account)
-            self.trails += [change] if change else []
+        if event is NotOfKey.ANOTHER_SERVICE:
+            self.trails += trail_changes(record.raw, self.key.account)
+            _limit(len(self.trails), MAX_CHANGES, "changes of trails")
         if isinstance(event, NotOfKey):
             self.coverage.not_of_key[event.value] += 1
             return
@@ -158,6 +164,9 @@ class Collected:
         _limit(self._held, MAX_HELD, "characters of the key's events")
 
     def _remember(self, record: Record) -> None:
+        hour = hour_of(record.raw, self.key.account, self.key.region)
+        if hour is not None and len(self.hours) < MAX_HOURS:
+            self.hours.add(hour)
         if record.raw.get("eventCategory") == "NetworkActivity":
             return
         if record.raw.get("recipientAccountId") not in (None, self.key.account):
@@ -178,8 +187,9 @@ class Collected:
         return tuple(Finding("pages-missing", where, detail) for where in self.pages[:MAX_UNREADABLE])
 
     def changed(self, since: datetime | None, until: datetime | None) -> tuple[Finding, ...]:
-        """Changes of trails before the window's end, in it: after them calls may be missing."""
-        return tuple(item.finding for item in self.trails if in_window(item.time, since, until))
+        """Changes of trails after which calls of the window may be missing."""
+        changes = [item for item in self.trails if self.digests or not with_digests(item)]
+        return missing_after(changes, self.hours, since, until)[:MAX_UNREADABLE]
 
     @property
     def findings(self) -> tuple[Finding, ...]:

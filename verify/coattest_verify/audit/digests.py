@@ -9,22 +9,23 @@ of each log file's uncompressed content. A trail of several Regions has a chain 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from coattest.errors import UsageError
 from coattest.findings import Finding
 from coattest.jsontext import unique_names
+
+NO_DIGESTS: Final = "no-digests"
 
 _STAMP = re.compile(r"_[0-9]{8}T[0-9]{6}Z\.json\.gz$")
 """The end of a digest's name, ACCOUNT_CloudTrail-Digest_REGION_TRAIL_REGION_TIME.json.gz: the rest
@@ -66,7 +67,7 @@ def public_keys(document: Mapping[str, Any]) -> dict[str, bytes]:
             else base64.b64decode(item["Value"], validate=True)
             for item in document["PublicKeyList"]
         }
-    except (KeyError, TypeError, binascii.Error) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             "not the output of list-public-keys", where="--public-keys", code="bad-event"
         ) from error
@@ -94,13 +95,13 @@ def check_digests(
     for digest in sorted((item for item in parsed if isinstance(item, _Digest)), key=lambda item: item.end):
         chains.setdefault(_STAMP.sub("", digest.path.rsplit("/", 1)[-1]), []).append(digest)
     if not digests:
-        return (Finding("no-digests", "logs", "no digest files: nothing shows that the logs are complete"),)
+        return (Finding(NO_DIGESTS, "logs", "no digest files: nothing shows that the logs are complete"),)
     found = [item for item in parsed if isinstance(item, Finding)]
     own = f"{account}_CloudTrail-Digest_{region}_"
     if region is not None and not any(name.startswith(own) if account else own in name for name in chains):
         of = f"{account} in {region}" if account else region
         detail = f"no digest files of {of}: nothing shows that its logs are complete"
-        found.append(Finding("no-digests", "logs", detail))
+        found.append(Finding(NO_DIGESTS, "logs", detail))
     for _, chain in sorted(chains.items()):
         for earlier, digest in zip((None, *chain), chain, strict=False):
             found += _signed(digest, keys)
@@ -191,7 +192,7 @@ def _signed(digest: _Digest, keys: Mapping[str, bytes]) -> Iterator[Finding]:
         if not isinstance(key, rsa.RSAPublicKey):
             raise ValueError("not RSA")
         key.verify(bytes.fromhex(digest.file.signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError):
         yield _of_file("digest-signature", digest, ": the signature does not verify")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from coattest.aws import aws_errors
 from coattest.errors import UsageError
@@ -151,8 +150,8 @@ def from_bucket(
     Raises AwsFailure where the bucket cannot be listed or S3 is not reached; an object that S3 refuses is a
     finding.
     """
-    parts = urlsplit(url)
-    bucket, prefix = parts.netloc, parts.path.lstrip("/")
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    prefix = prefix.lstrip("/")
     with aws_errors(url):
         for count, (name, size) in enumerate(_names(s3, bucket, prefix), 1):
             if count > MAX_LOG_FILES:

@@ -38,7 +38,13 @@ from coattest_verify.audit.judge import (
 )
 from coattest_verify.audit.operations import DECRYPT
 from coattest_verify.audit.verdict import AuditOutcome, AuditVerdict, conclude
-from coattest_verify.cli.options import EXISTING_FILE, EXISTING_FOLDER, decisions_from, decisions_options
+from coattest_verify.cli.options import (
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    decisions_from,
+    decisions_options,
+    endpoint_option,
+)
 from coattest_verify.cli.policy.making import pairs
 from coattest_verify.cli.policy.options import aws_client
 
@@ -92,7 +98,7 @@ _ROLE_ID = re.compile(r"AROA[A-Z0-9]{4,124}")
 @click.option(
     "--require-digests", is_flag=True, help="Fail unless digest files show that the logs are complete."
 )
-@click.option("--endpoint-url", help="Where S3 and CloudTrail are, if not at AWS.")
+@endpoint_option("Where S3 and CloudTrail are, if not at AWS.")
 @click.option("--region", help="For s3:// and lookup-events; the key's own by default.")
 @json_option
 def audit_command(**given: Any) -> int:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -38,6 +39,21 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _endpoint(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """An address that a client can be made for; one that is none is not shown, as it may hold a password."""
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(value or "")
+        if value is None or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):
+            return value
+    raise UsageError("not an http or https address", where="--endpoint-url")
+
+
+def endpoint_option(help_text: str) -> Decorator:
+    """``--endpoint-url``: a stand-in for AWS."""
+    return click.option("--endpoint-url", callback=_endpoint, help=help_text)
+
 
 DECISION = "Whose decision"
 """Heading of these options in the help."""

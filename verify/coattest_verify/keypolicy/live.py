@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from coattest.aws import AwsFailure, aws_errors
@@ -102,7 +102,7 @@ def key_findings(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -
     try:
         live = parse_policy(key.policy)
     except PolicyError as error:
-        return (*found, Finding("policy-unreadable", key.arn, f"the live policy cannot be read: {error}"))
+        return (*found, unreadable_policy(key, error))
     for statement in live.statements:
         name = f"statement {statement.sid}"
         for principal in statement.principals or ():
@@ -120,6 +120,19 @@ def key_findings(key: KeyState, expected: Policy, aliases: Sequence[str] = ()) -
         found += [Finding("alias-missing", name, f"{name} is not this key's") for name in sorted(missing)]
         found += [Finding("alias-extra", name, f"{name} is one of this key's") for name in sorted(more)]
     return tuple(found)
+
+
+def unreadable_policy(key: KeyState, error: PolicyError) -> Finding:
+    """That a key's policy does not parse."""
+    return Finding("policy-unreadable", key.arn, f"the live policy cannot be read: {error}")
+
+
+def replaced(key: KeyState, expected: Policy) -> tuple[Finding, ...]:
+    """Every difference of a key's policy from the one that is to replace it."""
+    try:
+        return policy_differences(expected, parse_policy(key.policy))
+    except PolicyError as error:
+        return (unreadable_policy(key, error),)
 
 
 def images(policy: Policy) -> frozenset[str]:
@@ -146,12 +159,14 @@ def requires_instance(policy: Policy) -> bool:
 def severed(key: KeyState, expected: Policy) -> tuple[Finding, ...]:
     """Whether a policy lets in none of the images that the live one lets in.
 
-    The enclaves that run now could not decrypt any more, and the new ones do not run yet.
+    The enclaves that run now could not decrypt any more, and the new ones do not run yet. Of a policy that
+    cannot be read nobody knows.
     """
     try:
         now = images(parse_policy(key.policy))
-    except PolicyError:
-        return ()
+    except PolicyError as error:
+        found = unreadable_policy(key, error)
+        return (replace(found, detail=f"{found.detail} (to replace it all the same, say --retire-all)"),)
     if not now or now & images(expected):
         return ()
     return (
@@ -284,6 +299,7 @@ def create_key(kms: Any, text: str, decision: str, description: str) -> str:
             KeyUsage="ENCRYPT_DECRYPT",
             Tags=_tags(decision),
         )["KeyMetadata"]
+    with aws_errors(metadata["Arn"]):  # the key is there by now
         kms.enable_key_rotation(KeyId=metadata["KeyId"])
     return str(metadata["Arn"])
 

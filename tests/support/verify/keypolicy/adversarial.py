@@ -198,6 +198,13 @@ POLICIES = (
         plaintext=NO,
     ),
     Adversarial(
+        "notprincipal-without-the-session",
+        (GOOD, without(deny(), "Principal", NotPrincipal={"AWS": [PARENT, SERVICE_ROOT]})),
+        'Knowledge Center, NotPrincipal with an explicit Deny: "you must list the role session name of every '
+        'user and every instance ID"; IAM NotPrincipal speaks of role and account alone.',
+        decryption=OPEN,
+    ),
+    Adversarial(
         "notprincipal-allow",
         (without(allow(), "Principal", NotPrincipal={"AWS": [PARENT, SERVICE_ROOT]}), GOOD),
         'IAM NotPrincipal (Allow): "allows all principals except the one named in the NotPrincipal element".',

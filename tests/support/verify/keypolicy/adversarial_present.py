@@ -45,6 +45,10 @@ IN_REGION = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/"
 ALWAYS = 'KEYS: "This key is always included in the request context."'
 OF_ALL = 'KEYS, aws:PrincipalType and aws:userid: "included in the request context for all requests".'
 SIGNED = 'KEYS, aws:PrincipalIsAWSService: "present in the request context for all signed API requests".'
+ARN_OF_A_SERVICE = (
+    'KEYS, aws:PrincipalArn: "included in the request context for all signed requests"; it lists '
+    "roles, users, federated and root users."
+)
 TABLE = (
     "IAM Variables and tags, Principal key values: a user's aws:PrincipalType is User, a role's AssumedRole."
 )
@@ -227,6 +231,30 @@ _POLICIES = (
             deny(Condition={"Bool": {"aws:PrincipalIsAWSService": "true"}}),
         ),
         SIGNED,
+    ),
+    Adversarial(
+        "services-without-an-arn",
+        (
+            GOOD,
+            allow({"Service": "s3.amazonaws.com"}),
+            deny(Condition={"Null": {"aws:PrincipalArn": "true"}}),
+        ),
+        ARN_OF_A_SERVICE,
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "services-with-some-arn",
+        (GOOD, allow({"Service": "s3.amazonaws.com"}, Condition={"StringLike": {"aws:PrincipalArn": "*"}})),
+        ARN_OF_A_SERVICE,
+        plaintext=OPEN,
+    ),
+    Adversarial(
+        "services-with-the-arn-of-a-role",
+        (
+            GOOD,
+            allow("*", Condition={"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/-"}, **exactly(A)}),
+        ),
+        ARN_OF_A_SERVICE,
     ),
     Adversarial(
         "roles-only",

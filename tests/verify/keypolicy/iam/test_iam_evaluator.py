@@ -110,7 +110,8 @@ def test_a_statement_for_the_account_delegates_and_a_deny_for_it_denies_everybod
         ([USER.arn, f"arn:aws:iam::{OWNER}:root"], SESSION, Effect.EXPLICIT_DENY),
         ([ROLE], SESSION, Effect.OPEN),
         ([SESSION.arn, f"arn:aws:iam::{OTHER}:root"], SESSION, Effect.OPEN),
-        ([ROLE, f"arn:aws:iam::{OTHER}:root"], SESSION, Effect.ALLOW),
+        ([ROLE, f"arn:aws:iam::{OTHER}:root"], SESSION, Effect.OPEN),
+        ([SESSION.arn, ROLE, f"arn:aws:iam::{OTHER}:root"], SESSION, Effect.ALLOW),
     ],
 )
 def test_not_principal_leaves_out_a_caller_only_with_its_account(

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("z3")
 
-from coattest.errors import UsageError
+from coattest.errors import FoundFalse, UsageError
 from coattest_verify.cli import cli
 from coattest_verify.keypolicy.iam import parse_policy
 from coattest_verify.keypolicy.prove import DEADLINE, ProofQuestion, Status, goals, prove, search
@@ -215,6 +215,13 @@ def test_what_makes_no_sense_is_a_usage_error(
     with pytest.raises(UsageError) as refused:
         run(str(path), *TUPLE, *arguments)
     assert refused.value.code == code
+
+
+def test_nothing_is_proved_of_a_multi_region_key(tmp_path: Path) -> None:
+    """Its id says that the assumption of one Region is false: a replica has a policy of its own."""
+    path = written(tmp_path, allow(Condition=exactly(A)))
+    with pytest.raises(FoundFalse, match="multi-Region"):
+        run(path, *TUPLE, "--key", f"{KEY.rpartition('/')[0]}/mrk-{'0' * 32}")
 
 
 def test_a_solver_that_does_not_come_back_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from coattest.shell import json_option, option_group, report_error, utc_now
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.fleet.keys import KeyChecks
 from coattest_verify.cli.fleet.show import show_changes, show_look
-from coattest_verify.cli.options import EXISTING_FILE, FILE, evidence_options
+from coattest_verify.cli.options import EXISTING_FILE, FILE, endpoint_option, evidence_options
 from coattest_verify.cli.release.which import Belonging
 from coattest_verify.fleet.file import FleetFile, InBucket, load_fleet
 from coattest_verify.fleet.grammar import duration_ms
@@ -137,7 +137,7 @@ def _every(value: str) -> float:
     heading="Watching",
 )
 @evidence_options
-@click.option("--endpoint-url", help="Where S3, Auto Scaling, KMS and CloudTrail are, if not at AWS.")
+@endpoint_option("Where S3, Auto Scaling, KMS and CloudTrail are, if not at AWS.")
 @json_option
 def fleet_command(
     *,

@@ -22,9 +22,7 @@ from coattest_verify.cli.policy.making import (
 )
 from coattest_verify.cli.policy.options import aws_client, aws_options, check_simulator, making_options
 from coattest_verify.keypolicy import live
-from coattest_verify.keypolicy.compare import policy_differences
 from coattest_verify.keypolicy.generate import policy_text
-from coattest_verify.keypolicy.iam import parse_policy
 
 NEW_KEY = "new"
 
@@ -74,7 +72,7 @@ def policy_apply_command(**given: Any) -> None:
         key=key,
         retire_all=given["retire_all"],
     )
-    changes = policy_differences(made.parsed, parse_policy(key.policy)) if key else ()
+    changes = live.replaced(key, made.parsed) if key else ()
     for item in changes:
         err().print(f"was {item.code}: {item.detail}")
     saved = None

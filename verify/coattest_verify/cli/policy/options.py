@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ import click
 from coattest.aws import aws_settings
 from coattest.errors import UsageError
 from coattest.shell import option_group
-from coattest_verify.cli.options import EXISTING_FILE, decisions_options
+from coattest_verify.cli.options import EXISTING_FILE, decisions_options, endpoint_option
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
@@ -82,7 +83,7 @@ making_options = option_group(
 """Which policy to make; ``making.make_policy`` reads them."""
 
 aws_options = option_group(
-    click.option("--endpoint-url", help="Where KMS, STS and IAM are, if not at AWS: the simulator."),
+    endpoint_option("Where KMS, STS and IAM are, if not at AWS: the simulator."),
     click.option("--region", help="The key's region; from its ARN or the environment by default."),
     heading="AWS",
 )
@@ -104,7 +105,7 @@ def aws_client(service: str, given: Mapping[str, Any], key: str) -> Any:
     """A boto3 client where ``aws_options`` say, or in the Region of a key's ARN. Raises AwsFailure."""
     import boto3  # noqa: PLC0415  (half a second that printing a policy does not need)
 
-    region = given["region"] or (key.split(":")[3] if key.startswith("arn:") else None)
+    region = given["region"] or (key.split(":")[3] if re.match("arn(:[^:]*){3}", key) else None)
     with aws_settings(service):
         session: Any = boto3.session.Session(region_name=region)
         return session.client(service, endpoint_url=given["endpoint_url"])

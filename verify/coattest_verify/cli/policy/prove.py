@@ -96,6 +96,11 @@ def _given_roles(given: Mapping[str, Any]) -> Roles | None:
 def _key(arn: str | None) -> str | None:
     if arn is not None and not KEY_ARN.fullmatch(arn):
         raise UsageError(f"{arn!r} is not the ARN of a KMS key", where="--key")
+    if arn is not None and ":key/mrk-" in arn:
+        # KMS Developer Guide, "Multi-Region keys": such ids begin so. Each replica has a policy of its own.
+        raise FoundFalse(
+            "a multi-Region key, for which no policy proves anything", where=arn, code="multi-region"
+        )
     return arn
 
 

@@ -210,7 +210,8 @@ def _not_principal(
 ) -> Ternary:
     """ "AWS JSON policy elements: NotPrincipal": "you must also specify the account ARN of the not-denied
     principal. Otherwise, the policy might deny access to the entire account"; for a session "include both the
-    ARN for a role and the ARN for the account containing that role".
+    ARN for a role and the ARN for the account containing that role", while the Knowledge Center's article on
+    explicit denies says that "you must list the role session name" of each session too.
     """
     if any(pattern.is_anyone for pattern in listed_patterns):
         return Ternary.NO
@@ -228,14 +229,15 @@ def _not_principal(
             'write Principal "*" with a condition on aws:PrincipalServiceNamesList',
         )
     names = {principal.root_arn, *principal.identities}
-    whole = {principal.root_arn, principal.role_arn or principal.arn, *filter(None, [principal.user_arn])}
+    whole = {principal.root_arn, principal.arn, *filter(None, [principal.role_arn, principal.user_arn])}
     if whole <= listed:
         return Ternary.NO
     if not names & listed:
         return some(_perhaps_of(pattern, principal, reading) for pattern in listed_patterns).opposite()
     return reading.open(
         f"NotPrincipal without all of {', '.join(sorted(whole))}",
-        'AWS says only that such a statement "might" reach a principal whose account or role is not listed',
+        'AWS says only that such a statement "might" reach a principal whose account, role or session is not '
+        "listed",
         'write Principal "*" with ArnNotEquals on aws:PrincipalArn',
     )
 

@@ -26,8 +26,15 @@ PATH = z3.Option(sequence([z3.Plus(z3.Range("!", "~")), "/"]))
 
 
 def known(caller: Caller) -> dict[str, str]:
-    """The keys of a caller that have one value for the whole class."""
+    """The keys of a caller that have one value for the whole class.
+
+    Of a service that is an ARN which only a pattern for every ARN matches: aws:PrincipalArn is "included in
+    the request context for all signed requests", and those of services are signed; but the values that AWS
+    lists are those of users, roles, federated and root users.
+    """
     principal = caller.principal
+    if principal.kind != "AWS":
+        return {"aws:principalarn": f"arn:aws:service:::{principal.arn}"}
     if caller.outside:
         return {}
     fixed = {"aws:principalaccount": principal.account, "kms:calleraccount": principal.account}

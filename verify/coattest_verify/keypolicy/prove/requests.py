@@ -131,9 +131,7 @@ def bound(space: Space, caller: Caller, action: str, everybody: Sequence[Caller]
     for key in CALLER_KEYS:
         slot = space.slots(key)[0]
         if caller.principal.kind != "AWS":
-            # Services, and anonymous callers: IAM User Guide, "aws:PrincipalArn", lists users, roles, root.
-            found += [z3.Not(slot.present)] if key == "aws:principalarn" else []
-            continue
+            continue  # whether they have an ARN AWS does not say (``identity.known``)
         found.append(z3.Not(slot.empty))
         # KMS's list has kms:CallerAccount for all actions but what replicas do among themselves.
         found += [slot.present] if KMS.documented(key, action) else []
@@ -204,6 +202,8 @@ def real(space: Space, caller: Caller, action: str, resource: Any) -> list[Any]:
             found.append(slots[0].present == space.lists(key))
     if not z3.is_string_value(resource):
         found.append(z3.InRe(resource, _key_arn(space.policy, _REGION, _KEY_ID)))
+    if caller.principal.kind != "AWS":
+        found.append(z3.Not(space.slots("aws:principalarn")[0].present))
     return [*found, *_one_account(space), *of_an_assumed_key(space), *_document(space)]
 
 

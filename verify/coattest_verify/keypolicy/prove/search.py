@@ -123,7 +123,7 @@ class Search:
     def _ask(
         self, caller: Caller, action: str, mine: Sequence[tuple[int, PolicyStatement, Ternary]], extra: Any
     ) -> Granted | str | None:
-        space = Space(self.policy, known(caller) if caller.principal.kind == "AWS" else {})
+        space = Space(self.policy, known(caller))
         allows: list[Bounds] = []
         denies: list[Bounds] = []
         for _, item, matches in mine:
@@ -200,6 +200,11 @@ class Search:
         doubts = assess(self.policy, request).doubts
         if doubts:
             return "; ".join(str(doubt) for doubt in doubts[:3])
+        if caller.principal.kind != "AWS" and request.context.get("aws:PrincipalArn"):
+            return (
+                f"{caller.label}: AWS says that every signed request has aws:PrincipalArn, not what it is "
+                "for a service; write a condition on aws:PrincipalIsAWSService"
+            )
         odd = sorted(key for key in request.context if not KMS.documented(key, action))
         if odd:
             return (
