@@ -244,6 +244,17 @@ def test_two_links_together_do_not_lead_out(tree: Path, tmp_path: Path) -> None:
         snapshot(tree)
 
 
+def test_links_in_a_row_have_linux_limit(tree: Path) -> None:
+    """What Linux does not follow is no file there, and 10,000 in a row took Python ten minutes."""
+    (tree / "enclave/link-0").symlink_to("package")
+    for number in range(1, 41):
+        (tree / f"enclave/link-{number}").symlink_to(f"link-{number - 1}")
+    with raises_code(UsageError, "bad-source", match="link-40"):
+        snapshot(tree)
+    (tree / "enclave/link-40").unlink()
+    assert snapshot(tree, "shorter").files
+
+
 def test_a_tree_without_a_lock_says_what_to_run(tree: Path) -> None:
     """A missing lock is a usage error with the command."""
     (tree / "build/image.lock").unlink()

@@ -10,15 +10,17 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
+from coattest.files import ReadOnce
 from coattest.findings import Finding
 from coattest.jsontext import emit_json
+from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, out, utc_now
 from coattest.text import printable
 from coattest_verify.attestation.profiles import root_for
 from coattest_verify.cli.options import EXISTING_FILE, evidence_options
 from coattest_verify.cli.release.measured import Measured, read_measured
-from coattest_verify.quorum.authority import evidence_from, outcome_from, tell_end
-from coattest_verify.quorum.decision import Outcome
+from coattest_verify.quorum.authority import evidence_from, tell_end
+from coattest_verify.quorum.decision import Outcome, decide_from
 from coattest_verify.quorum.members.file import utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import claims_in
@@ -120,10 +122,30 @@ def which_command(
     or unknown. 3: one is pending, or a claim could not be read.
     """
     now, profile = utc_now(), options["profile"]
-    options["root"] = Roots().pinned(options["root"])
+    memory = Roots()
+    root, seen = memory.known(options["root"])
+    if options["bundle"] is not None:
+        refuse_ignored(("attestations",), "with --bundle")
     sets = read_measured(subject, set_name=set_name, at=at, root=root_for(profile), now=now)
-    with evidence_from(options) as evidence:
+    outcomes: dict[str, Outcome] = {}
+    with evidence_from(options) as opened:
+        evidence = ReadOnce(opened)  # for all releases: each is decided by others' revocations, too
         claims, unread = claims_in(evidence)
+        for claim in claims:
+            if any(_has(claim, profile, each) for each in sets):
+                outcomes[claim.release] = decide_from(
+                    evidence,
+                    root=root,
+                    seen=seen,
+                    profile=profile,
+                    now=now,
+                    release=claim.release,
+                    fresh=options.get("fresh"),
+                )
+    for outcome in outcomes.values():
+        if outcome.remembered is not None and options["bundle"] is None:
+            memory.remember(root, outcome.remembered)
+        tell_end(outcome.warnings)
     if not claims and not unread:
         raise UsageError(
             "no release is here",
@@ -131,11 +153,6 @@ def which_command(
             hint="the publisher claims one first",
             code="no-release",
         )
-    outcomes: dict[str, Outcome] = {}
-    for claim in claims:
-        if any(_has(claim, profile, each) for each in sets):
-            outcomes[claim.release] = outcome_from(options, now, release=claim.release)
-            tell_end(outcomes[claim.release].warnings)
     found = [_found(each, claims, outcomes, profile=profile, unread=unread) for each in sets]
     if as_json:
         emit_json({"file": str(subject), "profile": profile, "sets": [each.to_json() for each in found]})
@@ -166,10 +183,6 @@ def _found(
             continue
         outcome = outcomes[claim.release]
         decision = outcome.decision
-        if decision is not None and any(
-            decision.pcrs[index] != value for index, value in measured.pcrs.items()
-        ):
-            continue  # the claim was replaced while this command read it
         released = decision.image_sha384 if decision else claim.profiles[profile].sha384
         same = None if measured.sha384 is None else measured.sha384 == released
         releases.append(Belonging(claim.release, outcome, same))
