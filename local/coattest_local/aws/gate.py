@@ -18,10 +18,9 @@ from datetime import datetime
 from http.client import responses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote_to_bytes
 
 from moto.moto_server.werkzeug_app import create_backend_app
-from werkzeug.test import run_wsgi_app
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from coattest_local.aws import sigv4
 from coattest_local.aws.accounts import Arrival, SignedCaller, caller_of, find_credential
@@ -220,31 +219,19 @@ def _read_body(environ: Mapping[str, Any]) -> bytes:
 
 
 def _moto_environ(service: str, request: HttpRequest, account: str) -> Environ:
-    environ: Environ = {
-        "REQUEST_METHOD": request.method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(request.path).decode("latin-1"),
-        "QUERY_STRING": request.query,
-        "RAW_URI": request.path + (f"?{request.query}" if request.query else ""),
-        "REQUEST_URI": request.path + (f"?{request.query}" if request.query else ""),
-        "SERVER_NAME": "localhost",
-        "SERVER_PORT": "443",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": request.source,
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "https",
-        "wsgi.input": io.BytesIO(request.body),
-        "wsgi.errors": io.StringIO(),
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "CONTENT_LENGTH": str(len(request.body)),
-        "CONTENT_TYPE": request.headers.get("content-type", ""),
-    }
-    for name, value in request.headers.items():
-        if name not in ("content-type", "content-length", "host", "transfer-encoding"):
-            environ[f"HTTP_{name.upper().replace('-', '_')}"] = value
+    dropped = ("content-length", "host", "transfer-encoding")
+    kept = [(name, value) for name, value in request.headers.items() if name not in dropped]
     # "localhost" keeps moto from reading a bucket's name out of the host; the path has it.
-    environ["HTTP_HOST"] = "localhost" if service == "s3" else f"{service}.amazonaws.com"
-    environ["HTTP_X_MOTO_ACCOUNT_ID"] = account
+    host = "localhost" if service == "s3" else f"{service}.amazonaws.com"
+    address = f"{request.path}?{request.query}" if request.query else request.path
+    builder = EnvironBuilder(
+        address.replace("#", "%23"),  # it is part of a key, and begins no fragment
+        f"https://{host}",
+        method=request.method,
+        headers=[*kept, ("X-Moto-Account-Id", account)],
+        input_stream=io.BytesIO(request.body),
+        errors_stream=io.StringIO(),
+        environ_base={"REMOTE_ADDR": request.source},
+    )
+    environ: Environ = builder.get_environ()
     return environ
