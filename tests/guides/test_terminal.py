@@ -16,6 +16,7 @@ import termios
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -341,7 +342,7 @@ def test_apply_on_aws_ends_in_a_verdict_and_what_next(
     role, module = "arn:aws:iam::111122223333:role/coattest-spring", "i-1234567890abcdef0-enc0123456789abcdef"
     parents = (Parent("i-1234567890abcdef0", "InService", module, NOW),)
     done = Applied(role, "coattest-spring-0123456789ab", parents) if phase == 2 else Applied(role)
-    for name in ("_cloud_of", "read_plan", "_require_programs"):
+    for name in ("_cloud", "read_plan", "_require_programs"):
         monkeypatch.setattr(stack, name, lambda *_: None)
     monkeypatch.setattr(stack.rollout, "apply_stacks", lambda *_, **__: done)
     given: dict[str, Any] = {
@@ -350,8 +351,8 @@ def test_apply_on_aws_ends_in_a_verdict_and_what_next(
         "plan_folder": Path("plan"),
         "retire": False,
     }
-    nobody: Any = None
-    stack.apply_plan(nobody, given)
+    authority: Any = SimpleNamespace(decision=decision())
+    stack.apply_plan(authority, given)
     said = capsys.readouterr()
     assert role in said.out
     assert (module in said.out) == (phase == 2)
