@@ -39,6 +39,9 @@ class SignatureReport:
     pcr8: str | None = None
     notes: tuple[str, ...] = ()
 
+    def __bool__(self) -> bool:
+        return not self.findings
+
     def facts(self) -> dict[str, Any]:
         """What a person or a program is told of the certificate, if there is one."""
         if self.certificate is None:
@@ -123,7 +126,7 @@ class Description:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that was checked and found false, but in the ramdisks."""
-        signed = self.signature.findings if self.signature else ()
+        signed = self.signature.findings if self.signature is not None else ()
         damaged = crc_findings(self.layout, self.measurements.crc32)
         return (
             *self.found.findings,
@@ -169,7 +172,7 @@ class Description:
             "start": start_file(self.unpacked),
             "runs": self.plan.to_json() if self.plan else None,
             "metadata": self.metadata,
-            "signature": self.signature.to_json() if self.signature else None,
+            "signature": self.signature.to_json() if self.signature is not None else None,
             "findings": [finding.to_json() for finding in self.findings],
             "ramdisk_findings": [finding.to_json() for finding in self.unpacked.findings],
             "breaches": [finding.to_json() for finding in self.breaches],
@@ -197,7 +200,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
         unpacked = unpack_ramdisks(file, layout, digests=files)
         return Description(
             found,
-            replace(measured, pcr8=signed.pcr8 if signed else None),
+            replace(measured, pcr8=signed.pcr8 if signed is not None else None),
             (_start(file, layout, SectionType.CMDLINE) or b"").decode(errors="backslashreplace"),
             metadata,
             metadata_error,

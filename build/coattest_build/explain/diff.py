@@ -55,6 +55,10 @@ class Comparison:
         """Whether the two files have the same bytes."""
         return not self.findings
 
+    def __bool__(self) -> bool:
+        """True only if the files are the same, and nothing is false about them."""
+        return self.identical and not self.faults
+
     def line(self, finding: Finding) -> str:
         """One of the findings as a line for a person, without its code."""
         values = ""

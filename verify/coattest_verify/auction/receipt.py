@@ -73,7 +73,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptVerdict:
-    """Whether a result file verifies. ``result`` is set if the file parses, so look at ``ok`` first."""
+    """Whether a result file verifies: true only then. ``result`` is set if the file parses, so look first."""
 
     checks: tuple[Check, ...]
     result: messages.Result | None
@@ -89,7 +89,10 @@ class ReceiptVerdict:
     @property
     def ok(self) -> bool:
         """Whether every check ran and passed."""
-        return all(check.outcome == "ok" for check in self.checks)
+        return bool(self.checks) and all(check.outcome == "ok" for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 def receipt_time(result_file: bytes) -> datetime | None:

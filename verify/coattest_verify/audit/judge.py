@@ -84,6 +84,10 @@ class AuditReport:
         """How many events of the key were judged."""
         return sum(self.operations.values())
 
+    def __bool__(self) -> bool:
+        """True only if events were judged and each is as decided; ``conclude`` judges logs without any."""
+        return self.events > 0 and not self.found_false and not self.undecided
+
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that is wrong."""

@@ -170,6 +170,9 @@ class Outcome:
             return 0
         return 3 if all(reason.code in LACKING for reason in self.reasons) else 1
 
+    def __bool__(self) -> bool:
+        return self.decision is not None
+
     def require(self) -> Decision:
         """The decision.
 

@@ -24,6 +24,9 @@ class Effect(enum.Enum):
     IMPLICIT_DENY = "implicit-deny"
     OPEN = "open"
 
+    def __bool__(self) -> bool:
+        return self is Effect.ALLOW
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -56,7 +56,7 @@ def prove(policy: Policy, question: ProofQuestion, *, deadline: float = DEADLINE
             said, _ = process.communicate()
     why = why or f"the solver ended without an answer (status {process.returncode})"
     found = {item.goal: item for item in _read(said)}
-    return tuple(found.get(goal) or GoalResult(goal, Status.UNKNOWN, reason=why) for goal in GOALS)
+    return tuple(found.get(goal, GoalResult(goal, Status.UNKNOWN, reason=why)) for goal in GOALS)
 
 
 def _read(said: bytes) -> Iterable[GoalResult]:
