@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from coattest.errors import PATHS, require_aware, require_kind
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import Rows, unique_names
@@ -191,6 +192,8 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
     is not an image or beyond a limit, EnvironmentFailure for zstd where it cannot be read. Whatever else is
     wrong is a part of the description.
     """
+    require_kind(path, PATHS, "path")
+    require_aware(now)
     with open_plain(path) as file:
         found = read_found_layout(file)
         layout = found.layout

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from coattest.errors import PATHS, require_kind
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
@@ -91,6 +92,8 @@ def compare(a: Path, b: Path) -> Comparison:
     Raises eif.ImageError when one is not an image or beyond a limit, EnvironmentFailure for zstd where it
     cannot be read, OSError when one cannot be read.
     """
+    require_kind(a, PATHS, "a")
+    require_kind(b, PATHS, "b")
     with open_plain(a) as left, open_plain(b) as right:
         images = (left, read_found_layout(left)), (right, read_found_layout(right))
         measured = [measure_found(file, found.layout, whole=False) for file, found in images]
