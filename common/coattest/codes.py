@@ -207,7 +207,7 @@ REBUILD: Final = {
 
 DOCUMENTS: Final = {
     "algorithm": "The protected header is not exactly {1: -35} (ES384); the algorithm is never taken from the document",
-    "bad-expectation": "An expectation, a time or another argument of the verification makes no sense",
+    "bad-expectation": "An expectation, a time or another argument of a function makes no sense",
     "bad-file": "A file or an option that says what to expect, or when, does not parse",
     "certificate": "A certificate does not parse, or its key, algorithm or extensions do not fit its place in the chain",
     "certificate-dates": "A certificate of the chain, the root included, is not in date at the time of verification",

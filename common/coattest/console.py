@@ -37,6 +37,11 @@ class PlainConsole(Console):
             stream.reconfigure(errors="backslashreplace")
         super().__init__(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads: BrokenPipeError, for which ``shell.run`` exits 3. Rich's own exits 1: found false."""
+        self.quiet = True
+        raise  # noqa: PLE0704 (rich calls this where it caught the error)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """The text of a string, for every string that rich is given, cells of tables included."""
         parts = (part if part in ("\n", "\t") else printable(part) for part in _LINES.split(text))

@@ -5,7 +5,9 @@ An error is one line: what happened, where, and what to do about it. Nothing in 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from coattest.codes import require
@@ -87,3 +89,26 @@ class Rejected(FoundFalse):
     """A file or a part of it that does not count, with the code of the rule that it broke."""
 
     default_code = "malformed"
+
+
+PATHS = (str, os.PathLike)
+"""What a path may be given as."""
+
+
+def require_kind(
+    value: object, kinds: type | tuple[type, ...], where: str, *, hint: str | None = None
+) -> None:
+    """Refuse an argument of the library that is of another type; ``where`` is its name. Raises UsageError."""
+    if isinstance(value, kinds):
+        return
+    names = [each.__name__ for each in (kinds if isinstance(kinds, tuple) else (kinds,))]
+    what = f"has to be {' or '.join(names)}, not {type(value).__name__}"
+    raise UsageError(what, where=where, hint=hint, code="bad-expectation")
+
+
+def require_aware(now: object, where: str = "now") -> None:
+    """Refuse a time without a zone, and what is no time. Raises UsageError."""
+    if not isinstance(now, datetime) or now.utcoffset() is None:
+        raise UsageError(
+            "the time needs a zone", where=where, hint="datetime.now(timezone.utc)", code="bad-expectation"
+        )

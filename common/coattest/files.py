@@ -13,7 +13,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol, runtime_checkable
 
 from coattest.errors import EnvironmentFailure, Rejected, UsageError
 from coattest.strictjson import MAX_SIZE
@@ -334,6 +334,7 @@ def _finished(temporary: Path, mode: int) -> None:
         os.fsync(written.fileno())
 
 
+@runtime_checkable
 class Evidence(Protocol):
     """Named files: a folder, or a bundle."""
 

@@ -270,8 +270,17 @@ def _show_usage(error: click.ClickException) -> None:
     """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
     shown, message = io.StringIO(), error.format_message()
     error.show(shown)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        err().print(shown.getvalue(), end="")
+        return
     # click takes some escape sequences out of what it shows where there is no terminal.
-    err().print(shown.getvalue().replace(click.unstyle(message), printable(message)), end="")
+    plain = _one_line(message) if isinstance(error, click.MissingParameter) else printable(message)
+    err().print(shown.getvalue().replace(click.unstyle(message), plain), end="")
+
+
+def _one_line(message: str) -> str:
+    """click's message of what is missing, which has a line for each value that may be chosen."""
+    return printable(" ".join(message.split()))
 
 
 class Bug(CoattestError):
@@ -303,8 +312,9 @@ def _usage_error(error: click.ClickException) -> UsageError:
     """The parser's error, with a finding for each missing parameter."""
     context = getattr(error, "ctx", None)
     names = error.names if isinstance(error, MissingParameters) else ()
+    message = error.format_message()
     return UsageError(
-        error.format_message(),
+        _one_line(message) if isinstance(error, click.MissingParameter) else message,
         where=context.command_path if context else None,
         hint=f"'{context.command_path} -h' lists what it takes" if context else None,
         findings=[Finding("missing-parameter", name, "required") for name in names],

@@ -149,6 +149,81 @@ def test_an_error_of_ours_has_one_of_the_documented_codes() -> None:
     assert {kind.exit_code for kind in kinds} == {1, 2, 3, 70}
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+@pytest.mark.parametrize("call", ["out().print", "err().print", "emit_json", "print"])
+def test_nobody_who_reads_is_never_found_false(call: str, size: int) -> None:
+    """Exit 3, not rich's 1, and silence: for a little, and for more than a pipe holds."""
+    program = (
+        "import click\n"
+        "from coattest.jsontext import emit_json\n"
+        "from coattest.shell import err, out, run\n"
+        f"@click.command()\ndef verb():\n    {call}('x' * {size})\n"
+        "run(verb, 'program')\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        both = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=writer, check=False)
+        one = subprocess.run(
+            [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert both.returncode == 3
+    if call != "err().print":
+        assert (one.returncode, one.stderr) == (3, b"")
+
+
+def test_what_was_found_false_stays_so_when_nobody_reads_the_error() -> None:
+    """The line on stderr goes nowhere; the exit code is what counts."""
+    program = (
+        "import click\n"
+        "from coattest.errors import FoundFalse\n"
+        "from coattest.shell import run\n"
+        "@click.command()\ndef verb():\n    raise FoundFalse('no')\n"
+        "run(verb, 'program')\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run([sys.executable, "-c", program], stdout=writer, stderr=writer, check=False)
+    finally:
+        os.close(writer)
+    assert done.returncode == 1
+
+
+def test_without_a_verb_the_help_is_shown_as_help(end: Run) -> None:
+    """On stderr, its lines as lines, and exit 2: nothing was done."""
+
+    @click.group()
+    def group() -> None:
+        """Do one thing or another."""
+
+    @group.command()
+    def one() -> None:
+        """Do one thing."""
+
+    code, shown, words = end(group)
+    helped, expected, _ = end(group, "-h")
+    assert (code, shown, words) == (2, "", expected)
+    assert helped == 0
+    assert "\n  one  Do one thing.\n" in words
+
+
+def test_a_missing_choice_is_one_line(end: Run) -> None:
+    """click puts each value on a line of its own; here none is shown as an escape."""
+
+    @click.command()
+    @click.option("--style", type=click.Choice(["one", "two"]), required=True)
+    @json_option
+    def verb(**_: Any) -> None: ...
+
+    said = "Missing option '--style'. Choose from: one, two"
+    code, _, words = end(verb)
+    assert (code, words.splitlines()[-1]) == (2, f"Error: {said}")
+    assert json.loads(end(verb, "--json")[1])["error"] == said
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("words", [[], ["-h"]])
 @pytest.mark.parametrize("place", ["/dev/full", "closed pipe"])

@@ -137,6 +137,17 @@ def test_all_that_lies_inside_is_named(clone: Path, monkeypatch: pytest.MonkeyPa
     assert {finding.code for finding in caught.value.findings} == {"not-apart"}
 
 
+def test_a_folder_that_is_no_checkout_is_named_as_such(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where build/image.toml is missing that is said too; where it is there, nothing is."""
+    monkeypatch.syspath_prepend(str(clone / "lib"))
+    with raises_code(EnvironmentFailure, "not-apart", match="lib has no build/image.toml and is no folder"):
+        require_apart([clone / "lib"])
+    for folder in (clone, clone / "attestations"):
+        with raises_code(EnvironmentFailure, "not-apart") as caught:
+            require_apart([folder])
+        assert "image.toml" not in str(caught.value)
+
+
 def test_the_places_are_all_there() -> None:
     """Interpreter, path and the modules of coattest itself."""
     assert {"the interpreter", "an entry of sys.path", "an imported module"} <= {

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from coattest.errors import FoundFalse
+from coattest.errors import FoundFalse, UsageError
 from coattest.findings import Finding
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.registers import extend
@@ -261,8 +261,9 @@ def _loaded(pem: bytes) -> x509.Certificate:
             # The library parses these on first use; use them here, so that later uses cannot fail.
             _ = certificate.subject, certificate.issuer
             _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        except (ValueError, x509.InvalidVersion) as error:
-            raise _malformed(f"its certificate does not parse: {error}") from None
+        except (ValueError, x509.InvalidVersion):
+            # The library's own words have a link and Rust's names for errors.
+            raise _malformed("its certificate does not parse") from None
     return certificate
 
 
@@ -273,14 +274,14 @@ Sign = Callable[[bytes], bytes]
 
 
 def load_certificate(pem: bytes, *, where: str | None = None) -> x509.Certificate:
-    """The one certificate of a PEM file. Raises FoundFalse when there is none, or more than one."""
-    code = "certificate-malformed"
+    """The one certificate of a PEM file. Raises UsageError when there is none, or more than one."""
+    code, hint = "certificate-malformed", "a file with one block -----BEGIN CERTIFICATE-----"
     try:
         certificates = x509.load_pem_x509_certificates(pem)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise FoundFalse(f"not a PEM certificate: {error}", where=where, code=code) from None
+    except (ValueError, x509.InvalidVersion):
+        raise UsageError("not a PEM certificate", where=where, hint=hint, code=code) from None
     if len(certificates) != 1:
-        raise FoundFalse(f"{len(certificates)} certificates; give one", where=where, code=code)
+        raise UsageError(f"{len(certificates)} certificates; give one", where=where, hint=hint, code=code)
     return certificates[0]
 
 

@@ -50,13 +50,22 @@ def require_apart(folders: Iterable[Path]) -> None:
         if (inside := around.holding(path)) is not None
     ]
     if findings:
+        remedy = f"install coattest elsewhere, from a commit that you trust; {FLAG} if it is your own"
         raise EnvironmentFailure(
             f"{findings[0].detail}, which it is to judge",
             where=findings[0].where,
-            hint=f"install coattest elsewhere, from a commit that you trust; {FLAG} if it is your own",
+            hint="; ".join([*_mistaken(named), remedy]),
             code="not-apart",
             findings=findings,
         )
+
+
+def _mistaken(folders: Iterable[Path]) -> Iterator[str]:
+    """What to say of each folder that is neither a checkout nor attestations: another one may be meant."""
+    for folder in folders:
+        if not any(os.path.lexists(folder / part) for part in (*MARKS, *PARTS)):
+            where = folder.absolute()
+            yield f"{where} has no {PARTS[0]} and is no folder of attestations: name the right one"
 
 
 def _require_own_records(folders: Iterable[Path]) -> None:

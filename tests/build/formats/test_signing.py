@@ -167,17 +167,20 @@ def test_encrypted_key_file_is_named(tmp_path: Path, key: Key, certificate: x509
         load_sign(str(path), certificate, ask=_never)
 
 
-@pytest.mark.parametrize("content", [b"", b"no certificate"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
+)
 def test_certificate_file_that_is_none(content: bytes) -> None:
-    """A file without a certificate is found false."""
-    with pytest.raises(FoundFalse) as caught:
-        signature.load_certificate(content)
+    """A file without a certificate is a usage error of one line, in words of ours."""
+    with pytest.raises(UsageError, match=r"^c.pem: not a PEM certificate \(a file with one") as caught:
+        signature.load_certificate(content, where="c.pem")
     assert caught.value.code == "certificate-malformed"
 
 
 def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
     """A chain is not accepted: PCR8 measures one certificate, and the user should know which."""
-    with pytest.raises(FoundFalse, match="2 certificates") as caught:
+    with pytest.raises(UsageError, match="2 certificates") as caught:
         signature.load_certificate(pem(certificate) * 2)
     assert caught.value.code == "certificate-malformed"
 

@@ -50,7 +50,7 @@ class Made:
 def page_of(made: Made, verdict: ReceiptVerdict | None = None, **options: Any) -> str:
     """The page of a receipt."""
     return receipt_page(
-        verdict or made.verdict(),
+        made.verdict() if verdict is None else verdict,
         result_file=made.result_file,
         manifest=made.manifest,
         authority=made.authority,

@@ -81,8 +81,9 @@ def test_says_which_algorithm_it_found() -> None:
 
 
 SAID = {
-    "": ("document", "bytes nothing"),
-    "d2": ("document", "bytes nothing"),
+    "": ("document at byte 0", "the end: it is cut off"),
+    "d2": ("document at byte 1", "the end: it is cut off"),
+    "8444a101": ("document at byte 4", "the end: it is cut off"),
     "83": ("document", "bytes 83"),
     "d283a1": ("document", "bytes 83a1"),
     "838485": ("document", "bytes 8384"),
@@ -91,7 +92,7 @@ SAID = {
     "845821" + "00" * 33: ("protected", "00" * 32),
     "84582041" + "00" * 31: ("protected", "41" + "00" * 31),
     "84582158" + "1e" + "00" * 31: ("protected", f"581e{'00' * 30} ({bytes(30)!r})"),
-    "8444a1013822": ("unprotected", "byte none"),
+    "8444a1013822": ("document at byte 6", "the end: it is cut off"),
     "8444a1013822f6": ("unprotected", "byte f6"),
     "d28444a1013822f6a0": ("unprotected", "byte f6"),
 }
@@ -102,6 +103,38 @@ def test_says_which_part_of_the_envelope_is_another(data: str) -> None:
     """The part by its name, and at most 32 of the bytes that were found in its place."""
     (finding,) = check(bytes.fromhex(data)).findings
     assert (finding.where, finding.found) == SAID[data]
+
+
+@pytest.mark.parametrize("tag", [b"", b"\xd2"])
+def test_a_document_that_is_cut_off_is_said_to_end_where_it_ends(tag: bytes) -> None:
+    """At every length: never a place beyond the end, and in words what is missing."""
+    whole = envelope(PAYLOAD, SIGNATURE, tag=tag)
+    start = whole.index(PAYLOAD)
+    for size in range(len(whole)):
+        (finding,) = check(whole[:size]).findings
+        place = int(finding.where.removeprefix("document at byte "))
+        in_a_head = start - 3 < size < start or 0 < size - start - len(PAYLOAD) < 2
+        assert place == size or (in_a_head and size - 3 < place < size)
+        assert finding.found is not None
+        assert "the end" in finding.found
+    (finding,) = check(whole[:-1]).findings
+    assert (finding.expected, finding.found) == (
+        "96 bytes of signature",
+        "the end after 95 of them: it is cut off",
+    )
+    (finding,) = check(whole[: start + 7]).findings
+    assert finding.expected == f"{len(PAYLOAD)} bytes of payload, then the signature"
+
+
+def test_what_follows_the_document_is_named() -> None:
+    """By its place and how much it is."""
+    whole = envelope(PAYLOAD, SIGNATURE)
+    (finding,) = check(whole + b"\n\n").findings
+    assert (finding.where, finding.expected, finding.found) == (
+        f"document at byte {len(whole)}",
+        "the end",
+        "2 more bytes",
+    )
 
 
 @pytest.mark.parametrize("digest", [hashes.SHA256(), hashes.SHA512()])

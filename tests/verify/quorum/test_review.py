@@ -129,3 +129,11 @@ def test_a_review_names_the_lock_that_it_was_compared_with(three: Members) -> No
         (_, read), refused = read_votes(ReleaseFiles(folder, "0.1.0"), three.file)
     assert refused == []
     assert (read.lock_sha256, read.since) == (three.claimed.lock_sha256, "cd" * 32)
+
+
+def test_a_folder_without_an_image_is_said_to_be_none(tmp_path: Path) -> None:
+    """Not that there is no lock, for which the advice is to write one."""
+    with pytest.raises(UsageError, match=r"no build/image\.toml here"):
+        CliRunner().invoke(
+            review_command, ["--source", str(tmp_path)], standalone_mode=False, catch_exceptions=False
+        )

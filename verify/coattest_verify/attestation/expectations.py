@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, TypeAlias, get_args
 
-from coattest.errors import UsageError
+from coattest.errors import UsageError, require_kind
 from coattest.findings import Finding
 from coattest_verify.attestation.document import IMAGE_PCRS, Document
 from coattest_verify.attestation.limits import (
@@ -53,6 +53,7 @@ class ExpectPcrs:
     pcrs: Mapping[int, bytes]
 
     def __post_init__(self) -> None:
+        require_kind(self.pcrs, Mapping, "ExpectPcrs", hint="index to 48 bytes")
         if not self.pcrs:
             raise bad_expectation(
                 "no registers are expected", where="ExpectPcrs", hint="give PCR0, PCR1 and PCR2"
@@ -61,7 +62,11 @@ class ExpectPcrs:
             if type(index) is not int or not 0 <= index < PCR_COUNT_MAX:
                 raise bad_expectation(f"no register has index {index!r}", where="ExpectPcrs")
             if not isinstance(value, bytes) or len(value) != PCR_SIZE_SHA384:
-                raise bad_expectation("the value is not 48 bytes", where=f"ExpectPcrs PCR{index}")
+                raise bad_expectation(
+                    "the value is not 48 bytes",
+                    where=f"ExpectPcrs PCR{index}",
+                    hint="bytes.fromhex(..)" if isinstance(value, str) else None,
+                )
             if value == ZERO and index in (*IMAGE_PCRS, 8):
                 raise bad_expectation(
                     "a register of zeros pins nothing",
@@ -89,6 +94,7 @@ class ExpectAnyPcrs:
     sets: Sequence[ExpectPcrs]
 
     def __post_init__(self) -> None:
+        require_kind(self.sets, Sequence, "ExpectAnyPcrs", hint="a list of ExpectPcrs")
         if not self.sets or not all(isinstance(each, ExpectPcrs) for each in self.sets):
             raise bad_expectation("no sets of registers are expected", where="ExpectAnyPcrs")
         object.__setattr__(self, "sets", tuple(self.sets))
@@ -263,6 +269,9 @@ class Demands:
         the whole document) and UnsafeAnyMeasurement is not among them; ``bad-expectation`` for anything else
         than an expectation.
         """
+        if isinstance(expectations, _KINDS):
+            raise bad_expectation("is one expectation", where="expectations", hint="give a list of them")
+        require_kind(expectations, Iterable, "expectations", hint="a list of expectations")
         expectations = tuple(expectations)
         for each in expectations:
             if not isinstance(each, _KINDS):

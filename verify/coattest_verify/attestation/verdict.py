@@ -16,9 +16,9 @@ from coattest_verify.attestation.rules import NotVerified
 class Verdict:
     """The outcome of one verification at one time.
 
-    ``findings`` is empty exactly when the document passed; ``notices`` is what was tolerated (strict mode
-    would not). ``chain_expires`` is when the first certificate of the chain runs out, None where there is
-    no verified chain.
+    ``findings`` is empty exactly when the document passed, and only then is the verdict true; ``notices`` is
+    what was tolerated (strict mode would not). ``chain_expires`` is when the first certificate of the chain
+    runs out, None where there is no verified chain.
     """
 
     findings: tuple[Finding, ...]
@@ -32,6 +32,9 @@ class Verdict:
     def ok(self) -> bool:
         """Whether every check passed."""
         return not self.findings and self._document is not None
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def document(self) -> Document:

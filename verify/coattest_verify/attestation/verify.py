@@ -25,6 +25,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from coattest.errors import require_aware, require_kind
 from coattest.findings import Finding
 from coattest_verify.attestation.batch import AT_A_TIME, Steps, alone, together
 from coattest_verify.attestation.chain import ES384, ChainCache, verify_chain
@@ -96,8 +97,11 @@ def verify_many(
     """
     demands = Demands.of(expectations)
     workers = os.cpu_count() or 1 if threads is None else threads
-    if workers < 1:
+    if type(workers) is not int or workers < 1:
         raise bad_expectation("at least one thread", where="threads")
+    require_kind(documents, Iterable, "documents", hint="an iterable of bytes")
+    if isinstance(documents, (bytes, bytearray, memoryview, str)):
+        raise bad_expectation("is one document", where="documents", hint="[document]")
     shared, whole = ChainCache() if cache is None else cache, list(documents)
 
     def verify(start: int) -> list[Verdict]:
@@ -125,10 +129,10 @@ def verify_under(
     Its steps are reading, the chain's signatures, the document's signature, and the rest. Raises UsageError
     for a time without a zone and a missing root; a document only gives findings.
     """
-    if not isinstance(now, datetime) or now.utcoffset() is None:
-        raise bad_expectation("the time needs a zone", where="now", hint="datetime.now(timezone.utc)")
-    if not isinstance(root, Root):
-        raise bad_expectation("a Root is needed", where="root")
+    require_aware(now)
+    require_kind(root, Root, "root")
+    if cache is not None:
+        require_kind(cache, ChainCache, "cache")
     document = _bytes(document)
     findings = [found for each in demands.documents for found in each.findings(document)]
     try:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from coattest.errors import CoattestError
+from coattest.errors import CoattestError, require_aware, require_kind
 from coattest.findings import Finding
 from coattest_enclave.protocol import cose
 from coattest_enclave.protocol.errors import MessageError
@@ -73,7 +73,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptVerdict:
-    """Whether a result file verifies. ``result`` is set if the file parses, so look at ``ok`` first."""
+    """Whether a result file verifies: true only then. ``result`` is set if the file parses, so look first."""
 
     checks: tuple[Check, ...]
     result: messages.Result | None
@@ -89,7 +89,10 @@ class ReceiptVerdict:
     @property
     def ok(self) -> bool:
         """Whether every check ran and passed."""
-        return all(check.outcome == "ok" for check in self.checks)
+        return bool(self.checks) and all(check.outcome == "ok" for check in self.checks)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
 
 def receipt_time(result_file: bytes) -> datetime | None:
@@ -112,8 +115,13 @@ def verify_receipt(
     """The verdict on ``result_file`` for ``manifest``; hostile input gives findings and raises nothing.
 
     ``root`` is the decided profile's, ``check_certificate`` checks a buyer's key against the quorum, ``now``
-    is the verifier's clock (aware).
+    is the verifier's clock (aware). Raises UsageError for an argument of another kind.
     """
+    require_kind(result_file, bytes, "result_file")
+    require_kind(manifest, bytes, "manifest")
+    require_kind(decision, Decision, "decision")
+    require_kind(root, Root, "root")
+    require_aware(now)
     try:
         auction = messages.Manifest.decode(manifest)
         if auction.encode() != manifest:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Final
 
+from coattest.errors import require_kind
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
 from coattest_verify.audit.events import Event, KeyName, Names, in_window
@@ -83,6 +84,10 @@ class AuditReport:
     def events(self) -> int:
         """How many events of the key were judged."""
         return sum(self.operations.values())
+
+    def __bool__(self) -> bool:
+        """True only if events were judged and each is as decided; ``conclude`` judges logs without any."""
+        return self.events > 0 and not self.found_false and not self.undecided
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -195,6 +200,8 @@ def judge_events(
 
     ``calls`` are the hashed ids of all calls that the key's account recorded.
     """
+    require_kind(events, Iterable, "events")
+    require_kind(expected, Expected, "expected")
     ordered = sorted(events, key=lambda item: (item.time or EPOCH, item.identity))
     own = [event for event in ordered if event.names is Names.THIS and _own(event, expected.key)]
     known = Known(

@@ -33,6 +33,9 @@ class AuditVerdict:
     next: str
     code: str | None = None
 
+    def __bool__(self) -> bool:
+        return self.outcome is AuditOutcome.AS_DECIDED
+
 
 def conclude(report: AuditReport, coverage: Coverage, *, none_expected: bool) -> AuditVerdict:
     """The verdict. Without an event of the key nothing was looked at, unless none are expected."""

@@ -116,6 +116,9 @@ class Judged:
     findings: tuple[Finding, ...] = ()
     since: datetime | None = None
 
+    def __bool__(self) -> bool:
+        return self.status == VERIFIED
+
     @property
     def key(self) -> str:
         """What stays the same from look to look: the place, or what is missing."""

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from coattest.errors import FoundFalse, UsageError
+from coattest.errors import FoundFalse, UsageError, require_aware, require_kind
 from coattest_build.formats.measure import pcr3
 from coattest_build.formats.registers import EMPTY_PCR2
 from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
@@ -164,7 +164,17 @@ def generate_policy(
     decisions that no policy is made from (expired, local, zero or empty registers, the same PCR0 twice),
     UsageError for arguments that make no sense (``bad-principal`` for principals that cannot be named).
     """
+    require_kind(decisions, (Decision, Sequence), "decisions")
     releases = [decisions] if isinstance(decisions, Decision) else list(decisions)
+    for release in releases:
+        require_kind(release, Decision, "decisions")
+    for name, principals in (
+        ("parent_roles", parent_roles),
+        ("administrators", administrators),
+        ("encrypters", encrypters),
+    ):
+        require_kind(principals, (list, tuple), name, hint="ARNs")
+    require_aware(now)
     wanted = options or PolicyOptions()
     _check_releases(releases, now=now, simulator=simulator)
     _check_registers(wanted.registers)

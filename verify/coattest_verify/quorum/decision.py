@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected
+from coattest.errors import PATHS, EnvironmentFailure, FoundFalse, Rejected, require_aware, require_kind
 from coattest.files import Evidence, Folder
 from coattest.findings import Finding
 from coattest.strictjson import canonical
@@ -25,7 +25,7 @@ from coattest_verify.quorum.lapse import end_of, ending
 from coattest_verify.quorum.log.entries import SeenLog
 from coattest_verify.quorum.log.examine import CHECKPOINT_FILE, Log, LogVerdict, examine
 from coattest_verify.quorum.log.publication import publication
-from coattest_verify.quorum.members.chain import MembersChain, Seen, SeenObjection, follow
+from coattest_verify.quorum.members.chain import ROOT_HINT, MembersChain, Seen, SeenObjection, follow
 from coattest_verify.quorum.members.file import MEMBERS_FILE, MembersFile, too_few, utc
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.objections import (
@@ -170,6 +170,9 @@ class Outcome:
             return 0
         return 3 if all(reason.code in LACKING for reason in self.reasons) else 1
 
+    def __bool__(self) -> bool:
+        return self.decision is not None
+
     def require(self) -> Decision:
         """The decision.
 
@@ -238,6 +241,8 @@ def decide(
     folder does not exist, or it has not exactly one release and none is named. ``also`` are files that came
     another way (``alongside``).
     """
+    require_kind(attestations, PATHS, "attestations")
+    _require_question(root, now, fresh)
     memory = roots or Roots()
     pinned, seen = memory.known(root)
     with Folder(attestations) as folder:
@@ -256,6 +261,15 @@ def decide(
     return outcome
 
 
+def _require_question(root: bytes | None, now: datetime, fresh: timedelta | None) -> None:
+    """Refuse arguments of another kind. Raises UsageError."""
+    if root is not None:
+        require_kind(root, bytes, "root", hint=ROOT_HINT)
+    require_aware(now)
+    if fresh is not None:
+        require_kind(fresh, timedelta, "fresh")
+
+
 def decide_from(
     evidence: Evidence,
     *,
@@ -272,6 +286,7 @@ def decide_from(
     ``fresh`` is how old the cosignatures of ``change`` members on the agreed log may be, None for any age.
     Raises UsageError when no release is named and there is not exactly one.
     """
+    _require_question(root, now, fresh)
     try:
         chain = follow(evidence, root, seen=seen, now=now)
     except Rejected as error:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError
+from coattest.errors import EnvironmentFailure, FoundFalse, Rejected, UsageError, require_kind
 from coattest.files import Evidence, given_file, read_bounded, write_atomic
 from coattest.findings import Finding
 from coattest.strictjson import MAX_SIZE, canonical, parse
@@ -360,6 +360,8 @@ def sign_answer(
     not the member's in ``members``, FoundFalse when this would contradict a statement of the same member that
     is in the folder, or that the journal remembers.
     """
+    require_kind(statement, Statement, "statement")
+    require_kind(members, MembersFile, "members")
     key = own_key(statement.member, members, signer)
     published, given_up = _must_not_contradict(attestations, files, statement, members)
     if statement.profiles:

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
+from coattest.errors import PATHS, EnvironmentFailure, FoundFalse, UsageError, require_kind
 from coattest.extras import need_signer
 from coattest.files import read_bounded, write_atomic, write_new
 from coattest_verify.signatures.olpc import encode_olpc
@@ -253,6 +253,7 @@ def load_signer(path: Path, passphrase: Callable[[], bytes] | None = None) -> Fi
     An encrypted file is opened with ``passphrase()``, which is asked only then; by default it is the first
     line of the file that COATTEST_PASSPHRASE_FILE names. Raises UsageError.
     """
+    require_kind(path, PATHS, "path")
     content = _descriptor(path) if _DESCRIPTOR.fullmatch(str(path)) else _read(path)
     try:
         key = open_private_key(content, path, passphrase, code="key-file")

@@ -43,9 +43,7 @@ def solve_measured(
     found, seconds = pickle.load(server.stdout)
     named = {item.goal: item for item in found}
     missing = "the solver did not keep to its time and was ended"
-    return tuple(
-        named.get(goal) or GoalResult(goal, Status.UNKNOWN, reason=missing) for goal in GOALS
-    ), seconds
+    return tuple(named.get(goal, GoalResult(goal, Status.UNKNOWN, reason=missing)) for goal in GOALS), seconds
 
 
 @functools.cache

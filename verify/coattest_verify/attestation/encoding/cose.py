@@ -59,27 +59,41 @@ def _open(document: bytes, offset: int) -> CoseSign1:
     payload = document[start:payload_end]
     if not 1 <= size <= PAYLOAD_MAX:
         _refuse(BAD_ENVELOPE.finding("payload", f"1 to {PAYLOAD_MAX} bytes", f"{size}"))
+    if len(payload) < size:
+        _cut(document, f"{size} bytes of payload, then the signature", len(payload))
     size, begin = cbor.read_head(document, payload_end, _BYTE_STRING, "the signature, a byte string")
     if size != SIGNATURE_SIZE:
         _refuse(BAD_ENVELOPE.finding("signature", f"{SIGNATURE_SIZE} bytes", f"{size}"))
     signature = document[begin:]
-    if len(signature) != SIGNATURE_SIZE:
-        _refuse(MALFORMED_CBOR.finding("document", "the signature, then the end", f"{len(signature)} bytes"))
+    if len(signature) < SIGNATURE_SIZE:
+        _cut(document, f"{SIGNATURE_SIZE} bytes of signature", len(signature))
+    if len(signature) > SIGNATURE_SIZE:
+        end, more = begin + SIGNATURE_SIZE, len(signature) - SIGNATURE_SIZE
+        _refuse(MALFORMED_CBOR.finding(f"document at byte {end}", "the end", f"{more} more bytes"))
     # The payload's own head is part of what was signed: reuse its bytes, they are minimal.
     return CoseSign1(payload, _SIGNED_HEAD + document[offset:payload_end], signature)
 
 
 def _explain(document: bytes, offset: int) -> NoReturn:
-    """Raise Malformed with the part of the head that is not as expected."""
+    """Raise Malformed with the part of the head that is not as expected, or with where it is cut off."""
+    if _USUAL_HEAD.startswith(document[offset:]):
+        where = f"document at byte {len(document)}"
+        _refuse(BAD_ENVELOPE.finding(where, "the rest of the envelope", "the end: it is cut off"))
     if document[offset : offset + 1] != bytes([_ARRAY_OF_4]):
-        found = document[offset : offset + 2].hex() or "nothing"
+        found = document[offset : offset + 2].hex()
         _refuse(BAD_ENVELOPE.finding("document", "an array of 4, untagged or with tag 18", f"bytes {found}"))
     size, start = cbor.read_head(document, offset + 1, _BYTE_STRING, "the protected header, a byte string")
     protected = document[start : start + size]
     if protected != PROTECTED:
         _refuse(BAD_ALGORITHM.finding("protected", f"{PROTECTED.hex()} ({{1: -35}})", _header(protected)))
     unprotected = document[start + size : start + size + 1]
-    _refuse(BAD_ENVELOPE.finding("unprotected", "an empty map (a0)", f"byte {unprotected.hex() or 'none'}"))
+    _refuse(BAD_ENVELOPE.finding("unprotected", "an empty map (a0)", f"byte {unprotected.hex()}"))
+
+
+def _cut(document: bytes, expected: str, there: int) -> NoReturn:
+    """Raise Malformed for a document that ends before a part does."""
+    found = f"the end after {there} of them: it is cut off"
+    _refuse(MALFORMED_CBOR.finding(f"document at byte {len(document)}", expected, found))
 
 
 def _header(protected: bytes) -> str:

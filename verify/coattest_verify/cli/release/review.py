@@ -84,8 +84,8 @@ def review_command(
         raise UsageError("--key needs --release NAME", hint="the release whose source you reviewed")
     else:
         need_extra("build")
-    lock, digest = locks.load_lock(source)
     spec = load_spec(source)
+    lock, digest = locks.load_lock(source)
     kernel, network = spec.kernel.profile, (spec.container or ContainerRun()).network
     earlier = _earlier(since, root, fresh) if since else None
     moves = locker.moves_between(

@@ -22,6 +22,9 @@ class Authorization:
     allowed: bool
     reason: str
 
+    def __bool__(self) -> bool:
+        return self.allowed
+
 
 def authorize(
     request: Request,

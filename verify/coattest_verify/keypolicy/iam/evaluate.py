@@ -11,6 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from coattest.errors import require_kind
 from coattest_verify.keypolicy.iam import conditions, match
 from coattest_verify.keypolicy.iam.model import Policy, PolicyStatement, PrincipalPattern
 from coattest_verify.keypolicy.iam.reading import Doubt, Reading, Ternary, every, some, ternary
@@ -23,6 +24,9 @@ class Effect(enum.Enum):
     EXPLICIT_DENY = "explicit-deny"
     IMPLICIT_DENY = "implicit-deny"
     OPEN = "open"
+
+    def __bool__(self) -> bool:
+        return self is Effect.ALLOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,9 @@ def evaluate(policy: Policy, request: Request) -> Effect:
 
 def assess(policy: Policy, request: Request) -> Assessment:
     """What the policy says of the request, statement by statement."""
+    require_kind(policy, Policy, "policy", hint="parse_policy(..)")
+    require_kind(request, Request, "request")
+    require_kind(request.principal, Principal, "request.principal")
     reading = Reading(request.lowered(), policy.variables)
     allowed, delegated, denied = [], [], []
     perhaps_granted: list[int] = []

@@ -17,6 +17,9 @@ class Ternary(enum.Enum):
     OPEN = 1
     YES = 2
 
+    def __bool__(self) -> bool:
+        raise TypeError("a Ternary is asked for surely or perhaps")
+
     @property
     def surely(self) -> bool:
         """Whether it holds in every reading."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from coattest.errors import require_kind
 from coattest.programs.environment import python_program
 from coattest.programs.start import start_program
 from coattest_verify.keypolicy.iam import Policy
@@ -40,6 +41,8 @@ MEMORY = 4 << 30
 
 def prove(policy: Policy, question: ProofQuestion, *, deadline: float = DEADLINE) -> tuple[GoalResult, ...]:
     """Answer the four goals, in about ``deadline`` seconds at the most. Needs no solver in this process."""
+    require_kind(policy, Policy, "policy", hint="parse_policy(..)")
+    require_kind(question, ProofQuestion, "question")
     given = pickle.dumps((policy, question, deadline))
     with start_program(
         python_program("coattest_verify.keypolicy.prove.bounded"),
@@ -56,7 +59,7 @@ def prove(policy: Policy, question: ProofQuestion, *, deadline: float = DEADLINE
             said, _ = process.communicate()
     why = why or f"the solver ended without an answer (status {process.returncode})"
     found = {item.goal: item for item in _read(said)}
-    return tuple(found.get(goal) or GoalResult(goal, Status.UNKNOWN, reason=why) for goal in GOALS)
+    return tuple(found.get(goal, GoalResult(goal, Status.UNKNOWN, reason=why)) for goal in GOALS)
 
 
 def _read(said: bytes) -> Iterable[GoalResult]:

@@ -99,6 +99,9 @@ class GoalResult:
     counterexample: Counterexample | None = None
     reason: str | None = None
 
+    def __bool__(self) -> bool:
+        return self.status is Status.PROVED
+
 
 def answers(policy: Policy, question: ProofQuestion, *, until: float) -> Iterator[GoalResult]:
     """Each goal's answer as it is found, until a moment of ``time.monotonic``; then "unknown"."""

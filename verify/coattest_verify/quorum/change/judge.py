@@ -77,6 +77,9 @@ class ChangeVerdict:
     touched: bool
     """Whether anything in the folder differs."""
 
+    def __bool__(self) -> bool:
+        return not self.findings
+
 
 def judge_change(
     commits: TwoCommits, root: bytes, *, seen: Seen | None, member: str | None, others: OtherFiles

@@ -110,6 +110,9 @@ class LogVerdict:
         """Everything that is wrong."""
         return (*self.removed, self.finding) if self.finding else self.removed
 
+    def __bool__(self) -> bool:
+        return not self.findings
+
 
 def cosignature_file(member: str) -> str:
     """Where a member's note is."""

@@ -29,7 +29,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from coattest.errors import Rejected
+from coattest.errors import Rejected, require_aware, require_kind
 from coattest.files import Evidence
 from coattest.findings import Finding
 from coattest_verify.quorum.log.entries import MEMBERS, SeenLog, members_entry
@@ -61,6 +61,9 @@ SIGNATURE_NAME = re.compile(
 
 MAX_UNVERIFIED = 32 * 1024 * 1024
 """Bytes of signed members files, each counted once, that are held before their signatures are verified."""
+
+
+ROOT_HINT = "the 32 bytes: bytes.fromhex(..)"
 
 
 class PinnedRoot(bytes):
@@ -152,6 +155,10 @@ def follow(evidence: Evidence, root: bytes, *, seen: Seen | None, now: datetime 
     cosign all the same, which renews the one and ends the other. Then the chain ends before two versions of
     which neither is first.
     """
+    require_kind(evidence, Evidence, "evidence", hint="coattest.files.Folder(path), or a Bundle")
+    require_kind(root, bytes, "root", hint=ROOT_HINT)
+    if now is not None:
+        require_aware(now)
     try:
         current = evidence.read(MEMBERS_FILE, MAX_MEMBERS_FILE)
     except Rejected as error:

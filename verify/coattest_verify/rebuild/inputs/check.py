@@ -59,6 +59,9 @@ class LockVerdict:
         """Whether there are suites, and nothing is wrong with them or any pin."""
         return bool(self.suites) and not self.findings
 
+    def __bool__(self) -> bool:
+        return self.confirmed
+
     @property
     def exit_code(self) -> int:
         """0 confirmed, 1 contradicted, 3 when not everything could be asked."""
