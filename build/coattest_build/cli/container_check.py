@@ -25,6 +25,7 @@ from coattest_build.cli.container_options import (
     blobs_option,
     image_options,
     network_options,
+    note_start,
     nsm_option,
     opened_image,
     opened_own,
@@ -140,6 +141,7 @@ def check_command(
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
         with opened_tree(image, **given) as tree:
+            note_start(tree)
             files = _blobs(tree, blobs)
             verdict = (
                 _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files), files)

@@ -17,6 +17,7 @@ from coattest.shell import err, json_option, out
 from coattest_build import image
 from coattest_build.cli.container_options import image_options, opened_image
 from coattest_build.cli.options import container_option, mirror_option, source_option
+from coattest_build.containers.own.starting import check_starts
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.inputs import apt, locker
@@ -120,7 +121,9 @@ def _container_pin(
     if not spec.from_container:
         raise UsageError("image.toml has no [container]: --from would do nothing", where=image.IMAGE_FILE)
     with opened_image(container, **given) as opened:
-        own_tree(opened).plan.encode()  # refused now rather than by everybody's build
+        tree = own_tree(opened)  # refused now rather than by everybody's build
+        tree.plan.encode()
+        check_starts(tree)
         return pin_of(opened)
 
 

@@ -130,7 +130,7 @@ def test_inspect_says_what_runs_in_an_enclave_of_coattest(
 ) -> None:
     """Both words, as a user of the image, in its folder; file capabilities are not there."""
     capable = {"pax_headers": {"SCHILY.xattr.security.capability": "x"}}
-    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:7:8::/h:/x\n"), entry("x", **capable))
+    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:7:8::/h:/x\n"), entry("e", mode=0o755, **capable))
     config = {"Cmd": ["b c"], "Entrypoint": ["/e"], "User": "web", "WorkingDir": "/w"}
     image.write_bytes(saved([layer], config))
     document = json.loads(run(capsys, "inspect", image, "--json")[1])["coattest"]

@@ -401,7 +401,7 @@ def test_a_folder_that_hides_a_link_is_told(
     """Docker's stores make a folder of it; who wrote the layer may have meant the link."""
     del kernel
     lower, upper = tar(folder("usr"), folder("usr/lib"), symlink("lib", "usr/lib")), tar(entry("lib/x"))
-    image.write_bytes(saved([lower, upper]))
+    image.write_bytes(saved([lower, upper, tar(entry("a", mode=0o755))]))
     code, _, said = run(capsys, "build", image, "--style", "coattest", "--out", image.with_name("x.eif"))
     assert code == 0
     assert "'/lib' is a folder and hides the link" in " ".join(said.split())
@@ -447,7 +447,7 @@ def test_a_kernel_that_cannot_be_made_is_no_image(
         raise EnvironmentFailure("no user namespaces", code="no-sandbox")
 
     monkeypatch.setattr(container_build, "obtain_kernel", fail)
-    image.write_bytes(saved(content(5)))
+    image.write_bytes(saved(content(5), {"Cmd": ["/srv/tool"]}))
     target = image.with_name("x.eif")
     assert run(capsys, "build", image, "--style", "coattest", "--out", target)[0] == 3
     assert not target.exists()
