@@ -69,6 +69,7 @@ def lock_command(
         previous, _ = locks.load_lock(source)
     except locks.BadLock as error:
         err().print(f"not compared with an earlier lock: {error.what}")
+    image_pin = image_pin or _earlier_container(spec, previous)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
     archive, date = locker.read_archive(spec, bases[0], reporter)
@@ -125,6 +126,17 @@ def _container_pin(
         tree.plan.encode()
         check_starts(tree)
         return pin_of(opened)
+
+
+def _earlier_container(spec: image.ImageSpec, previous: locks.Lock | None) -> locks.LockedContainer | None:
+    """The container image that stays pinned. Raises UsageError, before any index is read, where none is."""
+    if not spec.from_container:
+        return None
+    if previous is None or previous.container is None:
+        raise UsageError(
+            "no container image is pinned yet", where=image.IMAGE_FILE, hint=locks.NAME_CONTAINER
+        )
+    return previous.container
 
 
 def _check_way(source: Path, name: str) -> None:
