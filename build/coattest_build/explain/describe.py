@@ -142,9 +142,9 @@ class Description:
         """What a reader should know although nothing is wrong, a line each."""
         notes = []
         if self.measurements.pcr2 == EMPTY_PCR2:
-            notes.append(
-                "one ramdisk only: PCR2 is the same for every such image, so pinning it pins nothing"
-            )
+            count = len(self.layout.of_type(SectionType.RAMDISK))
+            why = ("no ramdisk", "one ramdisk only", "no bytes in a second ramdisk")[min(count, 2)]
+            notes.append(f"{why}: PCR2 is the same for every such image, so pinning it pins nothing")
         if self.signature is None:
             return (*notes, "not signed: PCR8 will be zero")
         return (*notes, *self.signature.notes)

@@ -164,6 +164,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
         ({"Cmd": ["a"], "Env": ["A"]}, "not a variable"),
         ({"Cmd": ["a"], "Env": ["=1"]}, "not a variable"),
         ({"Cmd": ["a"], "WorkingDir": "srv"}, "not an absolute path"),
+        ({"Cmd": ["a"], "WorkingDir": "/f"}, "no folder can be at '/f': a file is there"),
         ({"Cmd": ["a"], "User": "nobody"}, "does not have"),
         ({"Cmd": ["a" * (MAX_WORD + 1)]}, "at most"),
         ({"Cmd": ["a" * MAX_WORD] * 9}, "at most"),
@@ -174,7 +175,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
 def test_what_has_no_one_meaning_is_refused(opened: Opened, config: Mapping[str, Any], what: str) -> None:
     """Nothing of a configuration is guessed, cut or dropped."""
     with pytest.raises(ContainerError, match=what):
-        ramdisk(opened(saved([tar(folder("d"))], config)))
+        ramdisk(opened(saved([tar(folder("d"), entry("f"))], config)))
 
 
 @pytest.mark.parametrize("fields", [{"architecture": "arm64"}, {"os": "windows"}])
