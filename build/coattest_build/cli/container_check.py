@@ -149,8 +149,8 @@ def check_command(
                 else check_registers(tree, expected, files)
             )
     if as_json and not verdict.findings and not verdict.undecided:
-        emit_json(verdict.to_json())
-    _tell(image, verdict, as_json=as_json)
+        emit_json({**verdict.to_json(), "style": style})
+    _tell(image, verdict, style, as_json=as_json)
 
 
 def _own_parts(cache: Path | None) -> BootParts | None:
@@ -192,10 +192,18 @@ def _other_registers(
     return check_measured(section_blocks(file, application), measured, parts, "").findings
 
 
-def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
+OTHER_STYLE = {
+    "nitro-cli": "as nitro-cli makes it; was it built by coattest? Then --style coattest",
+    "coattest": "as coattest makes it; was it built by nitro-cli? Then --style nitro-cli",
+}
+"""Of each style: how the enclave was compared, and what to type where it has the other one."""
+
+
+def _tell(image: ImagePlace, verdict: ContainerCheck, style: str, *, as_json: bool) -> None:
     """Print what is the same. Raises FoundFalse for differences, EnvironmentFailure for what stays open."""
     if not as_json:
         console = out()
+        console.print(f"style: {style}")
         for name in verdict.same:
             console.print(f"same: {name}")
         for clock, seconds in verdict.times.items():
@@ -206,7 +214,13 @@ def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
     where = str(image)
     if verdict.findings:
         first = verdict.findings[0].code
-        raise FoundFalse(_summed(verdict.findings), where=where, code=first, findings=verdict.findings)
+        raise FoundFalse(
+            _summed(verdict.findings),
+            where=where,
+            hint=f"compared {OTHER_STYLE[style]}",
+            code=first,
+            findings=verdict.findings,
+        )
     if verdict.undecided:
         first = verdict.undecided[-1].code
         raise EnvironmentFailure(
