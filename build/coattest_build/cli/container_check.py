@@ -45,7 +45,7 @@ from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.explain.describe import crc_findings
-from coattest_build.formats.eif import VERSION, Layout, SectionType, section_blocks
+from coattest_build.formats.eif import MAGIC, VERSION, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
@@ -70,6 +70,14 @@ def read_expected(path: Path) -> Mapping[str, str]:
     Debug mode's zeros and the empty PCR2 are refused: any image, or none, would do.
     """
     with given_file(path, code="bad-file"):
+        with open_plain(path) as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise UsageError(
+                    "is an image file (EIF), not measurements",
+                    where=str(path),
+                    hint="give it with --eif",
+                    code="bad-file",
+                )
         document = parse(read_whole(path, MAX_EXPECTED))
     inner = document.get("Measurements", document) if isinstance(document, dict) else None
     if not isinstance(inner, dict) or "PCR2" not in inner:
