@@ -18,6 +18,7 @@ from coattest.progress import Quiet, Reporter
 from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
 from coattest_build.containers.image import OpenedImage
+from coattest_build.containers.own.starting import check_starts
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.formats import cpio, eif, measure
@@ -229,6 +230,7 @@ def _container_tree(spec: ImageSpec, opened: OpenedImage, text: bytes) -> OwnTre
     run = spec.container or ContainerRun()
     tree = own_tree(opened, nsm=run.nsm, network=run.network, added=((spec.profile_target.encode(), text),))
     tree.plan.encode()  # within init's limits
+    check_starts(tree)
     return tree
 
 

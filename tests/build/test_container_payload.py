@@ -406,15 +406,49 @@ def test_lock_and_image_toml_agree_on_a_container_image(source: Path, tmp_path: 
         lock.check_against(spec)
 
 
-def test_eif_lock_pins_a_container_image(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """From the file; without one the pin stays; without either, the way is named."""
+@pytest.fixture
+def mirror(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror that has what the lock of a new tree pins."""
     lock, _ = load_lock(source)
     fields = ("name", "version", "architecture", "size", "sha256", "path")
     found = Archive([[Package(*(getattr(pin, name) for name in fields)) for pin in lock.packages]])
     monkeypatch.setattr(locker, "read_archive", lambda *_: (found, 1))
     monkeypatch.setattr(apt, "mirrors", lambda *_, **__: ("x",))
+
+
+@pytest.mark.usefixtures("mirror")
+def test_what_init_says_to_type_next_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line as it is printed, with the name of a file for IMAGE; then a build takes it from the cache."""
+    monkeypatch.setenv("COATTEST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved.tar").write_bytes(saved(LAYERS, RUN))
+    shown = CliRunner().invoke(cli, ["init", "container", "mine"]).stdout
+    entered, *steps = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+    assert entered == "cd mine"
+    monkeypatch.chdir(tmp_path / "mine")
+    for step in (*steps, "eif build --out again"):
+        program, *words = step.replace("IMAGE", "../saved.tar").split()
+        assert program == "eif"
+        done = CliRunner().invoke(cli, words)
+        assert done.exit_code == 0, done.exception
+    one, other = ((tmp_path / "mine" / name / "image.eif").read_bytes() for name in ("out", "again"))
+    assert one == other
+
+
+def test_a_lock_without_the_image_names_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the tree as init writes it: before an index is read, and in a build."""
+    monkeypatch.setattr(apt, "mirrors", pytest.fail)
+    starts.write_start("container", tmp_path / "mine")
+    tree = ["--source", str(tmp_path / "mine")]
+    for words in (["lock", "--keep", *tree], ["build", "--out", str(tmp_path / "out"), *tree]):
+        done = CliRunner().invoke(cli, words)
+        assert isinstance(done.exception, UsageError)
+        assert done.exception.hint == "name the image: `eif lock --keep --from IMAGE`"
+
+
+@pytest.mark.usefixtures("mirror")
+def test_eif_lock_pins_a_container_image(source: Path, tmp_path: Path) -> None:
+    """From the file; without one the pin stays; without either, the way is named."""
     lock_with(source, None)
 
     def run(*words: str) -> Result:
@@ -422,7 +456,7 @@ def test_eif_lock_pins_a_container_image(
 
     missing = run()
     assert isinstance(missing.exception, UsageError)
-    assert "eif lock --from" in str(missing.exception)
+    assert "eif lock --keep --from IMAGE" in str(missing.exception)
     oci = tmp_path / "locked"
     several = run("--from", str(oci))
     assert isinstance(several.exception, UsageError)

@@ -20,8 +20,8 @@ VERBS = {
 }
 
 HEADINGS = {
-    "Make an image": ("init", "lock", "build", "stage", "sign"),
-    "Look at an image": ("measure", "describe", "diff", "sbom"),
+    "Make an image": ("init", "lock", "sbom", "build", "stage", "sign"),
+    "Look at an image": ("measure", "describe", "diff"),
     "Start from a container image": ("container",),
 }
 

@@ -22,6 +22,7 @@ from coattest_build.cli.container_options import (
     image_options,
     network_options,
     note_decided,
+    note_start,
     nsm_option,
     opened_image,
     opened_own,
@@ -107,6 +108,7 @@ def ramdisk_command(*, image: ImagePlace, style: str, target: Path, as_json: boo
                 size += file.write(block)
     if tree is not None:
         note_decided(tree, given["store"])
+        note_start(tree, given["docker"])
     pcr2 = extend(measured.digest())
     if as_json:
         emit_json({"ramdisk": str(target), "sha256": digest.hexdigest(), "size": size, "PCR2": pcr2})

@@ -21,6 +21,7 @@ from coattest_build.cli.container_options import (
     image_options,
     network_options,
     note_decided,
+    note_start,
     nsm_option,
     opened_image,
     opened_own,
@@ -98,6 +99,7 @@ def container_build_command(
         raise UsageError("style nitro-cli needs --blobs", hint="nitro-cli's folder of kernel and init")
     with opened_tree(image, **given) as found:
         _write_nitro_cli(target, found, blobs, **given)
+        note_start(found, given["docker"])
     note_decided(found, given["store"])
     emit_json(measure_registers(target))
 

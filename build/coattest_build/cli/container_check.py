@@ -25,6 +25,7 @@ from coattest_build.cli.container_options import (
     blobs_option,
     image_options,
     network_options,
+    note_start,
     nsm_option,
     opened_image,
     opened_own,
@@ -44,7 +45,7 @@ from coattest_build.containers.own.imagefile import own_boot_parts
 from coattest_build.containers.own.profile import read_profile
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.explain.describe import crc_findings
-from coattest_build.formats.eif import VERSION, Layout, SectionType, section_blocks
+from coattest_build.formats.eif import MAGIC, VERSION, Layout, SectionType, section_blocks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import ImageMeasurements, measure_found
 from coattest_build.formats.registers import EMPTY_PCR2
@@ -69,6 +70,14 @@ def read_expected(path: Path) -> Mapping[str, str]:
     Debug mode's zeros and the empty PCR2 are refused: any image, or none, would do.
     """
     with given_file(path, code="bad-file"):
+        with open_plain(path) as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise UsageError(
+                    "is an image file (EIF), not measurements",
+                    where=str(path),
+                    hint="give it with --eif",
+                    code="bad-file",
+                )
         document = parse(read_whole(path, MAX_EXPECTED))
     inner = document.get("Measurements", document) if isinstance(document, dict) else None
     if not isinstance(inner, dict) or "PCR2" not in inner:
@@ -140,6 +149,7 @@ def check_command(
     else:
         refuse_ignored(("nsm", "listen", "connect", "cache"), "for style nitro-cli")
         with opened_tree(image, **given) as tree:
+            note_start(tree)
             files = _blobs(tree, blobs)
             verdict = (
                 _against(eif, lambda file, layout: check_enclave_file(tree, file, layout, files), files)
@@ -147,8 +157,8 @@ def check_command(
                 else check_registers(tree, expected, files)
             )
     if as_json and not verdict.findings and not verdict.undecided:
-        emit_json(verdict.to_json())
-    _tell(image, verdict, as_json=as_json)
+        emit_json({**verdict.to_json(), "style": style})
+    _tell(image, verdict, style, as_json=as_json)
 
 
 def _own_parts(cache: Path | None) -> BootParts | None:
@@ -190,10 +200,18 @@ def _other_registers(
     return check_measured(section_blocks(file, application), measured, parts, "").findings
 
 
-def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
+OTHER_STYLE = {
+    "nitro-cli": "as nitro-cli makes it; was it built by coattest? Then --style coattest",
+    "coattest": "as coattest makes it; was it built by nitro-cli? Then --style nitro-cli",
+}
+"""Of each style: how the enclave was compared, and what to type where it has the other one."""
+
+
+def _tell(image: ImagePlace, verdict: ContainerCheck, style: str, *, as_json: bool) -> None:
     """Print what is the same. Raises FoundFalse for differences, EnvironmentFailure for what stays open."""
     if not as_json:
         console = out()
+        console.print(f"style: {style}")
         for name in verdict.same:
             console.print(f"same: {name}")
         for clock, seconds in verdict.times.items():
@@ -204,7 +222,13 @@ def _tell(image: ImagePlace, verdict: ContainerCheck, *, as_json: bool) -> None:
     where = str(image)
     if verdict.findings:
         first = verdict.findings[0].code
-        raise FoundFalse(_summed(verdict.findings), where=where, code=first, findings=verdict.findings)
+        raise FoundFalse(
+            _summed(verdict.findings),
+            where=where,
+            hint=f"compared {OTHER_STYLE[style]}",
+            code=first,
+            findings=verdict.findings,
+        )
     if verdict.undecided:
         first = verdict.undecided[-1].code
         raise EnvironmentFailure(

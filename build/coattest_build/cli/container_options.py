@@ -24,6 +24,7 @@ from coattest_build.containers.application import (
 from coattest_build.containers.daemon import STORES
 from coattest_build.containers.image import DEFAULT_SIZE, Choice, OpenedImage, open_container_image
 from coattest_build.containers.manifests import Platform
+from coattest_build.containers.own.starting import check_starts, nitro_cli_lacks
 from coattest_build.containers.own.tree import OwnTree, own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 
@@ -93,8 +94,20 @@ def opened_tree(image: ImagePlace, **given: Any) -> Iterator[ContainerTree]:
 def opened_own(
     opened: OpenedImage, *, nsm: bool, listen: Sequence[str], connect: Sequence[str], **_: Any
 ) -> OwnTree:
-    """What style coattest makes of an image with ``nsm_option`` and ``network_options``."""
-    return own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+    """What style coattest makes of an image with ``nsm_option`` and ``network_options``.
+
+    Raises ContainerError, also where the image does not have the program that it names.
+    """
+    tree = own_tree(opened, nsm=nsm, network=parse_network(listen, connect))
+    check_starts(tree)
+    return tree
+
+
+def note_start(tree: ContainerTree, docker: str | None = None) -> None:
+    """Say on stderr where AWS's init would not start the program of an image."""
+    lacks = nitro_cli_lacks(tree, int(docker) if docker else None)
+    if lacks is not None:
+        err().print(f"note: in an enclave of nitro-cli nothing would start: {lacks}", style="yellow")
 
 
 STYLES = click.Choice(["coattest", "nitro-cli"])

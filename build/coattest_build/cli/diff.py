@@ -51,7 +51,7 @@ def _show(comparison: Comparison) -> None:
     if comparison.identical:
         console.print("identical")
         return
-    apart = [name for name, (a, b) in comparison.registers.items() if a != b]
+    apart = comparison.apart
     console.print(
         Text(f"{', '.join(apart) or 'No measurement'} {'differ' if len(apart) > 1 else 'differs'}, by cause:")
     )

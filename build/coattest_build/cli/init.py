@@ -24,6 +24,11 @@ FIRST = {
     "container": ("eif lock --keep --from IMAGE",),
 }
 """What is typed first in a tree of each kind."""
+CONTAINER_NEXT = ("eif build --out out --from IMAGE",)
+IMAGE = (
+    "IMAGE is a container image of yours: an OCI layout, an archive of docker save or skopeo, or",
+    "docker://HOST/NAME@sha256:... Name a file as that folder sees it. Later builds take it from the cache.",
+)
 NEXT = (
     "eif build --out out",
     "nitro-local run-enclave out/image.local.eif --directory run --port 7000 --detach"
@@ -50,7 +55,11 @@ def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) 
     files that can be written.
     """
     written = write_start(kind, folder, kernel)
-    following = (f"cd {shlex.quote(str(folder))}", *FIRST[kind], *(NEXT[:1] if kind == "container" else NEXT))
+    following = (
+        f"cd {shlex.quote(str(folder))}",
+        *FIRST[kind],
+        *(CONTAINER_NEXT if kind == "container" else NEXT),
+    )
     if as_json:
         emit_json({"folder": str(folder), "files": list(written), "next": list(following)})
         return
@@ -58,3 +67,6 @@ def init_command(*, kind: str, folder: Path, kernel: str | None, as_json: bool) 
     out().print("type next:")
     for line in following:
         out().print(f"  {line}")
+    if kind == "container":
+        for line in IMAGE:
+            out().print(line)

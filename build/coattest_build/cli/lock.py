@@ -17,6 +17,7 @@ from coattest.shell import err, json_option, out
 from coattest_build import image
 from coattest_build.cli.container_options import image_options, opened_image
 from coattest_build.cli.options import container_option, mirror_option, source_option
+from coattest_build.containers.own.starting import check_starts
 from coattest_build.containers.own.tree import own_tree
 from coattest_build.containers.registry.reference import ImagePlace
 from coattest_build.inputs import apt, locker
@@ -68,6 +69,7 @@ def lock_command(
         previous, _ = locks.load_lock(source)
     except locks.BadLock as error:
         err().print(f"not compared with an earlier lock: {error.what}")
+    image_pin = image_pin or _earlier_container(spec, previous)
     reporter = Terminal()
     bases = apt.mirrors(spec.suites, spec.component, mirror=mirror)
     archive, date = locker.read_archive(spec, bases[0], reporter)
@@ -120,8 +122,21 @@ def _container_pin(
     if not spec.from_container:
         raise UsageError("image.toml has no [container]: --from would do nothing", where=image.IMAGE_FILE)
     with opened_image(container, **given) as opened:
-        own_tree(opened).plan.encode()  # refused now rather than by everybody's build
+        tree = own_tree(opened)  # refused now rather than by everybody's build
+        tree.plan.encode()
+        check_starts(tree)
         return pin_of(opened)
+
+
+def _earlier_container(spec: image.ImageSpec, previous: locks.Lock | None) -> locks.LockedContainer | None:
+    """The container image that stays pinned. Raises UsageError, before any index is read, where none is."""
+    if not spec.from_container:
+        return None
+    if previous is None or previous.container is None:
+        raise UsageError(
+            "no container image is pinned yet", where=image.IMAGE_FILE, hint=locks.NAME_CONTAINER
+        )
+    return previous.container
 
 
 def _check_way(source: Path, name: str) -> None:

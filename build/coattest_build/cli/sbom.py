@@ -1,4 +1,4 @@
-"""``eif sbom``: what an image is made of."""
+"""``eif sbom``: what the image of a source tree is made of."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from coattest_build.inputs import lock as locks
 @click.option("--out", type=NEW_FILE, help="Write to this file instead of stdout.")
 @click.option("--json", "as_json", is_flag=True, help="Accepted for consistency; the output is always JSON.")
 def sbom_command(source: Path, out: Path | None, as_json: bool) -> None:
-    """Print the image's bill of materials.
+    """Print what a source tree's image is made of: its bill of materials.
 
-    CycloneDX 1.6 (JSON), made from the lock alone: the same lock gives the same bytes. Packages that are not
-    in the image but compiled it have scope "excluded".
+    CycloneDX 1.6 (JSON), made from image.toml and the lock of --source, and from no image file: the same lock
+    gives the same bytes. Packages that are not in the image but compiled it have scope "excluded".
     """
     del as_json
     lock, digest = locks.load_lock(source)

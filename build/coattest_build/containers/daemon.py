@@ -9,8 +9,9 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from coattest_build.containers.errors import unloadable
+from coattest_build.containers.errors import ContainerError, path_text, unloadable
 from coattest_build.containers.layers import (
+    BELOW_A_FILE,
     CREATED,
     IMPLIED,
     PARENT,
@@ -79,10 +80,8 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
         return
     if not working_dir.startswith("/"):
         raise unloadable(f"the working folder {working_dir!a} is not an absolute path")
-    name = posixpath.normpath(working_dir).encode()
-    parts = clean_name(name)
     model = Inode(DIRECTORY, clock=CONTAINER, cause=CREATED)
-    _, made = folder_at(root, parts, b"WORKDIR " + name, counted, make=model, through_links=True)
+    made = make_working_folder(root, posixpath.normpath(working_dir), counted, model)
     if not made:
         return
     for path, inode in walk(root):
@@ -90,6 +89,20 @@ def create_container(root: Inode, working_dir: str, counted: Counted) -> None:
             if path not in _STAMPED:
                 inode.clock, inode.cause = CONTAINER, PARENT
             return
+
+
+def make_working_folder(root: Inode, path: str, counted: Counted, model: Inode) -> list[Inode]:
+    """Make an absolute path a folder, links followed; those made for it. Raises ContainerError."""
+    name = path.encode()
+    try:
+        return folder_at(root, clean_name(name), name, counted, make=model, through_links=True)[1]
+    except ContainerError as error:
+        if error.code != "container-unloadable":
+            raise
+        why = "a file is there, or on the way" if error.what == BELOW_A_FILE else error.what
+        raise ContainerError(
+            f"no folder can be at {path_text(name)}: {why}", where="config: WorkingDir", code=error.code
+        ) from None
 
 
 def place_file(root: Inode, parts: list[bytes], kind: str) -> Inode:

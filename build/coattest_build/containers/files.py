@@ -27,6 +27,7 @@ from coattest_build.containers.sources import (
     compression_of,
     unpacked_blocks,
 )
+from coattest_build.formats.eif import MAGIC
 
 MAX_FILES = 65_536
 """Files of an archive; ``docker save`` of a large image has about 400."""
@@ -125,6 +126,9 @@ class ArchiveFiles:
 
 ENTRIES = ("oci-layout", "index.json", "manifest.json")
 """Names of which an image's archive has one; a root file system has none of them."""
+GIVE = (
+    "give an OCI layout, an archive of docker save, docker export or skopeo, or docker://HOST/NAME@sha256:..."
+)
 
 
 @contextlib.contextmanager
@@ -142,21 +146,39 @@ def open_files(path: ImagePlace, spool: Spool) -> Iterator[ImageFiles | FilePart
         with Folder(path) as folder:
             files = FolderFiles(folder)
             if not any(files.has(name) for name in ENTRIES):
-                raise ContainerError("not an OCI layout: it has no index.json", where=str(path))
+                raise ContainerError("not an OCI layout: it has no index.json", where=str(path), hint=GIVE)
             yield files
         return
     with open_plain(path) as file:
         archive = FilePart(file, 0, os.fstat(file.fileno()).st_size)
+        _check_kind(archive, path)
         if compression_of(archive) is not None:
             blocks = unpacked_blocks(archive, spool.left(), str(path))
             archive, _ = spool.add(blocks, str(path))
         yield ArchiveFiles(archive) if _is_image(archive, path) else archive
 
 
+def _check_kind(archive: FilePart, path: Path) -> None:
+    """Raise ContainerError for what is often given in place of a container image."""
+    if archive.size == 0:
+        raise ContainerError("is empty", where=str(path), hint=GIVE)
+    if archive.read(0, len(MAGIC)) == MAGIC:
+        raise ContainerError(
+            "is the image file of an enclave (EIF), not a container image",
+            where=str(path),
+            hint="`eif describe` shows it; for --eif of `eif container check` name the container image first",
+        )
+
+
 def _is_image(archive: FilePart, path: Path) -> bool:
     """Whether an image's documents are in the archive, at any place. Raises ContainerError."""
     wanted = {name.encode() for name in ENTRIES}
-    with naming(str(path)):
-        return any(
-            posixpath.normpath(entry.name) in wanted for entry in read_layer(archive, most=4 * MAX_ENTRIES)
-        )
+    try:
+        with naming(str(path)):
+            return any(
+                posixpath.normpath(entry.name) in wanted
+                for entry in read_layer(archive, most=4 * MAX_ENTRIES)
+            )
+    except ContainerError as error:
+        error.hint = error.hint or GIVE
+        raise

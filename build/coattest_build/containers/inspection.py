@@ -13,6 +13,7 @@ from coattest_build.containers.layertar import FILE
 from coattest_build.containers.manifests import ContainerConfig
 from coattest_build.containers.nitrocli import command_of
 from coattest_build.containers.own.plan import RunPlan
+from coattest_build.containers.own.starting import check_starts, nitro_cli_lacks
 from coattest_build.containers.own.tree import own_tree
 
 MEMORY_RATIO = 4
@@ -24,8 +25,9 @@ class Inspection:
     """An image as it is shown. Sizes are in bytes.
 
     ``runs`` is nitro-cli's command, None where the image does not decide it or has none; ``why`` says so in
-    words. ``entries`` and ``content`` count the container's export. ``plan`` is what style coattest runs, or
-    why it runs nothing; ``own_not_given`` is for that style, ``not_given`` for nitro-cli's.
+    words, and where it would not start. ``entries`` and ``content`` count the container's export. ``plan`` is
+    what style coattest runs, or why it runs nothing; ``own_not_given`` is for that style, ``not_given`` for
+    nitro-cli's.
     """
 
     image: OpenedImage
@@ -92,6 +94,8 @@ def inspect_container(tree: ContainerTree) -> Inspection:
         entries += 1
         content += entry.size if entry.kind == FILE else 0
     runs, why = _runs(tree.image.config)
+    lacks = nitro_cli_lacks(tree)
+    why = why if lacks is None else f"{why}; nothing would start: {lacks}"
     findings = [undecided_finding(item) for item in tree.undecided]
     config = tree.image.config
     if config is not None and config.cmd == ():
@@ -116,8 +120,10 @@ def inspect_container(tree: ContainerTree) -> Inspection:
 
 def _plan(image: OpenedImage) -> RunPlan | str:
     try:
-        plan = own_tree(image).plan
+        tree = own_tree(image)
+        plan = tree.plan
         plan.encode()  # within init's limits
+        check_starts(tree)
     except ContainerError as error:
         return error.what
     return plan

@@ -137,6 +137,7 @@ def check_root(entry: LayerEntry) -> None:
         raise unloadable("something other than a folder in place of the root", entry.name)
 
 
+BELOW_A_FILE = "its parent is not a folder"
 IMPLIED = "implied"
 HIDDEN_LINK = "hides a link"
 CREATED = "working folder"
@@ -192,7 +193,7 @@ def folder_at(
             pending.extend(child.target.split(b"/")[::-1])
             continue
         elif child.kind != DIRECTORY and not (file and not pending):
-            raise unloadable("its parent is not a folder", name)
+            raise unloadable(BELOW_A_FILE, name)
         stack.append(child)
     return stack[-1], made
 

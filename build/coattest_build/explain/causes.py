@@ -41,35 +41,45 @@ CAUSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Causes in the order in which they are shown, and the codes of their differences."""
 
 _BY_CODE = {code: cause for cause, codes in CAUSES.items() for code in codes}
-_RAMDISK = re.compile(r"ramdisk (\d+)")
+_RAMDISKS = re.compile(r"ramdisk (\d+)(?: -> (\d+))?(?=:|$)")
 
 
 def cause_of(finding: Finding) -> str:
     """The cause that a difference belongs to."""
-    if finding.where in ("kernel", "signature"):
-        return finding.where
-    if finding.where == "metadata":
-        return "not measured"
-    return _BY_CODE[finding.code]
+    section = finding.where.partition(" ")[0]  # a second kernel is "kernel 1"
+    if section in ("kernel", "signature"):
+        return section
+    return "not measured" if section == "metadata" else _BY_CODE[finding.code]
 
 
-def registers_of(finding: Finding) -> tuple[str, ...]:
-    """The registers that a difference changes by itself."""
-    if finding.where in ("kernel", "cmdline"):
-        return ("PCR0", "PCR1")
-    if finding.where == "signature":
-        return ("PCR8",)
-    match = _RAMDISK.match(finding.where)
-    if match:
-        return ("PCR0", "PCR1") if match[1] == "0" else ("PCR0", "PCR2")
-    return ()
+def ramdisks_of(finding: Finding) -> set[int]:
+    """The ramdisks that a difference names; two where an entry is another's in the other image."""
+    match = _RAMDISKS.match(finding.where)
+    return {int(number) for number in match.groups() if number} if match else set()
+
+
+def registers_of(finding: Finding) -> frozenset[str]:
+    """The registers that a difference can change."""
+    section = finding.where.partition(" ")[0]
+    if section in ("kernel", "cmdline"):
+        return frozenset({"PCR0", "PCR1"})
+    if section == "signature":
+        return frozenset({"PCR8"})
+    if section in ("ramdisks", "sections"):  # of all of them
+        return frozenset({"PCR0", "PCR1", "PCR2"})
+    inner = {"PCR2" if number else "PCR1" for number in ramdisks_of(finding)}
+    return frozenset({"PCR0", *inner} if inner else ())
 
 
 @dataclass(slots=True)
 class Cause:
-    """One cause: how many differences it has, the first of them, and for times the earliest and latest."""
+    """One cause: how many differences it has, the first of them, and for times the earliest and latest.
+
+    ``apart`` are the registers in which the images differ; ``registers`` those of them that it changes.
+    """
 
     name: str
+    apart: frozenset[str]
     count: int = 0
     registers: set[str] = field(default_factory=set)
     first: Finding | None = None
@@ -79,7 +89,7 @@ class Cause:
     def add(self, finding: Finding, place: Place | None) -> None:
         """Count one more difference."""
         self.count += 1
-        self.registers.update(registers_of(finding))
+        self.registers |= registers_of(finding) & self.apart
         if self.first is None:
             self.first, self.place = finding, place
         if finding.code == "entry-mtime":

@@ -142,9 +142,9 @@ class Description:
         """What a reader should know although nothing is wrong, a line each."""
         notes = []
         if self.measurements.pcr2 == EMPTY_PCR2:
-            notes.append(
-                "one ramdisk only: PCR2 is the same for every such image, so pinning it pins nothing"
-            )
+            count = len(self.layout.of_type(SectionType.RAMDISK))
+            why = ("no ramdisk", "one ramdisk only", "no bytes in a second ramdisk")[min(count, 2)]
+            notes.append(f"{why}: PCR2 is the same for every such image, so pinning it pins nothing")
         if self.signature is None:
             return (*notes, "not signed: PCR8 will be zero")
         return (*notes, *self.signature.notes)
@@ -290,21 +290,28 @@ def _no_constant(name: str) -> None:
 
 def found_signature(file: BinaryIO, layout: Layout, pcr0: bytes, now: datetime) -> SignatureReport | None:
     """Read and check an image's signature, None without one; nothing else of the image depends on it."""
-    sections = layout.of_type(SectionType.SIGNATURE)
-    if not sections:
-        return None
-    section = sections[0]
-    if section.size > MAX_FOUND_SIGNATURE:
-        detail = f"it has {section.size} bytes; at most {MAX_FOUND_SIGNATURE} are read"
-        return SignatureReport(None, (Finding("eif-signature", "signature", detail),))
     try:
-        file.seek(section.offset)
-        parsed, notes = signature.parse_found_signature(file.read(section.size))
+        signed = read_signature(file, layout)
     except ImageError as error:
         return SignatureReport(None, (Finding(error.code, "signature", error.what),))
+    if signed is None:
+        return None
+    parsed, notes = signed
     findings = signature.check_signature(parsed, pcr0, now)
     told = tuple(f"signature: {note}" for note in notes)
     return SignatureReport(parsed.certificate, findings, parsed.pcr8, told)
+
+
+def read_signature(file: BinaryIO, layout: Layout) -> tuple[signature.ImageSignature, tuple[str, ...]] | None:
+    """An image's signature and its notes, not checked; None without one. Raises ImageError."""
+    sections = layout.of_type(SectionType.SIGNATURE)
+    if not sections:
+        return None
+    if sections[0].size > MAX_FOUND_SIGNATURE:
+        what = f"it has {sections[0].size} bytes; at most {MAX_FOUND_SIGNATURE} are read"
+        raise ImageError(what, code="eif-signature")
+    file.seek(sections[0].offset)
+    return signature.parse_found_signature(file.read(sections[0].size))
 
 
 MAX_FOUND_SIGNATURE = 4 * signature.MAX_FOUND_CERTIFICATE

@@ -14,15 +14,16 @@ from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
 from coattest_build.containers.sources import FilePart, plain_blocks
-from coattest_build.explain.causes import CAUSES, Cause, cause_of
-from coattest_build.explain.describe import crc_findings
+from coattest_build.explain.causes import CAUSES, Cause, cause_of, ramdisks_of
+from coattest_build.explain.describe import crc_findings, read_signature
 from coattest_build.explain.details import Found, Place, differs
 from coattest_build.explain.excerpt import excerpt, first_difference
 from coattest_build.explain.trees import compare_trees
-from coattest_build.formats.eif import EifSection, Layout, SectionType
+from coattest_build.formats.eif import EifSection, ImageError, Layout, SectionType
 from coattest_build.formats.lenient.initramfs import unpack_ramdisks
 from coattest_build.formats.lenient.layout import read_found_layout
 from coattest_build.formats.measure import measure_found
+from coattest_build.formats.registers import ZERO_REGISTER
 
 MAX_READ = 1 << 20
 """Bytes of a command line or of metadata that are compared as what they are."""
@@ -39,7 +40,8 @@ class Comparison:
     """Every difference, in the order of the file; ``truncated`` when there were more than are listed.
 
     ``places`` has the place of those findings for which contents were compared, ``causes`` all differences by
-    cause, also those beyond the list, ``registers`` PCR0, 1 and 2 of A and of B where the images differ.
+    cause, also those beyond the list, ``registers`` PCR0, 1, 2 and 8 of A and of B where the images differ:
+    PCR8 is zero without a signature, and None where that cannot be read.
     ``faults`` are what is false about A or B alone: it can be read in two ways, or its CRC-32 is wrong.
     """
 
@@ -48,7 +50,12 @@ class Comparison:
     truncated: bool
     faults: tuple[Finding, ...]
     causes: tuple[Cause, ...] = ()
-    registers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    registers: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """The registers in which the images differ."""
+        return _apart(self.registers)
 
     @property
     def identical(self) -> bool:
@@ -96,12 +103,17 @@ def compare(a: Path, b: Path) -> Comparison:
             for fault in (*found.findings, *crc_findings(found.layout, whole.crc32))
         )
         one, other = (found.layout for _, found in images)
+        registers = {
+            **{f"PCR{n}": tuple(getattr(each, f"pcr{n}") for each in measured) for n in (0, 1, 2)},
+            "PCR8": tuple(_pcr8(file, found.layout) for file, found in images),
+        }
+        apart = frozenset(_apart(registers))
         causes: dict[str, Cause] = {}
         telling: list[Found] = []
         rest: list[Found] = []
         for finding, place in _compare(left, one, right, other):
             name = cause_of(finding)
-            causes.setdefault(name, Cause(name)).add(finding, place)
+            causes.setdefault(name, Cause(name, apart)).add(finding, place)
             # Where there are too many, times and owners are the first to go: they are summed up by cause.
             listed = rest if finding.code in _BY_THE_THOUSAND else telling
             if len(listed) < MAX_DIFFERENCES:
@@ -117,10 +129,20 @@ def compare(a: Path, b: Path) -> Comparison:
         total > len(found),
         faults,
         ranked,
-        MappingProxyType(
-            {f"PCR{n}": tuple(getattr(each, f"pcr{n}") for each in measured) for n in (0, 1, 2)}
-        ),
+        MappingProxyType(registers),
     )
+
+
+def _apart(registers: Mapping[str, tuple[str | None, str | None]]) -> tuple[str, ...]:
+    return tuple(name for name, (a, b) in registers.items() if a != b)
+
+
+def _pcr8(file: BinaryIO, layout: Layout) -> str | None:
+    try:
+        signed = read_signature(file, layout)
+    except ImageError:
+        return None
+    return signed[0].pcr8 if signed else ZERO_REGISTER.hex()
 
 
 _BY_THE_THOUSAND = ("entry-mtime", "entry-owner")
@@ -160,7 +182,7 @@ def _known_differences(left: BinaryIO, one: Layout, right: BinaryIO, other: Layo
 
 
 def _ramdisks(a: tuple[BinaryIO, Layout], b: tuple[BinaryIO, Layout]) -> Iterator[Found]:
-    """What Linux makes of the ramdisks, compared; where that is the same, the ramdisks' bytes."""
+    """What Linux makes of the ramdisks, compared; of a ramdisk in which that is the same, its bytes."""
     different = list(_different_ramdisks(a, b))
     counts = [len(layout.of_type(SectionType.RAMDISK)) for _, layout in (a, b)]
     if not different and counts[0] == counts[1]:
@@ -174,12 +196,12 @@ def _ramdisks(a: tuple[BinaryIO, Layout], b: tuple[BinaryIO, Layout]) -> Iterato
         return
     if any(each.streams.packed for each in unpacked):
         unpacked = unpack_ramdisks(*a, digests=True), unpack_ramdisks(*b, digests=True)
-    reported = False
+    explained: set[int] = set()
     for found in compare_trees(*unpacked):
-        reported = True
+        explained |= ramdisks_of(found[0]) or set(range(max(counts)))
         yield found
-    if not reported:
-        for name, spans, offset in different:
+    for name, spans, offset in different:  # an entry that a later one replaces, or the same in other bytes
+        if int(name.split()[1]) not in explained:
             yield differs("archive-bytes", name, place=Place(offset, excerpt(*spans, offset)))
 
 

@@ -41,8 +41,10 @@ def compare_trees(a: Unpacking, b: Unpacking) -> Iterator[Found]:
     theirs = {path: node for path, node in b.tree.walk() if node.entry >= 0}
     for path in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(path), theirs.get(path)
-        disk = a.ramdisk_of[one.entry] if one is not None else b.ramdisk_of[other.entry] if other else 0
-        where = f"ramdisk {disk}: {path.decode(errors='backslashreplace') or '/'}"
+        disks = [str(a.ramdisk_of[one.entry])] if one is not None else []
+        if other is not None and str(b.ramdisk_of[other.entry]) not in disks:
+            disks.append(str(b.ramdisk_of[other.entry]))
+        where = f"ramdisk {' -> '.join(disks)}: {path.decode(errors='backslashreplace') or '/'}"
         if one is None or other is None:
             yield _alone(one, other, where)
         else:

@@ -59,6 +59,32 @@ def _refused(what: str, where: str | None, code: str) -> ImageError:
     return ImageError(what, where=where, code=code)
 
 
+_CONTAINER = "a container image is shown by `eif container inspect`, and made one by `eif container build`"
+_OTHERS = (
+    (257, b"ustar", "a tar archive", _CONTAINER),
+    (0, b"\x1f\x8b", "compressed with gzip", _CONTAINER),
+    (0, b"\x28\xb5\x2f\xfd", "compressed with zstd", _CONTAINER),
+    (0, b"\xfd7zXZ\0", "compressed with xz", None),
+    (0, b"{", "JSON, or another text", None),
+    (0, b"\x7fELF", "a program", None),
+)
+"""What is taken for an EIF: where which bytes are, what it is, and what to do with it."""
+
+
+def check_magic(raw: bytes, where: str | None) -> None:
+    """Raise ImageError where a file's first bytes are not an EIF's; with what they are, if that is known."""
+    if raw and raw[:4] == MAGIC[: len(raw)]:
+        return
+    if not raw:
+        raise ImageError("not an EIF: it is empty", where=where, code="eif-truncated")
+    what, hint = "does not begin with .eif", None
+    for offset, first, name, remedy in _OTHERS:
+        if raw[offset : offset + len(first)] == first:
+            what, hint = f"is {name}", remedy
+            break
+    raise ImageError(f"not an EIF: it {what}", where=where, hint=hint, code="eif-magic")
+
+
 class SectionType(enum.IntEnum):
     """Section types (``EifSectionType``)."""
 
@@ -119,15 +145,15 @@ def read_structure(file: BinaryIO) -> Layout:
     where = name_of(file)
     file_size = size_of(file)
     raw = file.read(HEADER_SIZE)
+    check_magic(raw, where)
     if len(raw) < HEADER_SIZE:
         raise _refused(
             f"too short for an EIF header: {len(raw)} of {HEADER_SIZE} bytes", where, "eif-truncated"
         )
-    magic, version, flags, memory, cpus, reserved, count, *table = HEADER.unpack(raw)
+    _, version, flags, memory, cpus, reserved, count, *table = HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     spare = any(offsets[count:]) or any(sizes[count:])
     for code, broken, what in (
-        ("eif-magic", magic != MAGIC, "not an EIF: it does not begin with .eif"),
         ("eif-version", version != VERSION, f"EIF version {version}; only {VERSION} is supported"),
         ("eif-flags", flags & ~FLAG_AARCH64, f"unknown header flags {flags:#06x}"),
         ("eif-reserved", reserved or unused, "reserved header fields are not zero"),

@@ -37,6 +37,10 @@ MAX_INPUT = 1024 * 1024 * 1024
 HEADER = "# Written by `eif lock`. Every input of the image, by content; no host is named here.\n\n"
 REFRESH = "run `eif lock` to write a new one"
 """What to do about a bad lock."""
+ADD = "`eif lock --keep` pins what is new, and keeps the other pins"
+"""What to do where image.toml names something else."""
+NAME_CONTAINER = "name the image: `eif lock --keep --from IMAGE`"
+"""What to do where [container] of image.toml has no pin."""
 
 
 class BadLock(UsageError):
@@ -45,8 +49,8 @@ class BadLock(UsageError):
     default_code = "bad-lock"
 
 
-def _bad(what: str) -> BadLock:
-    return BadLock(what, where=LOCK_FILE, hint=REFRESH)
+def _bad(what: str, hint: str = REFRESH) -> BadLock:
+    return BadLock(what, where=LOCK_FILE, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +162,11 @@ class Lock:
         missing = (set(spec.toolchain) - names["toolchain"]) | ({spec.kernel.package} - names["kernel"])
         differing = sorted(missing | (set(spec.runtime) ^ names["runtime"]))
         if differing:
-            raise _bad(f"does not agree with image.toml on {differing[0]}")
-        if spec.from_container != (self.container is not None):
-            has = "no container image" if spec.from_container else "a container image"
-            raise _bad(f"pins {has}, and image.toml says otherwise")
+            raise _bad(f"does not agree with image.toml on {differing[0]}", ADD)
+        if spec.from_container and self.container is None:
+            raise _bad("pins no container image, and image.toml has [container]", NAME_CONTAINER)
+        if self.container is not None and not spec.from_container:
+            raise _bad("pins a container image, and image.toml has no [container]", ADD)
 
 
 MAX_CONTAINER = 64 << 30

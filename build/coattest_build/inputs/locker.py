@@ -94,7 +94,7 @@ def make_lock(
     """Pins for everything ``spec`` names, from an archive as ``read_archive`` gives it and from pip's index.
 
     With ``keep`` a package or wheel that ``previous`` pins stays at that version, whatever there is now.
-    ``container`` is the pin of a container image, which no index has; without it the previous one stays.
+    ``container`` is the pin of a container image, which no index has.
     source_date_epoch is the archive's date; it stays with ``keep``, and when no pin moved.
     """
     archive, date = dated
@@ -115,18 +115,13 @@ def make_lock(
     if spec.wheels:
         with reporter.step("Pinning the wheels"):
             wheel_pins = _pin_wheels(source, spec.wheels, previous if keep else None)
-    earlier = previous.container if previous else None
     lock = Lock(
         architecture=spec.architecture,
         source_date_epoch=date,
         packages=tuple(pinned[name] for name in sorted(pinned)),
         wheels=wheel_pins,
-        container=(container or earlier) if spec.from_container else None,
+        container=container,
     )
-    if spec.from_container and lock.container is None:
-        raise UsageError(
-            "no container image is pinned yet", where=IMAGE_FILE, hint="name it: eif lock --from"
-        )
     if previous and (keep or not moves_between(previous, lock)):
         lock = replace(lock, source_date_epoch=previous.source_date_epoch)
     return lock

@@ -23,7 +23,8 @@ from coattest.shell import err, json_option, out
 from coattest_build.cli.options import FILE, FOLDER
 from coattest_build.containers.own.imagefile import plan_of_image
 from coattest_local import records
-from coattest_local.host.enclave import WARNING, RunningEnclave, console_tail, run_enclave
+from coattest_local.host.console_log import console_tail
+from coattest_local.host.enclave import WARNING, RunningEnclave, run_enclave
 from coattest_local.qemu.enclave import run_in_qemu
 from coattest_local.qemu.tools import find_tools
 from coattest_parent.link.channels import ENCLAVE_PORT, Hybrid, parse_address

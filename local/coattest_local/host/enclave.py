@@ -21,17 +21,21 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
 from coattest.files import Folder, open_plain, read_whole
 from coattest_build import sandbox
 from coattest_build.containers.own.plan import DEFAULT_PATH, MAX_PLAN, RunPlan, decode_plan
 from coattest_build.formats import eif, extract
-from coattest_build.formats.measure import ImageMeasurements, measure_file, pcr3, pcr4
+from coattest_build.formats.cpio import RamdiskError
+from coattest_build.formats.lenient.initramfs import unpack_ramdisks
+from coattest_build.formats.lenient.layout import read_found_layout
+from coattest_build.formats.measure import ImageMeasurements, measure_file, measure_found, pcr3, pcr4
+from coattest_local.host.console_log import console_tail, copy_console, wants_nitro
 from coattest_local.host.lacking import config_of, kernel_profile, lacks_of
 from coattest_local.host.nsm import SimulatedNsm, boot_pcrs
 from coattest_local.host.nsm_server import NsmServer
@@ -46,12 +50,11 @@ WARNING = (
     "of its attestation root is published. It is for trying the chain on one machine."
 )
 
+FOR_THIS_HOST = (
+    "this host has neither AF_VSOCK nor /dev/nsm: run the image of a profile for it, such as "
+    "image.local.eif, or give --host qemu"
+)
 INSIDE = "/run/coattest"
-CONSOLE_MAX = 16 * 1024 * 1024
-CONSOLE_TAIL = 8192
-"""Bytes at a console's end in which its last lines are looked for."""
-TAIL_LINES = 5
-TAIL_CHARACTERS = 600
 ACCEPTS = 0x10000
 """A socket that listens (linux/net.h, __SO_ACCEPTCON), in /proc/PID/net/unix."""
 START_SECONDS = 60.0
@@ -198,7 +201,7 @@ def check_identity(role_arn: str, instance_id: str) -> None:
 
 def _unpack(image: Path, tree: Path) -> tuple[ImageMeasurements, str | None]:
     """Measure the image and extract its application ramdisks, through one open file; the kernel's profile."""
-    with open_plain(image) as file:
+    with open_plain(image) as file, _by_coattest(file, image):
         measurements = measure_file(file)
         layout = eif.read_structure(file)
         if layout.architecture != os.uname().machine:
@@ -218,6 +221,27 @@ def _unpack(image: Path, tree: Path) -> tuple[ImageMeasurements, str | None]:
     if (tree / "rootfs").is_symlink() or not (tree / "rootfs").is_dir():
         raise _not_runnable("the application ramdisk has no rootfs", image)
     return measurements, profile
+
+
+@contextlib.contextmanager
+def _by_coattest(file: BinaryIO, image: Path) -> Iterator[None]:
+    """Within the block, an image that only our strict readers refuse is a UsageError."""
+    try:
+        yield
+    except (eif.ImageError, RamdiskError) as error:
+        file.seek(0)
+        found = read_found_layout(file)
+        if found.findings or unpack_ramdisks(file, found.layout).stopped is not None:
+            raise
+        whole = measure_found(file, found.layout, whole=False)
+        if whole.crc32 != found.layout.crc32:
+            raise
+        raise UsageError(
+            f"the software host runs coattest's images, not those of nitro-cli and others: {error.what}",
+            where=str(image),
+            hint="give --host qemu; `eif describe` shows it",
+            code="image-not-runnable",
+        ) from None
 
 
 def _refuse_hardware_profile(root: Path, image: Path) -> None:
@@ -338,6 +362,7 @@ def _await_listener(
             pump.join(OUTPUT_SECONDS)
             raise EnvironmentFailure(
                 f"the enclave's program ended with code {code}: {console_tail(console)}",
+                hint=FOR_THIS_HOST if wants_nitro(console) else None,
                 code="enclave-ended",
             )
         if time.monotonic() > deadline:
@@ -364,44 +389,6 @@ def socket_listens(pid: int, path: Path) -> bool:
         if fields and int(fields[1], 16) & ACCEPTS and Path(fields[2]).name == path.name and path.exists():
             return True
     return False
-
-
-def console_tail(console: Path) -> str:
-    """The last lines of a console log and its path, as one printable line: a program may write anything.
-
-    The kernel's own lines, which begin with a time in brackets, are left out where there are others.
-    """
-    try:
-        text = console.read_bytes()[-CONSOLE_TAIL:].decode("utf-8", "replace")
-    except FileNotFoundError:
-        text = ""
-    words = ("".join(c if c.isprintable() else " " for c in line).split() for line in text.splitlines())
-    lines = [" ".join(line) for line in words if line]
-    own = [line for line in lines if not re.match(r"\[ *[0-9]+\.[0-9]+\]", line)] or lines
-    said = " / ".join(own[-TAIL_LINES:])[-TAIL_CHARACTERS:]
-    return f"{said} (console: {console})" if said else "its console is empty"
-
-
-def copy_console(
-    reader: int, console: Path, heard: Callable[[bytes], None] = lambda _: None
-) -> threading.Thread:
-    """Copy the console into a file of bounded size until no process can write to it any more.
-
-    ``heard`` gets each piece.
-    """
-
-    def copy() -> None:
-        room = CONSOLE_MAX
-        with os.fdopen(reader, "rb", buffering=0) as source, console.open("wb", buffering=0) as log:
-            while block := source.read(65536):
-                log.write(block[:room])
-                room -= len(block[:room])
-                heard(block)
-
-    console.unlink(missing_ok=True)
-    thread = threading.Thread(target=copy, name="console", daemon=True)
-    thread.start()
-    return thread
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

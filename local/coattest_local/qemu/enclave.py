@@ -23,13 +23,8 @@ from coattest.network import NO_NETWORK, Network, parse_target
 from coattest.programs.environment import program_environment
 from coattest.programs.start import start_program
 from coattest_build.formats.measure import measure
-from coattest_local.host.enclave import (
-    RunningEnclave,
-    check_identity,
-    console_tail,
-    copy_console,
-    socket_directory,
-)
+from coattest_local.host.console_log import console_tail, copy_console
+from coattest_local.host.enclave import RunningEnclave, check_identity, socket_directory
 from coattest_local.qemu.heartbeat import HEARTBEAT_PORT, Heartbeat
 from coattest_local.qemu.signer import SIGNER_VARIABLE, DocumentSigner
 from coattest_local.qemu.tools import QemuTools

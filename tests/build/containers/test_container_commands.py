@@ -10,6 +10,7 @@ import pytest
 
 from support.build.container_images import entry, folder, listed, ramdisk_of, saved, sha256, tar
 from support.build.containers.command import run
+from support.build.images import plain
 
 DECIDED = saved([tar(folder("d"), entry("d/x", b"1"))])
 OPEN = saved(
@@ -130,7 +131,7 @@ def test_inspect_says_what_runs_in_an_enclave_of_coattest(
 ) -> None:
     """Both words, as a user of the image, in its folder; file capabilities are not there."""
     capable = {"pax_headers": {"SCHILY.xattr.security.capability": "x"}}
-    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:7:8::/h:/x\n"), entry("x", **capable))
+    layer = tar(folder("etc"), entry("etc/passwd", b"web:x:7:8::/h:/x\n"), entry("e", mode=0o755, **capable))
     config = {"Cmd": ["b c"], "Entrypoint": ["/e"], "User": "web", "WorkingDir": "/w"}
     image.write_bytes(saved([layer], config))
     document = json.loads(run(capsys, "inspect", image, "--json")[1])["coattest"]
@@ -189,3 +190,37 @@ def test_a_digest_that_does_not_hold_is_exit_1_and_no_image_exit_2(
     assert code == 2
     assert str(image) in said
     assert not image.with_name("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            plain().build(),
+            "is the image file of an enclave (EIF), not a container image (`eif describe`",
+        ),
+        (b"", "is empty (give an OCI layout, an archive of docker save"),
+        (b"text", "is too short for an archive (give an OCI layout, an archive of docker save"),
+        (b"text" * 500, "a number in a tar header is not octal (give an OCI layout"),
+        (None, "not an OCI layout: it has no index.json (give an OCI layout"),
+    ],
+)
+def test_what_is_given_in_place_of_a_container_image_is_named(
+    image: Path, content: bytes | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An enclave's image, nothing, no archive, any folder."""
+    if content is None:
+        image.mkdir()
+    else:
+        image.write_bytes(content)
+    code, _, told = run(capsys, "inspect", image)
+    assert (code, said in told) == (2, True)
+
+
+def test_an_image_file_is_no_measurements(image: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The option for it is named."""
+    image.write_bytes(EXPORT)
+    enclave = image.with_name("x.eif")
+    enclave.write_bytes(plain().build())
+    code, _, told = run(capsys, "check", image, "--expect", enclave)
+    assert (code, "(EIF), not measurements (give it with --eif)" in told) == (2, True)

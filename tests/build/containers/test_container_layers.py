@@ -221,7 +221,11 @@ def test_what_docker_refuses_or_its_stores_make_differently_is_refused(name: str
     ("run", "why"),
     [
         ({"WorkingDir": "relative"}, "not an absolute path"),
-        ({"WorkingDir": "/d/f/x"}, "not a folder"),
+        (
+            {"WorkingDir": "/d/f/x"},
+            "WorkingDir: no folder can be at '/d/f/x': a file is there, or on",
+        ),
+        ({"WorkingDir": "/d/f"}, "WorkingDir: no folder can be at '/d/f': a file is there, or on"),
     ],
 )
 def test_a_working_folder_that_docker_refuses_is_refused(

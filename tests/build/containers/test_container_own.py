@@ -164,6 +164,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
         ({"Cmd": ["a"], "Env": ["A"]}, "not a variable"),
         ({"Cmd": ["a"], "Env": ["=1"]}, "not a variable"),
         ({"Cmd": ["a"], "WorkingDir": "srv"}, "not an absolute path"),
+        ({"Cmd": ["a"], "WorkingDir": "/f"}, "no folder can be at '/f': a file is there"),
         ({"Cmd": ["a"], "User": "nobody"}, "does not have"),
         ({"Cmd": ["a" * (MAX_WORD + 1)]}, "at most"),
         ({"Cmd": ["a" * MAX_WORD] * 9}, "at most"),
@@ -174,7 +175,7 @@ def test_the_plan_is_what_docker_would_start(opened: Opened) -> None:
 def test_what_has_no_one_meaning_is_refused(opened: Opened, config: Mapping[str, Any], what: str) -> None:
     """Nothing of a configuration is guessed, cut or dropped."""
     with pytest.raises(ContainerError, match=what):
-        ramdisk(opened(saved([tar(folder("d"))], config)))
+        ramdisk(opened(saved([tar(folder("d"), entry("f"))], config)))
 
 
 @pytest.mark.parametrize("fields", [{"architecture": "arm64"}, {"os": "windows"}])
@@ -401,7 +402,7 @@ def test_a_folder_that_hides_a_link_is_told(
     """Docker's stores make a folder of it; who wrote the layer may have meant the link."""
     del kernel
     lower, upper = tar(folder("usr"), folder("usr/lib"), symlink("lib", "usr/lib")), tar(entry("lib/x"))
-    image.write_bytes(saved([lower, upper]))
+    image.write_bytes(saved([lower, upper, tar(entry("a", mode=0o755))]))
     code, _, said = run(capsys, "build", image, "--style", "coattest", "--out", image.with_name("x.eif"))
     assert code == 0
     assert "'/lib' is a folder and hides the link" in " ".join(said.split())
@@ -447,7 +448,7 @@ def test_a_kernel_that_cannot_be_made_is_no_image(
         raise EnvironmentFailure("no user namespaces", code="no-sandbox")
 
     monkeypatch.setattr(container_build, "obtain_kernel", fail)
-    image.write_bytes(saved(content(5)))
+    image.write_bytes(saved(content(5), {"Cmd": ["/srv/tool"]}))
     target = image.with_name("x.eif")
     assert run(capsys, "build", image, "--style", "coattest", "--out", target)[0] == 3
     assert not target.exists()

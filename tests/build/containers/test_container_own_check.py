@@ -177,3 +177,19 @@ def test_an_enclave_of_another_style_differs(deployed: Deployed, asked: Asked, i
     assert code == 1
     assert ("entry-content", "application ramdisk: run") in places(document)
     assert asked("--eif", target, "--blobs", image.parent)[0] == 2
+
+
+def test_the_style_is_said(
+    image: Path, deployed: Deployed, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what is the same, in the JSON, and where something differs with what to type for the other one."""
+    image.write_bytes(saved([tar(*FILES)], CONFIG))
+    file = deployed()
+    words = ("check", image, "--eif", file)
+    code, shown, _ = run(capsys, *words, "--style", "coattest", "--cache", cache)
+    assert (code, shown.splitlines()[0]) == (0, "style: coattest")
+    code, shown, _ = run(capsys, *words, "--style", "coattest", "--cache", cache, "--json")
+    assert json.loads(shown)["style"] == "coattest"
+    code, shown, said = run(capsys, *words)
+    assert (code, shown.splitlines()[0]) == (1, "style: nitro-cli")
+    assert "was it built by coattest? Then --style coattest" in " ".join(said.split())

@@ -391,7 +391,7 @@ def test_unreadable_input_is_exit_2(tmp_path: Path, broken: int) -> None:
         compare(*paths)
     done = eif("diff", *paths)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"eif: {paths[broken]}: too short")
+    assert done.stderr.startswith(f"eif: {paths[broken]}: not an EIF")
     paths[broken].unlink()
     assert eif("diff", *paths).returncode == 2
 

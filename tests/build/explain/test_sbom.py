@@ -92,3 +92,12 @@ def test_the_same_lock_gives_the_same_bytes(tmp_path: Path, printed: str) -> Non
     locked.write_text("nonsense")
     refused = eif("sbom", "--source", str(copy), "--json", cwd=tmp_path)
     assert refused.returncode == 2
+
+
+def test_it_says_that_it_reads_no_image(tmp_path: Path) -> None:
+    """The help does, and `eif -h` has it beside the lock; an image is refused."""
+    assert "from no image file" in " ".join(eif("sbom", "-h", cwd=tmp_path).stdout.split())
+    made, looked = eif("-h", cwd=tmp_path).stdout.split("Make an image:")[1].split("Look at an image:")
+    assert "sbom" in made
+    assert "sbom" not in looked
+    assert eif("sbom", "x.eif", cwd=tmp_path).returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import struct
@@ -147,6 +148,34 @@ def test_command_refuses_in_one_line(tmp_path: Path) -> None:
     assert done.stdout == ""
     assert done.stderr.splitlines() == [f"eif: {path}: not an EIF: it does not begin with .eif"]
     assert _eif("measure", str(tmp_path / "absent")).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "not an EIF: it is empty"),
+        (b"hello", "not an EIF: it does not begin with .eif"),
+        (b".ei", "too short for an EIF header: 3 of 548 bytes"),
+        (b'{"Measurements": {}}', "not an EIF: it is JSON, or another text"),
+        (
+            gzip.compress(b"x"),
+            "not an EIF: it is compressed with gzip (a container image is shown by `eif con",
+        ),
+        (
+            bytes(257) + b"ustar" + bytes(300),
+            "not an EIF: it is a tar archive (a container image is shown by",
+        ),
+    ],
+)
+def test_what_is_given_in_place_of_an_image_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    """By each command that reads one."""
+    other, image = tmp_path / "other", tmp_path / "image.eif"
+    other.write_bytes(content)
+    image.write_bytes(plain().build())
+    for words in (["measure", other], ["describe", other], ["diff", image, other]):
+        done = _eif(*map(str, words))
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"eif: {other}: {said}")
 
 
 @pytest.mark.slow

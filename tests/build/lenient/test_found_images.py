@@ -153,3 +153,20 @@ def test_a_replaced_init_is_found(tmp_path: Path) -> None:
     plainly = eif("describe", path)
     assert plainly.returncode == 0
     assert "note: ramdisk 1: init: it replaces" in plainly.stderr
+
+
+@pytest.mark.parametrize(
+    ("ramdisks", "said"),
+    [
+        ((), "no ramdisk: PCR2"),
+        ((b"boot",), "one ramdisk only: PCR2"),
+        ((b"boot", b""), "no bytes in a second ramdisk: PCR2"),
+        ((b"boot", b"app"), None),
+    ],
+)
+def test_a_register_of_nothing_is_told(tmp_path: Path, ramdisks: tuple[bytes, ...], said: str | None) -> None:
+    """With why nothing is in it."""
+    image = tmp_path / "x.eif"
+    image.write_bytes(plain(ramdisks=ramdisks).build())
+    notes = [note for note in describe_image(image, now=NOW, files=False).notes if "PCR2" in note]
+    assert [note.split(" is ")[0] for note in notes] == ([said] if said else [])

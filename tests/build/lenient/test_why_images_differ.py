@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_build.explain.diff import Comparison, compare
+from coattest_build.formats.signature import make_section
 from support.build.found_images import NITRO_TIME, find_cpio, nitro, nitro_application
-from support.build.images import DIRECTORY, SYMLINK, SpecImage, archive, newc, pcr, plain
+from support.build.images import DIRECTORY, SIGNATURE, SYMLINK, SpecImage, archive, newc, pcr, plain
+from support.verify.signing_keys import NOW, PCR0, certify, signer
 
 APP = b"import os\nprint('hello')\n"
 OTHER_APP = b"import os\nprint('hullo')\n"
@@ -122,6 +126,58 @@ def test_registers_are_those_of_the_images(tmp_path: Path) -> None:
     a, b = comparison.registers["PCR1"]
     assert a == pcr(b"kernel" * 100, b"reboot=k panic=30", b"boot" * 300)
     assert b == pcr(b"k", b"reboot=k panic=30", b"boot" * 300)
+
+
+def told(tmp_path: Path, a: SpecImage, b: SpecImage) -> tuple[str, dict[str, str]]:
+    """The heading's registers, and those of each cause, both as a person reads them."""
+    compared(tmp_path, a, b)
+    first, *lines = eif("diff", tmp_path / "a.eif", tmp_path / "b.eif").stdout.splitlines()
+    found = (re.match(r"  (\w+) \((.*?)\): ", line) for line in lines[: lines.index("All differences:")])
+    return first.removesuffix(", by cause:"), {each[1]: each[2] for each in found if each}
+
+
+def signed(number: int) -> SpecImage:
+    """The image of nitro-cli with the signature of a key of its own; 0 for none."""
+    spec = nitro()
+    if number:
+        key = ec.generate_private_key(ec.SECP384R1())
+        section = make_section(certify(key), PCR0, signer(key), NOW)
+        spec.sections.append((SIGNATURE, section))
+    return spec
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 0), (0, 1)])
+def test_signatures_differ_in_pcr8(tmp_path: Path, sides: tuple[int, int]) -> None:
+    """Signed by two keys, or by one and not at all: PCR8 differs, and is in the JSON with both values."""
+    a, b = map(signed, sides)
+    assert told(tmp_path, a, b) == ("PCR8 differs", {"signature": "PCR8"})
+    registers = compare(tmp_path / "a.eif", tmp_path / "b.eif").to_json()["registers"]
+    assert [side for side in "ab" if registers["PCR8"][side] == "0" * 96] == [
+        side for side, key in zip("ab", sides, strict=True) if not key
+    ]
+    assert registers["PCR0"]["a"] == registers["PCR0"]["b"]
+
+
+def test_a_cause_has_the_registers_that_it_changes_and_that_differ(tmp_path: Path) -> None:
+    """No cause without its register, and none of a register that is the same."""
+    raw, init, other = find_cpio(), newc(b"init", 0o100755, b"a"), newc(b"init", 0o100755, b"b")
+    packed = gzip.compress(raw, mtime=0)
+    assert told(tmp_path, plain(ramdisks=(raw,)), plain(ramdisks=(packed,))) == (
+        "PCR0, PCR1 differ",
+        {"compression": "PCR0 PCR1"},
+    )
+    app = newc(b"app")
+    replaced = plain(ramdisks=(archive(init), archive(other, app)))
+    assert told(tmp_path, plain(ramdisks=(archive(init), archive(app))), replaced) == (
+        "PCR0, PCR2 differ",
+        {"content": "PCR0 PCR2"},
+    )
+    assert compare(tmp_path / "a.eif", tmp_path / "b.eif").findings[0].where == "ramdisk 0 -> 1: init"
+    hidden = plain(ramdisks=(archive(newc(b"init", 0o100755, b"c")), archive(init, app)))
+    assert told(tmp_path, replaced, hidden) == (
+        "PCR0, PCR1, PCR2 differ",
+        {"content": "PCR0 PCR2", "encoding": "PCR0 PCR1"},
+    )
 
 
 def test_compression_is_a_cause_of_its_own(tmp_path: Path) -> None:

@@ -27,12 +27,9 @@ from coattest_build.containers.own.users import ContainerUser
 from coattest_build.formats.cpio import NewEntry
 from coattest_build.formats.measure import measure, pcr3, pcr4
 from coattest_local import records
-from coattest_local.host.enclave import (
-    RunningEnclave,
-    console_tail,
-    run_enclave,
-    socket_listens,
-)
+from coattest_local.host.console_log import console_tail, wants_nitro
+from coattest_local.host.enclave import RunningEnclave, run_enclave, socket_listens
+from support.build.found_images import nitro
 from support.enclave.enclave_image import DIRECTORY, FILE, compile_program, make_image, rootfs
 from support.raises import raises_code
 
@@ -300,6 +297,59 @@ def test_the_console_of_a_hostile_program_prints_as_one_plain_line(tmp_path: Pat
     )
     assert console_tail(tmp_path / "c").startswith("line 4 / line 5 / line 6 / line 7 / line 8 (console: ")
     assert console_tail(tmp_path / "missing") == "its console is empty"
+
+
+def test_of_a_traceback_the_last_line_is_told(tmp_path: Path) -> None:
+    """Also of one that has another as its cause; the log has all of it."""
+    log = tmp_path / "c"
+    trace = 'Traceback (most recent call last):\n  File "/app/host.py", line 17, in serve\n    x()\n'
+    log.write_text(f"starts\n{trace}OSError: [Errno 97] no\n\nThe above\n\n{trace}ValueError: bad\nends\n")
+    assert (
+        console_tail(log)
+        == f"starts / OSError: [Errno 97] no / The above / ValueError: bad / ends (console: {log})"
+    )
+    assert not wants_nitro(log)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        "PermissionError: [Errno 1] Operation not permitted",
+        "OSError: [Errno 97] Address family not supported by protocol",
+        "open /dev/nsm: no such file or directory",
+    ],
+)
+def test_what_only_nitro_has_is_known_by_a_programs_last_words(last: str, tmp_path: Path) -> None:
+    """In whatever language."""
+    (tmp_path / "c").write_text(f"starts\n{last}\n")
+    assert wants_nitro(tmp_path / "c")
+    (tmp_path / "c").write_text(last + "\nmore" * 5)
+    assert not wants_nitro(tmp_path / "c")
+
+
+def test_a_program_for_nitro_is_told_where_it_runs(program: Path, tmp_path: Path) -> None:
+    """One line, exit 3, with the image to run in place of it."""
+    image = make_image(tmp_path / "image.eif", rootfs(program), cmd=[RELAY, "exit", "1"])
+    failed = nitro_local(*run_arguments(image, tmp_path / "e"))
+    assert (failed.returncode, json.loads(failed.stdout)["code"]) == (3, "enclave-ended")
+    (line,) = [line for line in failed.stderr.splitlines() if "SIMULATOR" not in line]
+    assert line.endswith("run the image of a profile for it, such as image.local.eif, or give --host qemu)")
+
+
+def test_an_image_of_another_builder_is_for_qemu(tmp_path: Path) -> None:
+    """Of nitro-cli's shape, which our strict reader refuses; a broken one stays a broken one."""
+    image = tmp_path / "x.eif"
+    image.write_bytes(nitro().build())
+    refused = nitro_local(*run_arguments(image, tmp_path / "e"))
+    assert (refused.returncode, json.loads(refused.stdout)["code"]) == (2, "image-not-runnable")
+    (line,) = [line for line in refused.stderr.splitlines() if "SIMULATOR" not in line]
+    assert "the software host runs coattest's images, not those of nitro-cli and others" in line
+    assert line.endswith("(give --host qemu; `eif describe` shows it)")
+    broken = nitro()
+    broken.crc = 1
+    image.write_bytes(broken.build())
+    assert nitro_local(*run_arguments(image, tmp_path / "e")).returncode == 1
+    assert list((tmp_path / "e").glob("tree-*")) == []
 
 
 # ------------------------------------------------------------------------------ the command

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from coattest.network import NO_NETWORK, Network
 from coattest_build.containers.application import apply_layers
-from coattest_build.containers.daemon import mode_and_owner, place_file
+from coattest_build.containers.daemon import make_working_folder, mode_and_owner, place_file
 from coattest_build.containers.errors import ContainerError, beyond_limit, not_read, path_text
 from coattest_build.containers.image import OpenedImage
 from coattest_build.containers.layers import (
@@ -20,7 +20,6 @@ from coattest_build.containers.layers import (
     IMPLIED,
     Counted,
     Inode,
-    clean_name,
     folder_at,
     walk,
 )
@@ -137,9 +136,7 @@ def own_tree(
     for name, _ in added:
         _check_free(root, name)
         place_file(root, name.split(b"/"), FILE).mode = 0o644
-    folder = working_folder(image.config)
-    path, name = clean_name(folder.encode()), b"WORKDIR " + folder.encode()
-    folder_at(root, path, name, counted, make=Inode(DIRECTORY), through_links=True)
+    make_working_folder(root, working_folder(image.config), counted, Inode(DIRECTORY))
     found = list(walk(root))
     databases = (_database(image, root, name, counted) for name in (b"etc/passwd", b"etc/group"))
     user = resolve_user(image.config.user, *databases)

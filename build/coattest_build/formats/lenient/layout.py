@@ -42,14 +42,13 @@ def read_found_layout(file: BinaryIO) -> FoundLayout:
     where = eif.name_of(file)
     file_size = eif.size_of(file)
     raw = file.read(eif.HEADER_SIZE)
+    eif.check_magic(raw, where)
     if len(raw) < eif.HEADER_SIZE:
         raise ImageError(
             f"too short for an EIF header: {len(raw)} of {eif.HEADER_SIZE} bytes",
             where=where,
             code="eif-truncated",
         )
-    if raw[:4] != eif.MAGIC:
-        raise ImageError("not an EIF: it does not begin with .eif", where=where, code="eif-magic")
     _, version, flags, memory, cpus, reserved, count, *table = eif.HEADER.unpack(raw)
     offsets, sizes, (unused, crc) = table[:32], table[32:64], table[64:]
     if version not in VERSIONS:
