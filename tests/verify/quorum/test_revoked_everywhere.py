@@ -15,6 +15,7 @@ from coattest_parent.cli.auction.looking import grounds
 from coattest_verify.cli.options import decisions_from
 from coattest_verify.quorum.authority import authority_from
 from coattest_verify.quorum.statements.votes import REVOKE, make_vote, sign_vote, vote_name
+from support.auction.auctions import manifest
 from support.verify.members import NOW, Members
 
 REPOSITORY = Path(__file__).parents[3]
@@ -84,7 +85,7 @@ def test_those_functions_refuse_a_revoked_release(three: Members, monkeypatch: p
     for recompute in (
         lambda: decisions_from(options, now=NOW),
         lambda: authority_from(options, NOW),
-        lambda: grounds(options, name="buyer-1", seal_key=b"", record=record, now=NOW),
+        lambda: grounds(options, manifest(), name="buyer-1", seal_key=b"", record=record, now=NOW),
     ):
         with pytest.raises(FoundFalse, match="buyer-3: revoked this release: CVE-2026-1") as caught:
             recompute()
