@@ -11,7 +11,8 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +81,8 @@ LIMITS = sandbox.Limits(
     seconds=4 * 3600, memory=32 << 30, processes=4096, disk=16 << 30, output=64 << 20, file=2 << 30
 )
 """Of configuring and of compiling: on two cores ten minutes, 1 GB of memory and 3 GB of disk."""
+TOLD_SECONDS = 30.0
+"""Between two notes on how far the compiler is."""
 LOG_LINES = 3
 """Lines of the log in an error."""
 COMPILE_FAILED = "compile-failed"
@@ -285,7 +288,8 @@ def _compile(
             _shell(toolchain.root, CONFIGURE, {}, binds, log)
         inputs.check(out)
         with reporter.step(f"Compiling the kernel ({jobs} jobs, some minutes; log in {log})"):
-            _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log)
+            heard = CompileProgress(reporter)
+            _shell(toolchain.root, COMPILE, {"JOBS": str(jobs)}, binds, log, heard=heard)
         compiled = _store(out, folder, folder.name, fresh=True)
         log.unlink(missing_ok=True)
         return compiled
@@ -325,13 +329,39 @@ def adopt(outputs: Path, folder: Path, inputs: KernelInputs, *, fresh: bool) -> 
     return _store(outputs, folder, inputs.digest(), fresh=fresh)
 
 
-def _shell(root: Path, script: str, more: dict[str, str], binds: list[Bind], log: Path) -> None:
+class CompileProgress:
+    """Takes what make says, and notes twice a minute how many files it has compiled."""
+
+    def __init__(self, reporter: Reporter, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reporter, self._clock, self._files = reporter, clock, 0
+        self._started = self._told = clock()
+
+    def __call__(self, data: bytes) -> None:
+        """Take some more."""
+        self._files += data.count(b"  CC  ")  # of Kbuild: two spaces, a short name, padding
+        now = self._clock()
+        if now - self._told >= TOLD_SECONDS:
+            self._told = now
+            minutes, seconds = divmod(round(now - self._started), 60)
+            self._reporter.note(f"  {self._files} files of the kernel compiled in {minutes}:{seconds:02}")
+
+
+def _shell(
+    root: Path,
+    script: str,
+    more: dict[str, str],
+    binds: list[Bind],
+    log: Path,
+    *,
+    heard: Callable[[bytes], None] = lambda _: None,
+) -> None:
     code, said = sandbox.run_limited(
         root,
         ["/bin/sh", "-c", script],
         limits=LIMITS,
         env={**ENVIRONMENT, **more},
         log=log,
+        heard=heard,
         binds=binds,
         cwd="/work",
         proc=False,  # some hosts forbid one, and the compilation must be the same everywhere

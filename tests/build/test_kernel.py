@@ -122,6 +122,22 @@ def test_the_same_kernel_in_the_cache_is_left_alone(tmp_path: Path, before: str,
         assert (folder / name).read_bytes() == name.encode()
 
 
+def test_how_far_the_compiler_is_is_told_twice_a_minute() -> None:
+    """In files, whatever pieces make's output comes in; where there is no terminal, too."""
+    notes: list[str] = []
+
+    class Notes(Quiet):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    seconds = [0.0]
+    progress = kernel.CompileProgress(Notes(), lambda: seconds[0])
+    for second in range(1, 100):
+        seconds[0] = float(second)
+        progress(b"  CC      init/main.o\n  AR      init/built-in.a\n  HOSTCC  scripts/x\n")
+    assert notes == [f"  {n} files of the kernel compiled in {n // 60}:{n % 60:02}" for n in (30, 60, 90)]
+
+
 def test_a_lost_option_is_named() -> None:
     """An option whose dependencies are missing, or that became something else, fails with its name."""
     resolved = FRAGMENT.replace("CONFIG_NSM=y", "# CONFIG_NSM is not set").replace(

@@ -238,6 +238,22 @@ def test_each_step_has_limits(tmp_path: Path, spent: str) -> None:
     assert not running_with(str(tmp_path))
 
 
+def test_what_a_step_says_is_heard_while_it_runs(tmp_path: Path) -> None:
+    """Piece by piece, and all of it is in the log."""
+    root = make_shell_root(tmp_path / "root")
+    heard: list[bytes] = []
+    code, said = sandbox.run_limited(
+        root,
+        ["/bin/sh", "-c", "echo one; sleep 1; echo two"],
+        limits=sandbox.Limits(60, 1 << 30, 32, DISK, 1 << 20),
+        env={"PATH": "/usr/bin"},
+        log=tmp_path / "log",
+        heard=heard.append,
+    )
+    assert (code, said, [piece for piece in heard if piece]) == (0, "one\ntwo\n", [b"one\n", b"two\n"])
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+
+
 def running_with(mark: str) -> list[str]:
     """Processes whose environment has the mark."""
     found = []

@@ -14,7 +14,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -206,12 +206,13 @@ def run_limited(
     limits: Limits,
     env: Mapping[str, str],
     log: Path | None = None,
+    heard: Callable[[bytes], None] = lambda _: None,
     **options: Any,
 ) -> tuple[int, str]:
     """Run ``argv`` until it ends; return its exit code and the end of what it said.
 
-    All of what it says is added to ``log``. The options are those of `spawn`. Raises EnvironmentFailure:
-    ``sandbox-limit`` when it used more than ``limits``, and as `spawn`.
+    All of what it says is added to ``log``, and ``heard`` gets each piece of it. The options are those of
+    `spawn`. Raises EnvironmentFailure: ``sandbox-limit`` when it used more than ``limits``, and as `spawn`.
     """
     reader, writer = os.pipe()
     with contextlib.ExitStack() as stack:
@@ -225,11 +226,19 @@ def run_limited(
         watch = _Watch(
             process.pid, limits, [bind.source for bind in options.get("binds", ()) if bind.writable]
         )
-        said = _said(reader, process, watch, file)
+
+        def take(data: bytes) -> None:
+            heard(data)
+            if file:
+                file.write(data)
+
+        said = _said(reader, process, watch, take)
         return process.wait(), said.decode(errors="replace")
 
 
-def _said(reader: int, process: subprocess.Popen[bytes], watch: _Watch, file: IO[bytes] | None) -> bytes:
+def _said(
+    reader: int, process: subprocess.Popen[bytes], watch: _Watch, take: Callable[[bytes], None]
+) -> bytes:
     """The end of what a process says until it ends. Raises EnvironmentFailure (``sandbox-limit``)."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
@@ -243,8 +252,7 @@ def _said(reader: int, process: subprocess.Popen[bytes], watch: _Watch, file: IO
             heard += len(data)
             if heard > watch.limits.output:
                 raise _over(f"wrote more than {watch.limits.output} bytes")
-            if file:
-                file.write(data)
+            take(data)
             end = (end + data)[-TAIL:]
         watch.check()
     return end

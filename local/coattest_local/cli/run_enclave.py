@@ -19,6 +19,7 @@ from coattest.network import NO_NETWORK, Network
 from coattest.parser import NEW_FOLDER
 from coattest.programs.environment import OWN_VARIABLES, program_environment, python_program
 from coattest.programs.start import start_program
+from coattest.progress import Quiet, Terminal
 from coattest.shell import err, json_option, out
 from coattest_build.cli.options import FILE, FOLDER
 from coattest_build.containers.own.imagefile import plan_of_image
@@ -92,17 +93,17 @@ def run_enclave_command(
         start: Callable[..., RunningEnclave] = partial(run_enclave, debug=debug_mode)
         if host == "qemu":
             start = partial(run_in_qemu, tools=find_tools(), network=network)
-        with (
-            start(
+        progress = Terminal() if host == "qemu" else Quiet()  # which takes seconds
+        with progress.step(f"Booting {image.name} in QEMU"):
+            started = start(
                 image,
                 directory,
                 role_arn=role_arn,
                 instance_id=instance_id,
                 port=port or measured,
                 check=stop.check,
-            ) as enclave,
-            outside(network, enclave.address) as ports,
-        ):
+            )
+        with started as enclave, outside(network, enclave.address) as ports:
             record = records.record_of(enclave, image)
             if network:
                 record |= {"ports": ports, "connect": list(network.connect)}

@@ -85,6 +85,8 @@ def test_the_same_lock_gives_the_same_bytes(tmp_path: Path, printed: str) -> Non
         (copy / "build" / name).write_bytes((ROOT / "build" / name).read_bytes())
     assert eif("sbom", "--source", str(copy), "--out", "bom.json", cwd=tmp_path).returncode == 0
     assert (tmp_path / "bom.json").read_text() == printed
+    assert eif("sbom", "--source", str(copy), "--out", "-", cwd=tmp_path).stdout == printed
+    assert not (tmp_path / "-").exists()
     locked = copy / "build" / "image.lock"
     locked.write_text(locked.read_text() + "\n# another\n")
     other = json.loads(eif("sbom", "--source", str(copy), cwd=tmp_path).stdout)

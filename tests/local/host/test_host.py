@@ -492,6 +492,26 @@ def test_an_image_of_the_aws_profile_names_the_one_to_run(program: Path, tmp_pat
     run_enclave(image, tmp_path / "f", role_arn=ROLE, instance_id=INSTANCE).stop()
 
 
+WITHOUT_QEMU = """
+from coattest.errors import EnvironmentFailure
+from coattest_local.cli import main, run_enclave
+def boots(*_, **__):
+    raise EnvironmentFailure("the guest ended", code="not-booted")
+run_enclave.find_tools, run_enclave.run_in_qemu = lambda: None, boots
+main()
+"""
+
+
+def test_a_boot_in_qemu_says_that_it_boots(image: Path, tmp_path: Path) -> None:
+    """It takes seconds to a minute."""
+    words = [*run_arguments(image, tmp_path / "e"), "--host", "qemu"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_QEMU, *words], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (3, "not-booted")
+    assert done.stderr.splitlines()[1:] == ["Booting image.eif in QEMU", "nitro-local: the guest ended"]
+
+
 def test_an_enclave_that_ends_takes_its_host_with_it(program: Path, tmp_path: Path) -> None:
     """run-enclave exits 3 with the console's end when the program ends."""
     image = make_image(tmp_path / "x.eif", rootfs(program), cmd=[RELAY, "exit", "5"])

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.build.container_images import entry, folder, saved, symlink, tar
+from support.build.container_images import Entry, entry, folder, saved, symlink, tar
 from support.build.containers.command import run
 from support.build.containers.own_enclaves import fill
+
+
+def linked(loader: str) -> bytes:
+    """As much of a program as names its loader (System V ABI: header, one segment)."""
+    text = loader.encode() + b"\0"
+    header = b"\x7fELF\x02\x01".ljust(32, b"\0") + struct.pack("<Q14xHH6x", 64, 56, 1)
+    return header + struct.pack("<I4xQQ8xQ16x", 3, 120, 0, len(text)) + text
+
+
+def hole(name: str, data: bytes) -> Entry:
+    """A sparse file (GNU format 1.0): its data, then nothing."""
+    pax = {"major": "1", "minor": "0", "name": name, "realsize": str(1 << 20)}
+    headers = {f"GNU.sparse.{key}": value for key, value in pax.items()}
+    content = f"1\n0\n{len(data)}\n".encode().ljust(512, b"\0") + data
+    return entry(name, content, mode=0o755, pax_headers=headers)
+
 
 FILES = tar(
     *(folder(name) for name in ("app", "bin", "sbin", "tmp", "usr", "usr/bin", "work")),
@@ -27,6 +44,14 @@ FILES = tar(
     symlink("bin/loop", "loop"),
     symlink("bin/gone", "../nowhere"),
     symlink("inside", "app"),
+    entry("app/script", b"#! /usr/bin/sh -e\nx\n", mode=0o755),
+    entry("app/bash", b"#!/bin/bash\n", mode=0o755),
+    entry("app/second", b"#!/app/bash\n", mode=0o755),
+    entry("app/circle", b"#!/app/circle\n", mode=0o755),
+    entry("app/true", linked("/lib64/ld-linux-x86-64.so.2"), mode=0o755),
+    entry("sbin/twice", b"#!/bin/bash\n", mode=0o755),
+    entry("usr/bin/twice", b"x", mode=0o755),
+    hole("app/hole", b"#!/bin/bash\n"),
 )
 
 Said = Callable[[Mapping[str, Any]], tuple[str | None, str | None]]
@@ -56,6 +81,7 @@ def said(image: Path, capsys: pytest.CaptureFixture[str]) -> Said:
         {"Cmd": ["data"]},
         {"Cmd": ["/inside/../app/./run"]},
         {"Cmd": ["/proc/self/exe"]},
+        {"Cmd": ["/app/script"]},
         {"Entrypoint": ["inside/run"]},
     ],
 )
@@ -76,6 +102,11 @@ def test_a_program_is_found_as_linux_finds_it(said: Said, config: Mapping[str, A
         ("server", "no program 'server' in /"),
         ("gone", "no program 'gone' in /"),
         ("/dev/tool", "is not in the image"),
+        ("/app/bash", "'/app/bash' needs another file, and '/bin/bash' is not in the image"),
+        ("/app/second", "'/app/bash' needs another file, and '/bin/bash' is not in the image"),
+        ("/app/circle", "more than 6 interpreters"),
+        ("/app/hole", "and '/bin/bash' is not in the image"),
+        ("/app/true", "'/app/true' needs another file, and '/lib64/ld-linux-x86-64.so.2' is not in"),
     ],
 )
 def test_a_program_that_does_not_start_is_said_for_both_styles(said: Said, word: str, what: str) -> None:
@@ -98,6 +129,7 @@ def test_a_program_that_does_not_start_is_said_for_both_styles(said: Said, word:
         ({"Cmd": ["/app/private"], "User": "7"}, (True, True)),
         ({"Cmd": ["/app/run"], "Entrypoint": ["/lost"]}, (False, True)),
         ({"Cmd": ["/app/run\nx"]}, (False, True)),
+        ({"Cmd": ["twice"], "Env": ["PATH=/sbin:/usr/bin"]}, (False, True)),
     ],
 )
 def test_each_init_looks_in_its_own_way(
