@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,54 @@ def test_every_reason_is_shown(tmp_path: Path, measurements: Path) -> None:
         ["measurement"],
     )
     assert "document" not in verdict
+
+
+@pytest.mark.parametrize(
+    ("wrong", "cause"),
+    [
+        ((1,), "PCR0 covers all that PCR1 does"),
+        ((2,), "PCR0 covers all that PCR2 does"),
+        ((0, 1), "boot ramdisk differs, and PCR2"),
+        ((0, 2), "the application differs, and PCR1"),
+        ((0,), None),
+        ((0, 1, 2), None),
+    ],
+)
+def test_which_registers_differ_says_what_does(
+    tmp_path: Path, measurements: Path, wrong: tuple[int, ...], cause: str | None
+) -> None:
+    """A register that differs alone is in the expectation, not in the image."""
+    path = tmp_path / "d.bin"
+    path.write_bytes(document(pcrs={**PCRS, **dict.fromkeys(wrong, b"\xee" * 48)}))
+    done = verify(path, *AT, "--expect", measurements)
+    assert done.returncode == 1
+    assert (cause or "") in done.stderr
+    assert ("likely cause" in done.stderr) is (cause is not None)
+
+
+def test_a_time_before_the_document_is_said_to_be_early(tmp_path: Path) -> None:
+    """The clocks do not differ where the person gave the time."""
+    path = tmp_path / "d.bin"
+    path.write_bytes(document())
+    done = verify(path, *UNSAFE, "--root", ROOT, "--at", (NOW - timedelta(days=1)).isoformat())
+    assert done.returncode == 1
+    assert "likely cause: --at is before it was made (" in done.stderr
+    assert "timedatectl" not in done.stderr
+
+
+def test_a_root_is_named_by_its_digest(tmp_path: Path) -> None:
+    """In either case of letters; anything else is told what to give."""
+    path = tmp_path / "d.bin"
+    path.write_bytes(document())
+    digest = ROOT.removeprefix("sha256:")
+    for root in (ROOT, f"SHA256:{digest.upper()}"):
+        done = verify(path, *UNSAFE, "--at", NOW.isoformat(), "--root", root)
+        assert done.returncode == 0
+        assert f"under root {ROOT}\n" in done.stdout
+    for root in (digest, "sha256:00", "AWS"):
+        done = verify(path, *UNSAFE, "--root", root)
+        assert done.returncode == 2
+        assert "(aws, local, or sha256: and the 64 hex digits of" in done.stderr
 
 
 def test_something_must_be_expected(tmp_path: Path) -> None:

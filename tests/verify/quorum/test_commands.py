@@ -242,6 +242,9 @@ def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> No
         assert found["decided"] is True
         assert found["decision"] == signed.json("quorum")["decision"]
     assert bare.run("quorum", "--bundle", "proof.json", "--root", root, "--at", "x").returncode == 2
+    early = bare.run("quorum", "--bundle", "proof.json", "--root", root, "--at", "2020-01-01T00:00:00Z")
+    assert early.returncode != 0
+    assert "--at is before this bundle was made" in early.stderr
 
 
 def test_a_fourth_member_is_enrolled_by_the_others(signed: Desk, tmp_path: Path) -> None:

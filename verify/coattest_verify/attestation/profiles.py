@@ -16,7 +16,10 @@ LOCAL_SIMULATOR = Root(
 
 _BY_PROFILE = {"aws": AWS_NITRO, "local": LOCAL_SIMULATOR}
 
-__all__ = ["AWS_NITRO", "LOCAL_SIMULATOR", "root_for"]
+PROFILES = tuple(_BY_PROFILE)
+"""The profiles that have a root."""
+
+__all__ = ["AWS_NITRO", "LOCAL_SIMULATOR", "PROFILES", "root_for"]
 
 
 def root_for(profile: str) -> Root:

@@ -98,7 +98,13 @@ def _from_bundle(path: Path, root: bytes | None, at: str | None, asked: Mapping[
         "a bundle holds what its maker put in: a dissent or revocation may have been left out", style="yellow"
     )
     seen, moment = (Roots().seen(pinned), utc_now()) if at is None else (None, _moment(at, held.made))
-    return decide_from(held.files, root=pinned, seen=seen, now=moment, **asked)
+    outcome = decide_from(held.files, root=pinned, seen=seen, now=moment, **asked)
+    if not outcome and at is not None and moment < held.made:
+        err().print(
+            f"--at is before this bundle was made, at {utc(held.made)}: --at bundle names that time",
+            style="yellow",
+        )
+    return outcome
 
 
 def _moment(at: str, made: datetime) -> datetime:

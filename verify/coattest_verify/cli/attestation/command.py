@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -57,7 +58,7 @@ from coattest_verify.attestation.measurements import (
     missing_registers,
     read_measurements,
 )
-from coattest_verify.attestation.profiles import root_for
+from coattest_verify.attestation.profiles import PROFILES, root_for
 from coattest_verify.cli.attestation.archive import (
     ARCHIVE_FIELDS,
     CAVEAT,
@@ -78,6 +79,7 @@ from coattest_verify.cli.attestation.report import (
 AT_DOCUMENT, AT_INDEX = "document", "index"
 STDIN = Path("-")
 NOT_A_DOCUMENT = "not-a-document"
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 FIELDS: Mapping[str, Callable[[bytes | None], Expectation]] = {
     "nonce": ExpectNonce,
     "user_data": ExpectUserData,
@@ -167,7 +169,7 @@ def attestation_command(ctx: click.Context, /, path: Path, as_json: bool, **opti
     elif path.is_dir():
         show_documents(items, verdicts, skipped, passed=GENUINE if archive else ACCEPTED)
     else:
-        show_document(items[0], verdicts[0])
+        show_document(items[0], verdicts[0], at=options["at"] is not None)
     ctx.exit(0 if accepted == len(items) else 1)
 
 
@@ -223,9 +225,17 @@ def _measurements(options: dict[str, Any]) -> Expectation:
 
 def root_named(text: str) -> Root:
     """The root that --root names."""
-    if text.startswith("sha256:"):
-        return Root("given by fingerprint", _hex(text.removeprefix("sha256:"), "--root"))
-    return root_for(text)
+    if text in PROFILES:
+        return root_for(text)
+    scheme, _, digits = text.partition(":")
+    if scheme.lower() != "sha256" or not _SHA256.fullmatch(digits):
+        raise UsageError(
+            f"{text[:80]!r} names no root",
+            where="--root",
+            hint="aws, local, or sha256: and the 64 hex digits of the SHA-256 of a root certificate in DER",
+            code="bad-root",
+        )
+    return Root(f"root sha256:{digits.lower()}", bytes.fromhex(digits))
 
 
 def read_items(path: Path, at: str | None, now: datetime) -> tuple[list[Item], list[str]]:

@@ -70,8 +70,11 @@ def show_documents(
         err().print(Text(f"skipped, not a document: {printable(name)}"))
 
 
-def show_document(item: Item, verdict: Verdict) -> None:
-    """Print one document: its fields when it passed, every finding when it did not."""
+def show_document(item: Item, verdict: Verdict, *, at: bool) -> None:
+    """Print one document: its fields when it passed, every finding when it did not.
+
+    ``at`` is whether the time was given.
+    """
     console = out()
     if verdict.ok:
         console.print(Text("accepted", "green"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
@@ -80,7 +83,7 @@ def show_document(item: Item, verdict: Verdict) -> None:
         console.print(Text("refused", "red"), Text(f"at {item.at.isoformat()} under {verdict.root.name}"))
         for finding in verdict.findings:
             console.print(Text(f"  {printable(str(finding))}"))
-        for cause in likely_causes(verdict.findings, option="--root"):
+        for cause in likely_causes(verdict.findings, option="--root", at=at):
             err().print(f"likely cause: {cause}")
     for notice in verdict.notices:
         err().print(Text(f"note: {printable(str(notice))}", "yellow"))
