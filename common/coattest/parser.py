@@ -39,7 +39,9 @@ class NewPath(click.Path):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        """The path. Raises as ``require_writable``, and BadParameter as click.Path."""
+        """The path. Raises as ``require_writable``, and BadParameter as click.Path and for ``-``."""
+        if value == "-":
+            self.fail("'-' would be a file of that name, not stdout: './-' if you mean it", param, ctx)
         path = super().convert(value, param, ctx)
         require_writable(Path(os.fsdecode(path)), folder=not self.file_okay)
         return path

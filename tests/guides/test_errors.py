@@ -85,6 +85,14 @@ def test_every_output_is_looked_at_before_the_work() -> None:
     assert set(late) == ONLY_READ
 
 
+def test_a_file_called_dash_is_not_written_by_mistake() -> None:
+    """Where stdout makes no sense the error says so; another place of that name is fine."""
+    written = NewPath(dir_okay=False, path_type=Path)
+    with pytest.raises(click.BadParameter, match="not stdout"):
+        written.convert("-", None, None)
+    assert written.convert("./-", None, None) == Path("-")
+
+
 @pytest.mark.parametrize(
     "words",
     [
