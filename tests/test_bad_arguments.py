@@ -1,4 +1,4 @@
-"""An argument of the wrong kind is a UsageError of one line that names it, in all of coattest_verify."""
+"""An argument of the wrong kind is a UsageError of one line that names it, all over the library."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import Any
 import pytest
 
 from coattest.errors import UsageError
+from coattest_build.builder import build
+from coattest_build.explain.describe import describe_image
+from coattest_build.explain.diff import compare
+from coattest_build.explain.sbom import bill_of_materials
+from coattest_build.formats.measure import measure
 from coattest_verify.attestation import (
     AWS_NITRO,
     ExpectAnyPcrs,
@@ -67,6 +72,11 @@ CASES: dict[str, tuple[str, Callable[..., Any]]] = {
     "no request": ("request", lambda: evaluate(POLICY, Principal)),
     "no events": ("events", lambda: judge_events(None, None)),
     "nothing expected": ("expected", lambda: judge_events([], None)),
+    "no image": ("path", lambda: measure(None)),
+    "an image's time": ("now", lambda: describe_image(HERE, now=NAIVE, files=False)),
+    "one image": ("b", lambda: compare(HERE, None)),
+    "no spec": ("spec", lambda: bill_of_materials(None, None, "", "")),
+    "no source": ("source", lambda: build(None, HERE)),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import coattest
 import coattest_build
-from coattest.errors import UsageError
+from coattest.errors import PATHS, UsageError, require_kind
 from coattest.progress import Quiet, Reporter
 from coattest_build import image, kernel, rootfs, sandbox
 from coattest_build import source as sources
@@ -63,6 +63,9 @@ def build(
     source is copied first, and only the copy is used. ``container`` is a file of the container image that the
     lock pins, where the cache may not have it. Raises CoattestError.
     """
+    require_kind(source, PATHS, "source")
+    require_kind(out, PATHS, "out")
+    source, out = Path(source), Path(out)
     reporter = progress or Quiet()
     store = Cache(cache_folder(cache))
     with ExitStack() as stack:

@@ -34,9 +34,9 @@ def measure_command(image: Path, as_json: bool) -> None:
         found = read_found_layout(file)
         measured = measure_found(file, found.layout, whole=False)
         signed = found_signature(file, found.layout, bytes.fromhex(measured.pcr0), utc_now())
-    broken, notes = (signed.findings, signed.notes) if signed else ((), ())
+    broken, notes = (signed.findings, signed.notes) if signed is not None else ((), ())
     findings = (*found.findings, *broken, *crc_findings(found.layout, measured.crc32))
-    emit_json(replace(measured, pcr8=signed.pcr8 if signed and not broken else None).nitro_json())
+    emit_json(replace(measured, pcr8=signed.pcr8 if signed is not None and not broken else None).nitro_json())
     for note in (*map(str, found.notes), *notes):
         print(printable(f"note: {image}: {note}"), file=sys.stderr)
     if findings:

@@ -61,6 +61,10 @@ class ContainerCheck:
     times: Mapping[int, int] = field(default_factory=dict)
     store: str | None = None
 
+    def __bool__(self) -> bool:
+        """True only if something was compared, and nothing is different or open."""
+        return bool(self.same) and not self.findings and not self.undecided
+
     @property
     def misshapen(self) -> bool:
         """Whether the file has other sections, so that there is no more to compare."""

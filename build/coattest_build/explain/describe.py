@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from coattest.errors import PATHS, require_aware, require_kind
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.jsontext import Rows, unique_names
@@ -38,6 +39,9 @@ class SignatureReport:
     findings: tuple[Finding, ...]
     pcr8: str | None = None
     notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return not self.findings
 
     def facts(self) -> dict[str, Any]:
         """What a person or a program is told of the certificate, if there is one."""
@@ -123,7 +127,7 @@ class Description:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Everything that was checked and found false, but in the ramdisks."""
-        signed = self.signature.findings if self.signature else ()
+        signed = self.signature.findings if self.signature is not None else ()
         damaged = crc_findings(self.layout, self.measurements.crc32)
         return (
             *self.found.findings,
@@ -169,7 +173,7 @@ class Description:
             "start": start_file(self.unpacked),
             "runs": self.plan.to_json() if self.plan else None,
             "metadata": self.metadata,
-            "signature": self.signature.to_json() if self.signature else None,
+            "signature": self.signature.to_json() if self.signature is not None else None,
             "findings": [finding.to_json() for finding in self.findings],
             "ramdisk_findings": [finding.to_json() for finding in self.unpacked.findings],
             "breaches": [finding.to_json() for finding in self.breaches],
@@ -188,6 +192,8 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
     is not an image or beyond a limit, EnvironmentFailure for zstd where it cannot be read. Whatever else is
     wrong is a part of the description.
     """
+    require_kind(path, PATHS, "path")
+    require_aware(now)
     with open_plain(path) as file:
         found = read_found_layout(file)
         layout = found.layout
@@ -197,7 +203,7 @@ def describe_image(path: Path, *, now: datetime, files: bool) -> Description:
         unpacked = unpack_ramdisks(file, layout, digests=files)
         return Description(
             found,
-            replace(measured, pcr8=signed.pcr8 if signed else None),
+            replace(measured, pcr8=signed.pcr8 if signed is not None else None),
             (_start(file, layout, SectionType.CMDLINE) or b"").decode(errors="backslashreplace"),
             metadata,
             metadata_error,

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
 
+from coattest.errors import PATHS, require_kind
 from coattest.files import open_plain
 from coattest.findings import Finding
 from coattest.text import printable
@@ -62,6 +63,10 @@ class Comparison:
         """Whether the two files have the same bytes."""
         return not self.findings
 
+    def __bool__(self) -> bool:
+        """True only if the files are the same, and nothing is false about them."""
+        return self.identical and not self.faults
+
     def line(self, finding: Finding) -> str:
         """One of the findings as a line for a person, without its code."""
         values = ""
@@ -94,6 +99,8 @@ def compare(a: Path, b: Path) -> Comparison:
     Raises eif.ImageError when one is not an image or beyond a limit, EnvironmentFailure for zstd where it
     cannot be read, OSError when one cannot be read.
     """
+    require_kind(a, PATHS, "a")
+    require_kind(b, PATHS, "b")
     with open_plain(a) as left, open_plain(b) as right:
         images = (left, read_found_layout(left)), (right, read_found_layout(right))
         measured = [measure_found(file, found.layout, whole=False) for file, found in images]

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
+from coattest.errors import require_kind
 from coattest_build.image import ImageSpec
 from coattest_build.inputs.lock import Lock, LockedContainer, LockedPackage, LockedWheel
 
@@ -26,6 +27,8 @@ def bill_of_materials(spec: ImageSpec, lock: Lock, lock_sha256: str, version: st
     that only compiled it have scope ``excluded``. Each has its SHA-256 from the lock. A container image is
     one component.
     """
+    require_kind(spec, ImageSpec, "spec")
+    require_kind(lock, Lock, "lock")
     packages = sorted(lock.packages, key=lambda package: (package.name, package.version))
     wheels = sorted(lock.wheels, key=lambda wheel: wheel.name)
     components = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from coattest.errors import PATHS, require_kind
 from coattest.files import open_plain
 from coattest_build.formats import eif
 from coattest_build.formats.eif import SectionType
@@ -60,6 +61,7 @@ def measure(path: Path) -> ImageMeasurements:
 
     Raises eif.ImageError when the file is not an image, OSError when it cannot be read.
     """
+    require_kind(path, PATHS, "path")
     with open_plain(path) as raw:
         return measure_file(raw)
 

@@ -84,8 +84,12 @@ def _from_file(path: Path, certificate: x509.Certificate) -> Sign:
     try:
         private = load_pem_private_key(read_whole(path), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        encrypted = isinstance(error, TypeError)  # cryptography's word for "no password was given"
         raise UsageError(
-            f"not an unencrypted PEM private key: {error}", where=str(path), code="signing-key"
+            "not an unencrypted PEM private key",
+            where=str(path),
+            hint="it is encrypted: give a decrypted copy, or a key in a KMS or token" if encrypted else None,
+            code="signing-key",
         ) from None
     algorithm = signature.algorithm_of(certificate)
     if (

@@ -158,7 +158,7 @@ def test_command_refuses_in_one_line(tmp_path: Path) -> None:
         (b".ei", "too short for an EIF header: 3 of 548 bytes"),
         (b'{"Measurements": {}}', "not an EIF: it is JSON, or another text"),
         (
-            gzip.compress(b"x"),
+            gzip.compress(b"x", mtime=0),
             "not an EIF: it is compressed with gzip (a container image is shown by `eif con",
         ),
         (

@@ -154,6 +154,7 @@ def test_key_file_that_is_none(tmp_path: Path, certificate: x509.Certificate, co
     with pytest.raises(UsageError) as caught:
         load_sign(str(path), certificate, ask=_never)
     assert caught.value.code == "signing-key"
+    assert str(caught.value) == f"{path}: not an unencrypted PEM private key"
 
 
 def test_encrypted_key_file_is_named(tmp_path: Path, key: Key, certificate: x509.Certificate) -> None:
@@ -163,7 +164,7 @@ def test_encrypted_key_file_is_named(tmp_path: Path, key: Key, certificate: x509
     path.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
     )
-    with pytest.raises(UsageError, match="unencrypted"):
+    with pytest.raises(UsageError, match=r"unencrypted.*it is encrypted"):
         load_sign(str(path), certificate, ask=_never)
 
 
