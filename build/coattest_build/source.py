@@ -95,6 +95,8 @@ def take(source: Path, folder: Path) -> Snapshot:
         _check_links(folder, [file.path for file in files if file.executable is None])
         covered = tuple(file for file in files if file.path != LOCK_FILE)
         lock = next((file.sha256 for file in files if file.path == LOCK_FILE), None)
+        if not any(file.path == IMAGE_FILE for file in covered):
+            raise _bad(f"no {IMAGE_FILE} here", source, "name the source tree with --source")
         if lock is None:
             raise _bad("there is no lock", source / LOCK_FILE, "run `eif lock`")
         commit, changed = commit_of(tree, files)

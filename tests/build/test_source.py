@@ -255,6 +255,14 @@ def test_links_in_a_row_have_linux_limit(tree: Path) -> None:
     assert snapshot(tree, "shorter").files
 
 
+def test_a_folder_that_is_no_source_tree_is_not_told_to_lock(tree: Path) -> None:
+    """The image's file comes first: another folder was meant."""
+    (tree / "build" / "image.toml").unlink()
+    (tree / "build" / "image.lock").unlink()
+    with pytest.raises(UsageError, match=r"no build/image.toml here \(name the source tree"):
+        snapshot(tree)
+
+
 def test_a_tree_without_a_lock_says_what_to_run(tree: Path) -> None:
     """A missing lock is a usage error with the command."""
     (tree / "build/image.lock").unlink()

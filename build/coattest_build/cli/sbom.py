@@ -44,8 +44,8 @@ def sbom_command(source: Path, out: Path, as_json: bool) -> None:
     gives the same bytes. Packages that are not in the image but compiled it have scope "excluded".
     """
     del as_json
-    lock, digest = locks.load_lock(source)
     spec = image.load_spec(source)
+    lock, digest = locks.load_lock(source)
     lock.check_against(spec)
     document = bill_of_materials(spec, lock, digest, metadata.version("coattest"))
     text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
