@@ -270,7 +270,7 @@ def _show_usage(error: click.ClickException) -> None:
     """Show the parser's error as click does, but as text: a word of the line may be a hostile name."""
     shown, message = io.StringIO(), error.format_message()
     error.show(shown)
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # since click 8.2
         err().print(shown.getvalue(), end="")
         return
     # click takes some escape sequences out of what it shows where there is no terminal.

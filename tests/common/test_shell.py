@@ -121,6 +121,14 @@ def test_a_usage_error_is_one_document_too(end: Run, words: tuple[str, ...], mis
     assert "Usage: program" in err
 
 
+def test_a_usage_error_is_shown_with_the_oldest_click_too(end: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """click 8.1, which pyproject.toml allows, knows no NoArgsIsHelpError: no traceback for want of it."""
+    monkeypatch.delattr(click.exceptions, "NoArgsIsHelpError", raising=False)
+    code, out, err = end(raises(None), "--no-such-option")
+    assert (code, out) == (2, "")
+    assert "Usage: program" in err
+
+
 def test_json_after_the_end_of_options_is_a_word(end: Run) -> None:
     """``-- --json`` names an argument: stdout stays empty."""
     assert end(raises(FoundFalse("no")), *GOOD, "--", "--json")[:2] == (1, "")

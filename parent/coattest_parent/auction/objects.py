@@ -33,7 +33,7 @@ def get_whole(client: S3Client, uri: str, most: int, **conditions: Any) -> tuple
     """An object of at most ``most`` bytes, and its ETag.
 
     Raises UsageError (``too-large``) before any of it is read, and AwsFailure: also for an answer that ends
-    early or does not say how long it is.
+    early, does not say how long it is, or is not what its checksum says.
     """
     bucket, key = parse_s3_uri(uri)
     with aws_errors(uri):
@@ -44,11 +44,14 @@ def get_whole(client: S3Client, uri: str, most: int, **conditions: Any) -> tuple
                 raise AwsFailure("S3's answer has no length or ETag", where=uri, code="bad-answer")
             if size > most:
                 raise too_large(uri, most)
-            # An answer in chunks may be longer than it said.
-            content = body.read(size + 1)
-            if len(content) != size:
-                code = "unreachable" if len(content) < size else "bad-answer"
-                raise AwsFailure("S3's answer is not as long as it said", where=uri, code=code)
+            content = b""
+            # An answer in chunks may be longer than it said. Only a read at the end compares the checksum.
+            while piece := body.read(size + 1 - len(content)):
+                content += piece
+                if len(content) > size:
+                    raise AwsFailure("S3's answer is not as long as it said", where=uri, code="bad-answer")
+            if len(content) < size:
+                raise AwsFailure("S3's answer is not as long as it said", where=uri, code="unreachable")
             return content, etag
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import gzip
 import io
@@ -9,6 +10,7 @@ import json
 import os
 import stat
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -258,6 +260,31 @@ def test_an_answer_that_goes_on_for_ever_is_a_failure() -> None:
     with pytest.raises(AwsFailure, match="not as long as it said"):
         get_whole(aws.s3("eu-central-1"), "s3://bucket/jobs/a/manifest.cbor", 1000)
     assert read <= 1000
+
+
+def test_a_file_of_a_spool_is_what_its_checksum_says() -> None:
+    """S3 sends the checksum that an object was put with: what was changed on the way is a failure."""
+
+    class Sent(io.BytesIO):
+        def stream(self, *_: object, **__: object) -> Iterator[bytes]:
+            yield b""
+
+    def got(content: bytes) -> bytes:
+        said = base64.b64encode(zlib.crc32(b"manifest").to_bytes(4, "big")).decode()
+        head = {"content-length": "8", "etag": "x", "x-amz-checksum-crc32": said}
+        session = boto3.Session("AKIAFAULTFAULTFAULT0", "secret", region_name="eu-central-1")
+        session.events.register(
+            "before-send", lambda request, **_: AWSResponse(request.url, 200, dict(head), Sent(content))
+        )
+        client = Aws(session, Endpoint("https://127.0.0.1:9")).s3("eu-central-1")
+        return get_whole(client, "s3://bucket/jobs/a/manifest.cbor", 1000)[0]
+
+    assert got(b"manifest") == b"manifest"
+    with pytest.raises(AwsFailure, match="checksum"):
+        got(b"manifesT")
+    with pytest.raises(AwsFailure) as caught:
+        got(b"manif")
+    assert caught.value.code == "unreachable"
 
 
 def test_an_object_is_never_unpacked(fetched: Callable[..., BidUpload]) -> None:

@@ -123,6 +123,50 @@ def test_a_deny_that_may_not_apply_does_not_count() -> None:
     assert not leaks({"Version": "2012-10-17", "Statement": [ANYBODY, kept_out]})
 
 
+ROOT = f"arn:aws:iam::{ACCOUNT}:root"
+A_SESSION = f"arn:aws:sts::{ACCOUNT}:assumed-role/parent/session"
+
+
+@pytest.mark.parametrize(
+    ("who", "condition"),
+    [
+        (ROOT, {"ArnNotEquals": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/administrator"}}),
+        ("*", {"ArnNotLike": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/team-*"}}),
+        ("*", {"StringNotEquals": {"kms:CallerAccount": "987654321098"}}),
+        # A session's ARN leaves out its role's path: this may be one of /a/role/parent.
+        (A_SESSION, {"ArnEquals": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/parent"}}),
+    ],
+)
+def test_a_deny_that_spares_somebody_does_not_count(who: str, condition: dict[str, Any]) -> None:
+    """Who is spared is named by a condition alone, and is one of the others to the Principal elements."""
+    allow = {**ANYBODY, "Principal": {"AWS": who}}
+    deny = {**ANYBODY, "Effect": "Deny", "Condition": condition}
+    found = leaks({"Version": "2012-10-17", "Statement": [allow, deny]})
+    assert "without an attestation document" in found
+
+
+def test_a_deny_by_account_counts_for_callers_of_that_account() -> None:
+    """Every caller of a class has its account."""
+    allow = {**ANYBODY, "Principal": {"AWS": ROOT}}
+    deny = {**ANYBODY, "Effect": "Deny", "Condition": {"StringEquals": {"kms:CallerAccount": ACCOUNT}}}
+    assert not leaks({"Version": "2012-10-17", "Statement": [allow, deny]})
+
+
+@pytest.mark.parametrize(
+    ("who", "condition"),
+    [
+        ({"Service": "logs.amazonaws.com"}, {"ArnLike": {"aws:PrincipalArn": "arn:aws:*:*:*:*"}}),
+        ({"Service": "logs.amazonaws.com"}, {"StringEquals": {"aws:PrincipalAccount": ACCOUNT}}),
+        ({"AWS": A_SESSION}, {"ArnEquals": {"aws:PrincipalArn": f"arn:aws:iam::{ACCOUNT}:role/a/parent"}}),
+    ],
+)
+def test_what_is_not_known_of_a_caller_keeps_it_not_out(who: Any, condition: dict[str, Any]) -> None:
+    """AWS does not say what a service's keys are, nor a session's ARN what its role's path is."""
+    statement = {**ANYBODY, "Principal": who, "Condition": condition}
+    found = leaks({"Version": "2012-10-17", "Statement": [statement]})
+    assert "without an attestation document" in found
+
+
 def test_who_must_not_decrypt_by_one_name_does_not_by_another() -> None:
     """A Deny for the role by its ARN holds for its unique id too; one for somebody else does not."""
     allow = {**ANYBODY, "Principal": {"AWS": "AROACKCEVSQ6C2EXAMPLE"}}

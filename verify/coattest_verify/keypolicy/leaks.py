@@ -7,21 +7,22 @@ caller. That is a look before something is encrypted, not a proof: ``prove`` has
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from coattest.findings import Finding
 from coattest_build.formats.measure import pcr3
 from coattest_verify.keypolicy.iam import Condition, Policy, Principal, Request, assess
 from coattest_verify.keypolicy.iam.actions import ATTESTATION, CONTEXT, CONTEXT_KEYS
-from coattest_verify.keypolicy.iam.callers import callers
+from coattest_verify.keypolicy.iam.callers import Caller, callers
 from coattest_verify.keypolicy.iam.evaluate import attested_context
 from coattest_verify.keypolicy.iam.match import ascii_lower
 from coattest_verify.keypolicy.iam.reading import Ternary
 
 CODE = "key-policy"
 
-_OF_THE_CALLER = ("aws:principalarn", "aws:principalaccount", "kms:calleraccount")
+_ARN_OF_THE_CALLER = "aws:principalarn"
+_OF_THE_CALLER = (_ARN_OF_THE_CALLER, "aws:principalaccount", "kms:calleraccount")
 MAX_PRINCIPALS = 100
 """Principals that a policy may name: their combinations are the callers."""
 
@@ -56,26 +57,36 @@ def policy_leaks(
         ]
         for action, how, registers, under in tries:
             request = _request(caller.principal, action, key_arn, registers, under)
-            if assess(_loosest(policy, registers, caller.named), request).granted is not Ternary.NO:
+            if assess(_loosest(policy, registers, caller), request).granted is not Ternary.NO:
                 found.append(Finding(CODE, f"key {key_arn}", f"{caller.label} may get a plaintext {how}"))
     return tuple(found)
 
 
-def _loosest(policy: Policy, registers: Mapping[int, str], named: bool) -> Policy:
-    """The policy without what a request with these registers (by a caller who is named) leaves open: without
-    such conditions of an Allow, and without a Deny that has one.
+def _loosest(policy: Policy, registers: Mapping[int, str], caller: Caller) -> Policy:
+    """The policy without what a request with these registers by such a caller leaves open: without such
+    conditions of an Allow, and without a Deny that has one.
     """
-    statements = []
+    statements, left_open = [], _left_open(caller)
     for item in policy.statements:
         open_resource = policy.variables and any("${" in text for text in item.resources)
-        settled = [each for each in item.conditions if _settled(each, registers, policy.variables)]
+        settled = [
+            each
+            for each in item.conditions
+            if _settled(each, registers, policy.variables) and ascii_lower(each.key) not in left_open
+        ]
         if item.allow:
-            rest = (each for each in settled if named or ascii_lower(each.key) not in _OF_THE_CALLER)
             everything = {"resources": ("*",), "not_resource": False} if open_resource else {}
-            statements.append(replace(item, conditions=tuple(rest), **everything))  # type: ignore[arg-type]
+            statements.append(replace(item, conditions=tuple(settled), **everything))  # type: ignore[arg-type]
         elif len(settled) == len(item.conditions) and not open_resource:
             statements.append(item)
     return replace(policy, statements=tuple(statements))
+
+
+def _left_open(caller: Caller) -> Collection[str]:
+    """The keys of the caller whose value differs within its class, or which a service may not have."""
+    if caller.principal.kind != "AWS" or caller.outside:
+        return _OF_THE_CALLER
+    return () if caller.named and not caller.free_path else (_ARN_OF_THE_CALLER,)
 
 
 def _settled(condition: Condition, registers: Mapping[int, str], variables: bool) -> bool:
