@@ -80,6 +80,15 @@ def test_the_committed_links_pass_as_they_are(signed: Desk, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+def test_a_claim_that_is_another_file_is_named(signed: Desk) -> None:
+    """The report of the build is no claim: which file that was is said, and how a claim is made."""
+    who = ("--key", "key-1", "--member", "buyer-1")
+    done = signed.run("release", "publish", *who, "--claim", "out/rebuild.json")
+    assert done.returncode == 2, done.stderr
+    assert "verify: out/rebuild.json: " in done.stderr
+    assert "(--claim names what eif build --claim wrote)" in done.stderr
+
+
 def test_a_changed_image_is_not_signed(signed: Desk) -> None:
     """sign-pcrs measures again: a file that changed after the rebuild is refused by name and register."""
     signed.images("changed")

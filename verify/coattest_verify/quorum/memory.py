@@ -185,7 +185,7 @@ class Unwritten(Roots):
         try:
             return _decode(read_bounded(self._file, MAX_ROOTS_FILE))
         except Rejected as error:
-            raise EnvironmentFailure(error.what, where=str(self._file), hint="a copy of roots.json") from None
+            raise UsageError(error.what, where=str(self._file), hint="a copy of roots.json") from None
 
 
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:
