@@ -289,7 +289,7 @@ QUORUM: Final = {
     "no-answer": "A member has not answered, and silence is not agreement",
     "no-change": "The change does not touch the attestations, so nothing was looked at",
     "no-claim": "The release has no claim yet",
-    "no-release": "No release is named, and there is not exactly one",
+    "no-release": "No release is named, and there is not exactly one; or the one that is named has no claim here",
     "no-root": "No root is pinned, or more than one",
     "not-a-file": "The name is not that of a plain file that can be read",
     "not-a-folder": "The name is not that of a folder; a symbolic link to one is not followed",

@@ -238,6 +238,8 @@ def test_an_undecided_release_is_exit_code_3(signed: Desk) -> None:
             "rule": None,
         }
     ]
+    done = signed.run("quorum", "--own", "buyer-33")
+    assert "buyer-33: is not a member (one of buyer-1, buyer-2, buyer-3)" in done.stderr
 
 
 def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> None:

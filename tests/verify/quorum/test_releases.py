@@ -75,6 +75,19 @@ def test_several_releases_must_be_named(two: Members) -> None:
             release_files(folder, "../0.1.0")
 
 
+def test_a_release_without_a_claim_is_undecided(two: Members) -> None:
+    """A name that is wrong or early is nothing false: what is here is said. A link in its place is false."""
+    (reason,) = (outcome := two.decide(release="9.9")).reasons
+    assert (outcome.exit_code, reason.code, reason.where) == (3, "no-release", "releases/9.9/claim.json")
+    assert reason.detail == f"no such file (not claimed here yet; other releases here: 0.1.0, {NEXT})"
+    (two.released / "claim.json").rename(two.released / "kept.json")
+    (reason,) = (outcome := two.decide(release=NEXT)).reasons
+    assert (outcome.exit_code, reason.code) == (3, "no-release")
+    (two.released / "claim.json").symlink_to("kept.json")
+    (reason,) = (outcome := two.decide(release=NEXT)).reasons
+    assert (outcome.exit_code, reason.code) == (1, "bad-claim")
+
+
 def test_a_claim_in_the_folder_of_another_release_is_refused(two: Members) -> None:
     """Nobody gets a decision on one release under the name of another."""
     (two.released / "claim.json").write_bytes((two.attestations / "releases/0.1.0/claim.json").read_bytes())
