@@ -332,6 +332,7 @@ def from_os_error(error: OSError) -> EnvironmentFailure:
         errno.ENOSPC: "free some space, or point COATTEST_CACHE, TMPDIR or --out at another disk",
         errno.EACCES: "check the permissions",
         errno.EPERM: "check the permissions",
+        errno.EROFS: "name another place; of what is remembered, with COATTEST_CONFIG and COATTEST_STATE",
     }
     return EnvironmentFailure(
         error.strerror or type(error).__name__,
