@@ -14,7 +14,7 @@ GENERAL: Final = {
     "absent": "No such file",
     "aws": "An AWS call failed; the message has the service's code and words, never a credential",
     "aws-settings": "AWS's settings on this machine (~/.aws/config, ~/.aws/credentials, AWS_PROFILE) cannot be used",
-    "bad-expect": "The value of --expect is not sha256: and 64 lower-case hex digits",
+    "bad-expect": "The value of --expect, or of another option that names a digest, is not sha256: and 64 lower-case hex digits",
     "bug": "An exception that nothing in coattest expects; please report it",
     "declined": "The person at the terminal said no, so nothing was signed",
     "duplicate-key": "A name appears twice",

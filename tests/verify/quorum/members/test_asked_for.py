@@ -69,3 +69,38 @@ def test_a_proposal_that_is_replaced_is_named(desk: Desk) -> None:
     again = desk.run("members", "enroll", "--round", "2")
     assert again.returncode == 0
     assert f"replaced: the proposal sha256:{first}, which nobody signed" in again.stderr
+
+
+@pytest.mark.parametrize("name", ["Buyer", "buyer 1", "b\u00fcyer", "-b", "b" * 33, "../b"])
+def test_a_name_that_no_member_can_have(desk: Desk, name: str) -> None:
+    """What a name may be is said in words."""
+    done = desk.run("members", "init", "--member", f"{name}=one.pub")
+    assert done.returncode == 2
+    assert "(1 to 32 of a-z, 0-9 and -, with no - at an end)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("members", "countersign", "--instead-of"), "--instead-of"),
+        (("release", "excuse", "--whom", "buyer-2", "--dissent"), "--dissent"),
+        (("turn", "--expect"), "--expect"),
+    ],
+)
+def test_a_digest_that_is_none_is_told_with_its_option(
+    desk: Desk, words: tuple[str, ...], option: str
+) -> None:
+    """None of them is a root, and bare hex is not enough."""
+    done = desk.run(*words, "ab" * 32)
+    assert done.returncode == 2
+    assert f"verify: {option}: '{'ab' * 32}' (sha256: and 64 lower-case hex digits)" in done.stderr
+
+
+def test_a_passphrase_needs_a_terminal(desk: Desk) -> None:
+    """Without one, nothing is made and nothing is waited for."""
+    done = desk.run("keygen", "--out", "three", "--prompt")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "verify: there is no terminal to ask on (--passphrase-file FILE)\n",
+    )
+    assert not (desk.folder / "three").exists()

@@ -13,11 +13,13 @@ from coattest.errors import Rejected, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import Decorator, err, json_option, option_group, utc_now
+from coattest.strictjson import shown
 from coattest_verify.cli.options import attestations_option
 from coattest_verify.quorum.members.file import (
     DEFAULT_MAX_AGE_DAYS,
     MAX_DIVERSITY,
     MEMBERS_FILE,
+    NAME,
     Member,
     MemberGroup,
     MembersFile,
@@ -191,6 +193,12 @@ def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
         name, separator, file = value.partition("=")
         if not separator or not name or not file:
             raise UsageError("not NAME=KEY.pub", where=value[:120])
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"a member cannot be called {shown(name)}",
+                hint="1 to 32 of a-z, 0-9 and -, with no - at an end",
+                code="members-malformed",
+            )
         keys.setdefault(name, []).append(load_public(Path(file)))
     return tuple(Member(name, tuple(found)) for name, found in keys.items())
 
