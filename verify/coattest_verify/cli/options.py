@@ -192,7 +192,7 @@ root_option: Decorator = option_group(
         type=parse_pinned_root,
         metavar="sha256:HEX|NAME",
         help="Digest of quorum.toml version 1, got from the members, or your name for it in root-names.toml;"
-        " with @N no version before N is taken. Remembered once given.",
+        " with @N no version before N is taken. Remembered from the first decision or cosignature on.",
     ),
     heading=DECISION,
 )
