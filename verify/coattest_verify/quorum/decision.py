@@ -293,11 +293,12 @@ def decide_from(
     except Rejected as error:
         what = f"{error.what} ({error.hint})" if error.hint else error.what
         return _undecided(Finding(error.code, error.where or MEMBERS_FILE, what), profile=profile)
+    where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
     try:
         files = release_files(evidence, release)
+        where = files.place(CLAIM_FILE)
         claim = files.claim()
     except Rejected as error:
-        where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
         code, what = "bad-claim", error.what
         if release and error.code == "absent":
             others = ", ".join(name for name in releases_in(evidence) if name != release)[:200]
