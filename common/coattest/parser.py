@@ -33,13 +33,27 @@ WHOLE = 1_000
 """Characters of a first sentence: more than any has, so that none is cut off."""
 
 
-class NewPath(click.Path):
+class NamedPath(click.Path):
+    """A file or folder that somebody named. ``''`` is what a shell makes of ``"$OUT"`` without OUT; it would
+    be the folder where the command runs.
+    """
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """The path. Raises BadParameter as click.Path, and for an empty name."""
+        if value == "":
+            self.fail("an empty name (is a variable not set? '.' is the folder here)", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class NewPath(NamedPath):
     """A file or folder that the command writes: where it cannot be is said before the work, not after."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
-        """The path. Raises as ``require_writable``, and BadParameter as click.Path and for ``-``."""
+        """The path. Raises as ``require_writable``, and BadParameter as NamedPath and for ``-``."""
         if value == "-":
             self.fail("'-' would be a file of that name, not stdout: './-' if you mean it", param, ctx)
         path = super().convert(value, param, ctx)

@@ -187,11 +187,16 @@ def byte_progress() -> Progress:
 
 
 def step_progress() -> Progress:
-    """A spinner with elapsed time for a step of unknown length, on stderr."""
+    """A spinner with elapsed time for a step of unknown length, on stderr where that is a terminal."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
+    console = err()
     return Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(), console=err()
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
     )
 
 
@@ -332,6 +337,7 @@ def from_os_error(error: OSError) -> EnvironmentFailure:
         errno.ENOSPC: "free some space, or point COATTEST_CACHE, TMPDIR or --out at another disk",
         errno.EACCES: "check the permissions",
         errno.EPERM: "check the permissions",
+        errno.EROFS: "name another place; of what is remembered, with COATTEST_CONFIG and COATTEST_STATE",
     }
     return EnvironmentFailure(
         error.strerror or type(error).__name__,

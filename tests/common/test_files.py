@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,29 @@ def test_a_relative_path_leads_through_no_link(tmp_path: Path, monkeypatch: pyte
         files.read_bounded(Path("deep/none/image.eif"), 10)
     with pytest.raises(NotADirectoryError):
         files.read_bounded(Path("deep/er/image.eif/x"), 10)
+
+
+@pytest.mark.parametrize("write", [files.write_atomic, files.write_new])
+def test_a_file_that_cannot_be_written_is_named(write: Any, tmp_path: Path) -> None:
+    """Not the temporary file in its place, and not nothing at all; what was written of it is gone."""
+    place = tmp_path / "result"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as full:
+            write(place, bytes(64))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (full.value.errno, full.value.filename) == (errno.EFBIG, str(place))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="No such file") as nowhere:
+        write(Path("/proc/result"), b"x")
+    assert nowhere.value.filename == "/proc/result"
+
+
+def test_a_folder_that_cannot_be_made_is_named_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative one is made step by step, and the step alone would say nothing."""
+    monkeypatch.chdir("/")
+    with pytest.raises(OSError, match="No such file") as nowhere:
+        files.make_folder(Path("proc/new/folder"))
+    assert nowhere.value.filename == "proc/new/folder"

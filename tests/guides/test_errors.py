@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -69,9 +69,8 @@ def one_line(said: str) -> str:
     return line
 
 
-def test_every_output_is_looked_at_before_the_work() -> None:
-    """Each ``--out`` of each command, and the page of a receipt."""
-    late = []
+def options() -> Iterator[tuple[str, click.Parameter]]:
+    """Every command's name with each of its parameters."""
     for path in verbs(cli, ()):
         command: click.Command = cli
         for name in path:
@@ -80,9 +79,26 @@ def test_every_output_is_looked_at_before_the_work() -> None:
             assert found is not None
             command = found
         for option in command.params:
-            if {"--out", "--html"} & set(option.opts) and not isinstance(option.type, NewPath):
-                late.append(" ".join(path))
-    assert set(late) == ONLY_READ
+            yield " ".join(path), option
+
+
+def test_every_output_is_looked_at_before_the_work() -> None:
+    """Each ``--out`` of each command, and the page of a receipt."""
+    late = {
+        name
+        for name, option in options()
+        if {"--out", "--html"} & set(option.opts) and not isinstance(option.type, NewPath)
+    }
+    assert late == ONLY_READ
+
+
+def test_no_file_or_folder_has_an_empty_name() -> None:
+    """``--out "$OUT"`` without OUT is not the folder where the command runs."""
+    paths = [(name, option) for name, option in options() if isinstance(option.type, click.Path)]
+    assert len(paths) > 100
+    for _name, option in paths:
+        with pytest.raises(click.BadParameter, match=r"empty name|does not exist"):
+            option.type.convert("", option, None)
 
 
 def test_a_file_called_dash_is_not_written_by_mistake() -> None:

@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from coattest.errors import UsageError
+from coattest.parser import NamedPath
 from coattest.shell import Decorator, judged_folder, option_group
 from coattest_build.containers.registry.reference import SCHEME, parse_reference
 from coattest_build.formats.eif import ImageError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FOLDER = NamedPath(file_okay=False, path_type=Path)
 
 DOWNLOADS = "Downloads"
 """Heading of these options in the help."""

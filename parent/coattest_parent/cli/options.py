@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from coattest.parser import NamedPath
 from coattest.shell import option_group
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-OWN_FOLDER = click.Path(file_okay=False, path_type=Path)
+OWN_FOLDER = NamedPath(file_okay=False, path_type=Path)
 
 aws_options = option_group(
     click.option("--endpoint-url", help="Use this local endpoint instead of AWS (loopback only)."),

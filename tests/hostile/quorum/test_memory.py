@@ -323,6 +323,9 @@ def test_without_a_memory_a_verifier_says_so(tmp_path: Path) -> None:
     done = world.desk.run(*command, *world.root, *seen, "--json")
     assert [each["code"] for each in json.loads(done.stdout)["reasons"]] == ["members-rollback"]
     assert "rollback not detected" not in done.stderr
+    (tmp_path / "other.json").write_text("{}")
+    done = world.desk.run(*command, *world.root, "--seen", str(tmp_path / "other.json"))
+    assert (done.returncode, "other.json: format: missing (a copy of roots.json)" in done.stderr) == (2, True)
 
 
 def test_a_root_with_a_floor_takes_no_older_version(tmp_path: Path) -> None:

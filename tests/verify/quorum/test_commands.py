@@ -80,6 +80,15 @@ def test_the_committed_links_pass_as_they_are(signed: Desk, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
+def test_a_claim_that_is_another_file_is_named(signed: Desk) -> None:
+    """The report of the build is no claim: which file that was is said, and how a claim is made."""
+    who = ("--key", "key-1", "--member", "buyer-1")
+    done = signed.run("release", "publish", *who, "--claim", "out/rebuild.json")
+    assert done.returncode == 2, done.stderr
+    assert "verify: out/rebuild.json: " in done.stderr
+    assert "(--claim names what eif build --claim wrote)" in done.stderr
+
+
 def test_a_changed_image_is_not_signed(signed: Desk) -> None:
     """sign-pcrs measures again: a file that changed after the rebuild is refused by name and register."""
     signed.images("changed")
@@ -229,6 +238,8 @@ def test_an_undecided_release_is_exit_code_3(signed: Desk) -> None:
             "rule": None,
         }
     ]
+    done = signed.run("quorum", "--own", "buyer-33")
+    assert "buyer-33: is not a member (one of buyer-1, buyer-2, buyer-3)" in done.stderr
 
 
 def test_a_bundle_decides_without_the_folder(signed: Desk, tmp_path: Path) -> None:
@@ -290,7 +301,7 @@ def test_groups_are_proposed_and_shown(signed: Desk, tmp_path: Path) -> None:
         {"name": "all", "members": ["big", "buyer-3"], "threshold": 2},
     ]
     done = desk.run("members", "enroll", "--group", "big=1:nobody")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "not distinct members or groups named before" in done.stderr
     assert desk.run("members", "enroll", "--group", "big").returncode == 2
 

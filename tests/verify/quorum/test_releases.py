@@ -75,6 +75,29 @@ def test_several_releases_must_be_named(two: Members) -> None:
             release_files(folder, "../0.1.0")
 
 
+def test_a_release_without_a_claim_is_undecided(two: Members) -> None:
+    """A name that is wrong or early is nothing false: what is here is said. A link in its place is false."""
+    (reason,) = (outcome := two.decide(release="9.9")).reasons
+    assert (outcome.exit_code, reason.code, reason.where) == (3, "no-release", "releases/9.9/claim.json")
+    assert reason.detail == f"no such file (not claimed here yet; other releases here: 0.1.0, {NEXT})"
+    (two.released / "claim.json").rename(two.released / "kept.json")
+    (reason,) = (outcome := two.decide(release=NEXT)).reasons
+    assert (outcome.exit_code, reason.code) == (3, "no-release")
+    (two.released / "claim.json").symlink_to("kept.json")
+    (reason,) = (outcome := two.decide(release=NEXT)).reasons
+    assert (outcome.exit_code, reason.code) == (1, "bad-claim")
+
+
+def test_a_claim_that_does_not_parse_is_told_with_its_place(two: Members) -> None:
+    """Also where it is the only one, and nobody named the release."""
+    (two.attestations / "releases/0.1.0/claim.json").unlink()
+    (two.released / "claim.json").write_bytes(b"")
+    with Folder(two.attestations) as folder:
+        outcome = decide_from(folder, root=two.root, seen=None, profile="aws", now=NOW)
+    (reason,) = outcome.reasons
+    assert (reason.code, reason.where) == ("bad-claim", f"releases/{NEXT}/claim.json")
+
+
 def test_a_claim_in_the_folder_of_another_release_is_refused(two: Members) -> None:
     """Nobody gets a decision on one release under the name of another."""
     (two.released / "claim.json").write_bytes((two.attestations / "releases/0.1.0/claim.json").read_bytes())

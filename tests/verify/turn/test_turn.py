@@ -236,13 +236,22 @@ def test_version_1_gets_its_signatures_by_turns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["ext::sh -c id", "-oProxyCommand=id", "--upload-pack=id", "fd::17", "git://example.org/x", "x y", ""],
+    [
+        "ext::sh -c id",
+        "-oProxyCommand=id",
+        "--upload-pack=id",
+        "fd::17",
+        "git://example.org/x",
+        "x y",
+        "",
+        "hub.git",
+    ],
 )
 def test_an_address_names_no_program(url: str, tmp_path: Path) -> None:
     """Only https, ssh and paths are addresses."""
     path = tmp_path / "turn.toml"
     path.write_text(f'format = "coattest-turn/v1"\nurl = "{url}"\n')
-    with raises_code(UsageError, "malformed"):
+    with raises_code(UsageError, "malformed", match=r"an absolute path, without spaces|not a text"):
         load_settings(path)
 
 

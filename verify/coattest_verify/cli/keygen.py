@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -34,6 +35,8 @@ def keygen_command(*, path: Path, kind: str, passphrase_file: Path | None, ask: 
     if ask and passphrase_file:
         raise UsageError("--prompt and --passphrase-file exclude each other")
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+    if ask and not sys.stdin.isatty():
+        raise UsageError("there is no terminal to ask on", hint="--passphrase-file FILE")
     if ask:
         passphrase = click.prompt("passphrase", hide_input=True, confirmation_prompt=True, err=True).encode()
     public = generate_key(path, kind, passphrase)

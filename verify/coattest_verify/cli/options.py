@@ -18,6 +18,7 @@ import click
 from coattest.errors import CoattestError, UsageError
 from coattest.extras import need_signer
 from coattest.files import Evidence, Folder, ReadOnce
+from coattest.parser import NamedPath
 from coattest.shell import Decorator, judged_folder, option_group, signing_key, utc_now
 from coattest_verify.quorum.authority import authority_from, tell_end
 from coattest_verify.quorum.decision import Decision
@@ -35,8 +36,8 @@ from coattest_verify.signatures.keys import (
     read_passphrase,
 )
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = NamedPath(dir_okay=False, path_type=Path)
+FOLDER = NamedPath(file_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -191,7 +192,7 @@ root_option: Decorator = option_group(
         type=parse_pinned_root,
         metavar="sha256:HEX|NAME",
         help="Digest of quorum.toml version 1, got from the members, or your name for it in root-names.toml;"
-        " with @N no version before N is taken. Remembered once given.",
+        " with @N no version before N is taken. Remembered from the first decision or cosignature on.",
     ),
     heading=DECISION,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from coattest.errors import FoundFalse
-from coattest.files import read_bounded, write_atomic
+from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import NEW_FILE
 from coattest.shell import confirm_signing, err, expect_option, json_option, utc_now
@@ -19,8 +19,7 @@ from coattest_verify.cli.options import (
     decisions_options,
     signing_options,
 )
-from coattest_verify.keypolicy.iam import parse_policy
-from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
+from coattest_verify.cli.policy.options import read_policy
 from coattest_verify.keypolicy.live import images, requires_instance
 from coattest_verify.keypolicy.report import BuyerReport, sign_report
 from coattest_verify.quorum.authority import evidence_from
@@ -67,7 +66,7 @@ def report_command(
     decision["attestations"] = attestations
     decided = decisions_from(decision, now=now, own=signing.member)
     digests = tuple(sorted({item.release_digest.hex() for item in decided}))
-    live = parse_policy(read_bounded(policy, MAX_DOCUMENT_BYTES))
+    live = read_policy(policy)
     lacking = [item.release for item in decided if item.pcrs[0] not in images(live)]
     if lacking:
         raise FoundFalse(

@@ -27,7 +27,7 @@ from coattest_verify.cli.words import (
     statement_rows,
 )
 from coattest_verify.quorum.cosigning import CosignPlan
-from coattest_verify.quorum.memory import Roots, parse_quorum_root
+from coattest_verify.quorum.memory import Roots, parse_digest
 from coattest_verify.quorum.signing import Pending
 from coattest_verify.quorum.statements.claim import Claimed
 from coattest_verify.quorum.statements.statement import Statement
@@ -94,7 +94,7 @@ class Asked(Questions):
         "--expect",
         "expected",
         multiple=True,
-        type=parse_quorum_root,
+        type=parse_digest("--expect"),
         metavar="sha256:HEX",
         help="Say yes to this members file, claim or build report; repeatable.",
     ),

@@ -37,7 +37,7 @@ from coattest_verify.quorum.objections import (
     seen_objections,
     votes_that_stand,
 )
-from coattest_verify.quorum.releases import release_files, release_place
+from coattest_verify.quorum.releases import release_files, release_place, releases_in
 from coattest_verify.quorum.statements.claim import CLAIM_FILE
 from coattest_verify.quorum.statements.question import DecisionQuestion, enough_until
 from coattest_verify.quorum.statements.signed import read_statements
@@ -71,6 +71,7 @@ LACKING = frozenset(
         "claim-unsigned",
         "claim-disputed",
         "log-not-fresh",
+        "no-release",
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -292,12 +293,20 @@ def decide_from(
     except Rejected as error:
         what = f"{error.what} ({error.hint})" if error.hint else error.what
         return _undecided(Finding(error.code, error.where or MEMBERS_FILE, what), profile=profile)
+    where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
     try:
         files = release_files(evidence, release)
+        where = files.place(CLAIM_FILE)
         claim = files.claim()
     except Rejected as error:
-        where = release_place(release, CLAIM_FILE) if release else CLAIM_FILE
-        return _undecided(Finding("bad-claim", where, error.what), profile=profile, chain=chain, seen=seen)
+        code, what = "bad-claim", error.what
+        if release and error.code == "absent":
+            others = ", ".join(name for name in releases_in(evidence) if name != release)[:200]
+            code, what = (
+                "no-release",
+                f"{what} (not claimed here yet; other releases here: {others or 'none'})",
+            )
+        return _undecided(Finding(code, where, what), profile=profile, chain=chain, seen=seen)
     if profile not in claim.profiles:
         known = ", ".join(sorted(claim.profiles))
         reason = Finding(
@@ -440,6 +449,8 @@ def _conclude(
         warnings += [each for each in objections if each not in reasons]
     if own is not None and own not in agree:
         text = "has no agreeing statement of its own: others' votes do not bind it"
+        if own not in members.names:
+            text = f"is not a member (one of {', '.join(members.names)})"
         reasons.append(Finding("own-statement-missing", own, text))
     result = question.claimed
     decision = None

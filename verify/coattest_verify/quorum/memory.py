@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,18 @@ def parse_quorum_root(text: str) -> bytes:
     if scheme != "sha256" or not SHA256.fullmatch(value):
         raise UsageError(f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-root")
     return bytes.fromhex(value)
+
+
+def parse_digest(option: str) -> Callable[[str], bytes]:
+    """What reads an option's ``sha256:HEX``, of something other than a root. Raises UsageError."""
+
+    def read(text: str) -> bytes:
+        try:
+            return parse_quorum_root(text)
+        except UsageError as error:
+            raise UsageError(repr(text[:80]), where=option, hint=error.hint, code="bad-expect") from None
+
+    return read
 
 
 def parse_pinned_root(text: str, names: Path | None = None) -> PinnedRoot:
@@ -185,7 +197,7 @@ class Unwritten(Roots):
         try:
             return _decode(read_bounded(self._file, MAX_ROOTS_FILE))
         except Rejected as error:
-            raise EnvironmentFailure(error.what, where=str(self._file), hint="a copy of roots.json") from None
+            raise UsageError(error.what, where=str(self._file), hint="a copy of roots.json") from None
 
 
 def _higher(earlier: Seen | None, accepted: Seen) -> Seen:

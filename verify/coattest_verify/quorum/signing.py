@@ -131,10 +131,10 @@ def _published(waiting: Pending, envelopes: Signatures, key: PublicKey) -> str |
     return None
 
 
-def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> None:
+def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> MembersFile | None:
     """Write the proposal, unless members signed another one for the same version: those are never replaced.
 
-    Raises FoundFalse (``exists``) then.
+    Raises FoundFalse (``exists``) then. Returns the proposal that nobody signed and that this one replaces.
     """
     envelopes = read_signatures(evidence)
     installed, waiting = _read(evidence, MEMBERS_FILE), _read(evidence, PROPOSAL_FILE)
@@ -153,6 +153,7 @@ def propose(attestations: Path, evidence: Evidence, proposal: MembersFile) -> No
             code="exists",
         )
     write_atomic(attestations / PROPOSAL_FILE, proposal.raw)
+    return waiting if waiting and waiting.raw != proposal.raw else None
 
 
 def candidates(evidence: Evidence, member: str) -> tuple[PublicKey, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from coattest.errors import Rejected
 from coattest.files import config_folder, given_file, read_whole
-from coattest.strictjson import Fields
+from coattest.strictjson import Fields, shown
 from coattest.text import parse_toml
 
 SETTINGS_FILE = "turn.toml"
@@ -52,14 +52,24 @@ def load_settings(path: Path | None = None) -> TurnSettings:
         fields = Fields(parse_toml(read_whole(path, MAX_SETTINGS), max_size=MAX_SETTINGS), "")
         fields.exactly("format", FORMAT)
         found = TurnSettings(
-            fields.text("url", _URL),
+            _address(fields, "url"),
             fields.optional("branch", fields.text, _BRANCH) or "main",
             fields.optional("folder", fields.text) or "attestations",
             fields.boolean("push") if fields.has("push") else True,
-            fields.optional("hand-in", fields.text, _URL) or "",
+            _address(fields, "hand-in") if fields.has("hand-in") else "",
         )
         fields.done()
         place = PurePosixPath(found.folder)
         if place.is_absolute() or ".." in place.parts or not place.parts:
             raise Rejected("folder: not a path inside the repository")
     return found
+
+
+def _address(fields: Fields, name: str) -> str:
+    address = fields.text(name)
+    if not _URL.fullmatch(address):
+        raise Rejected(
+            f"{name}: {shown(address, 120)} is not https://.., ssh://.., file:///.., user@host:path or an"
+            " absolute path, without spaces"
+        )
+    return address

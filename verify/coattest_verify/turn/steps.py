@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from coattest.errors import CoattestError, EnvironmentFailure, FoundFalse, Rejected, UsageError
-from coattest.files import Evidence, Folder, ReadOnce, read_whole
+from coattest.files import Evidence, Folder, ReadOnce, given_file, read_whole
 from coattest.findings import Finding
 from coattest_build.ownwork import BUILDER_FILE, COMPARED, REPORT_FILE, OwnWork
 from coattest_verify.quorum.commitments import commitments_missing
@@ -226,7 +226,8 @@ class MemberTurn:
 
     def _hand_in_claim(self, there: _Fetched, path: Path) -> str | None:
         data = read_whole(path, MAX_CLAIM)
-        claim = Claimed.decode(data)
+        with given_file(path, code="bad-claim"):
+            claim = Claimed.decode(data)
         built = [
             own
             for out in self.rebuilds

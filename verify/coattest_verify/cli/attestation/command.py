@@ -331,6 +331,9 @@ def _time(document: bytes, at: str | None, now: datetime, entry: IndexEntry | No
 
 
 def _hex(text: str, where: str) -> bytes:
+    if not text.strip():
+        # Of a variable that is not set. A host may leave a field empty, and would be believed.
+        raise UsageError("empty", where=where, hint="hex digits, or null for a field that is not set")
     try:
         return bytes.fromhex(text)
     except ValueError:

@@ -11,7 +11,7 @@ from coattest.shell import confirm_signing, err, expect_option, json_option
 from coattest_verify.cli.options import SigningKey, attestations_option, read_once, signing_options
 from coattest_verify.cli.words import countersign_rows
 from coattest_verify.quorum.members.chain import claimed_root
-from coattest_verify.quorum.memory import Roots, parse_quorum_root
+from coattest_verify.quorum.memory import Roots, parse_digest
 from coattest_verify.quorum.signing import check_countersigner, countersign, pending
 from coattest_verify.signatures.journal import SignatureJournal
 
@@ -20,7 +20,7 @@ from coattest_verify.signatures.journal import SignatureJournal
 @signing_options
 @click.option(
     "--instead-of",
-    type=parse_quorum_root,
+    type=parse_digest("--instead-of"),
     metavar="sha256:HEX",
     help="Give up your signature on this other version of the same number. Both signatures exist then: if"
     " both versions get enough, nothing is decided any more.",

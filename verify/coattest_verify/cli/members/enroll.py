@@ -12,7 +12,13 @@ import click
 from coattest.errors import UsageError
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, utc_now
-from coattest_verify.cli.members.init import parse_groups, parse_members, rule_options, start_of_day
+from coattest_verify.cli.members.init import (
+    as_asked,
+    parse_groups,
+    parse_members,
+    rule_options,
+    start_of_day,
+)
 from coattest_verify.cli.options import attestations_option, read_once, tell_expiry
 from coattest_verify.quorum.members.file import MEMBERS_FILE, Member, MemberGroup, MembersFile, utc
 from coattest_verify.quorum.members.restarting import proposed_restart
@@ -80,10 +86,15 @@ def enroll_command(
         files: dict[str, bytes] = {}
         if restart_log:
             values["restart"], files = proposed_restart(evidence, current)
-        proposal = current.successor(**values)
-        propose(attestations, evidence, proposal)
+        proposal = as_asked(lambda: current.successor(**values))
+        replaced = propose(attestations, evidence, proposal)
         for name, content in files.items():
             put_file(attestations, name, content)
+    if replaced and replaced.version == proposal.version:
+        err().print(
+            f"replaced: the proposal sha256:{replaced.sha256}, which nobody signed; what it changed is gone",
+            style="yellow",
+        )
     if as_json:
         emit_json(
             {

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 
-from coattest.errors import UsageError
+from coattest.errors import Rejected, UsageError
 from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.shell import Decorator, err, json_option, option_group, utc_now
+from coattest.strictjson import shown
 from coattest_verify.cli.options import attestations_option
 from coattest_verify.quorum.members.file import (
     DEFAULT_MAX_AGE_DAYS,
     MAX_DIVERSITY,
     MEMBERS_FILE,
+    NAME,
     Member,
     MemberGroup,
     MembersFile,
@@ -129,20 +132,23 @@ def init_members_command(
             hint="verify members enroll proposes a new version",
             code="exists",
         )
-    file = MembersFile.make(
-        version=1,
-        previous=None,
-        expires=start_of_day(utc_now() + timedelta(days=days)),
-        round=round_,
-        threshold=threshold if threshold is not None else len({text.partition("=")[0] for text in members}),
-        dissent=dissent,
-        members=parse_members(members),
-        groups=parse_groups(groups),
-        revoke_threshold=revoke_threshold,
-        max_age_days=max_age_days,
-        require_compiled_kernel=not cached_kernel_counts,
+    values = {
+        "version": 1,
+        "previous": None,
+        "expires": start_of_day(utc_now() + timedelta(days=days)),
+        "round": round_,
+        "threshold": threshold
+        if threshold is not None
+        else len({text.partition("=")[0] for text in members}),
+        "dissent": dissent,
+        "members": parse_members(members),
+        "groups": parse_groups(groups),
+        "revoke_threshold": revoke_threshold,
+        "max_age_days": max_age_days,
+        "require_compiled_kernel": not cached_kernel_counts,
         **diversity,
-    )
+    }
+    file = as_asked(lambda: MembersFile.make(**values))
     write_atomic(path, file.raw)
     write_atomic(attestations / ATTRIBUTES_FILE, ATTRIBUTES_TEXT)
     if as_json:
@@ -161,6 +167,25 @@ def init_members_command(
     err().print("next: every member runs verify members countersign")
 
 
+def as_asked(make: Callable[[], MembersFile]) -> MembersFile:
+    """The members file that the options ask for. Raises UsageError for one that breaks a rule, or that no
+    release could ever be decided under: each member shows one route and states one host.
+    """
+    try:
+        file = make()
+    except Rejected as error:
+        raise UsageError(error.what, where=error.where, hint="nothing was written", code=error.code) from None
+    for name, wanted in (("routes", file.routes), ("hosts", file.hosts)):
+        if wanted > len(file.members):
+            raise UsageError(
+                f"{name}: each member has one, so {len(file.members)} in all never have {wanted}",
+                where=MEMBERS_FILE,
+                hint="nothing was written",
+                code="members-malformed",
+            )
+    return file
+
+
 def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
     """Members from ``NAME=KEY.pub`` pairs, keys of one name joined. Raises UsageError."""
     keys: dict[str, list[PublicKey]] = {}
@@ -168,6 +193,12 @@ def parse_members(values: tuple[str, ...]) -> tuple[Member, ...]:
         name, separator, file = value.partition("=")
         if not separator or not name or not file:
             raise UsageError("not NAME=KEY.pub", where=value[:120])
+        if not NAME.fullmatch(name):
+            raise UsageError(
+                f"a member cannot be called {shown(name)}",
+                hint="1 to 32 of a-z, 0-9 and -, with no - at an end",
+                code="members-malformed",
+            )
         keys.setdefault(name, []).append(load_public(Path(file)))
     return tuple(Member(name, tuple(found)) for name, found in keys.items())
 

@@ -13,6 +13,7 @@ from coattest.files import write_atomic
 from coattest.jsontext import emit_json
 from coattest.parser import refuse_ignored
 from coattest.shell import err, json_option, needs_extra, out, utc_now
+from coattest_verify.cli.options import FOLDER
 from coattest_verify.cli.policy.making import (
     DESCRIPTION,
     EXAMPLE_KEY,
@@ -39,7 +40,7 @@ NEW_KEY = "new"
 )
 @click.option(
     "--save-previous",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path(),
     help="Folder to save the previous policy in (default: here).",
 )

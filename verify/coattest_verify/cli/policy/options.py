@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,8 +12,11 @@ import click
 
 from coattest.aws import aws_settings
 from coattest.errors import UsageError
+from coattest.files import read_bounded
 from coattest.shell import option_group
 from coattest_verify.cli.options import EXISTING_FILE, decisions_options, endpoint_option
+from coattest_verify.keypolicy.iam import Policy, PolicyError, parse_policy
+from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ARNS: dict[str, Any] = {"multiple": True, "metavar": "ARN"}
@@ -109,3 +113,12 @@ def aws_client(service: str, given: Mapping[str, Any], key: str) -> Any:
     with aws_settings(service):
         session: Any = boto3.session.Session(region_name=region)
         return session.client(service, endpoint_url=given["endpoint_url"])
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a file. Raises PolicyError, which names the file."""
+    try:
+        return parse_policy(read_bounded(path, MAX_DOCUMENT_BYTES))
+    except PolicyError as error:
+        place = f"{path}: {error.where}" if error.where else str(path)
+        raise PolicyError(error.what, where=place, hint=error.hint, code=error.code) from None

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coattest.errors import EnvironmentFailure, FoundFalse, UsageError
-from coattest.files import read_bounded
 from coattest.jsontext import emit_json
 from coattest.shell import err, json_option, needs_extra, out, step_progress, utc_now
 from coattest_verify.cli.options import EXISTING_FILE, decisions_from, decisions_options
-from coattest_verify.cli.policy.options import managing_options
+from coattest_verify.cli.policy.options import managing_options, read_policy
 from coattest_verify.keypolicy.generate import check_tuple
-from coattest_verify.keypolicy.iam import PolicyError, parse_policy
+from coattest_verify.keypolicy.iam import PolicyError
 from coattest_verify.keypolicy.iam.names import KEY_ARN, PRINCIPAL_ARN, refuse_placeholder
-from coattest_verify.keypolicy.iam.parse import MAX_DOCUMENT_BYTES
 from coattest_verify.keypolicy.roles import Roles, roles_of
 
 if TYPE_CHECKING:
@@ -59,10 +57,10 @@ def policy_prove_command(**given: Any) -> int:
     """
     from coattest_verify.keypolicy import prove as prover  # noqa: PLC0415
 
-    text, now = read_bounded(given["file"], MAX_DOCUMENT_BYTES), utc_now()
+    now = utc_now()
     tuples, decisions = _decided(given, now)
     try:
-        policy = parse_policy(text)
+        policy = read_policy(given["file"])
     except PolicyError as error:
         if error.code != "unknown-operator":
             raise

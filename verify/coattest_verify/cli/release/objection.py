@@ -11,7 +11,7 @@ from coattest_verify.cli.options import read_once, release_option
 from coattest_verify.cli.release.voting import VoteRequest, vote_options
 from coattest_verify.cli.words import claim_rows
 from coattest_verify.quorum.members.file import utc
-from coattest_verify.quorum.memory import parse_quorum_root
+from coattest_verify.quorum.memory import parse_digest
 from coattest_verify.quorum.releases import put_vote
 from coattest_verify.quorum.statements.signed import SignedStatement, read_statements
 from coattest_verify.quorum.statements.statement import DISSENT
@@ -62,7 +62,7 @@ def withdraw_dissent_command(*, request: VoteRequest, release: str | None) -> No
 @click.option("--whom", "excused", required=True, metavar="NAME", help="The member that is excused.")
 @click.option(
     "--dissent",
-    type=parse_quorum_root,
+    type=parse_digest("--dissent"),
     metavar="sha256:HEX",
     help="The dissent that is excused; without it, silence.",
 )

@@ -23,7 +23,7 @@ from coattest_verify.cli.options import (
 from coattest_verify.cli.words import publish_rows
 from coattest_verify.quorum.memory import Roots
 from coattest_verify.quorum.releases import release_files
-from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD
+from coattest_verify.quorum.statements.claim import CLAIM_FILE, MAX_CLAIM, WORD, Claimed
 from coattest_verify.rebuild.answer import read_report, read_state
 from coattest_verify.rebuild.publishing import sign_publication
 from coattest_verify.signatures.journal import SignatureJournal
@@ -74,10 +74,11 @@ def publish_command(
             data = (
                 read_whole(claim, MAX_CLAIM) if claim else release_files(evidence, release).read(CLAIM_FILE)
             )
+            Claimed.decode(data)
         except Rejected as error:
             raise UsageError(
                 error.what,
-                where=CLAIM_FILE,
+                where=str(claim or CLAIM_FILE),
                 hint="--claim names what eif build --claim wrote",
                 code="bad-claim",
             ) from None
