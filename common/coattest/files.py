@@ -94,7 +94,7 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write ``content`` to ``path`` so that a reader sees the old file or the whole new one."""
-    with atomic_file(path, mode) as temporary, _about(path):
+    with atomic_file(path, mode) as temporary, _naming(path):
         temporary.write_bytes(content)
 
 
@@ -105,7 +105,7 @@ def write_new(path: Path, content: bytes, mode: int = 0o644) -> bool:
     meanwhile leaves nothing, where the file system has files without a name (open(2), O_TMPFILE).
     """
     make_folder(path.parent)
-    with _about(path):
+    with _naming(path):
         done = _link_nameless(path, content, mode)
         return _link_temporary(path, content, mode) if done is None else done
 
@@ -282,7 +282,7 @@ def make_folder(path: Path) -> None:
     path: what is written must not land where a link leads.
     """
     try:
-        with _about(path):
+        with _naming(path):
             if path.is_absolute():
                 path.mkdir(parents=True, exist_ok=True)
             else:
@@ -318,7 +318,7 @@ def require_writable(path: Path, *, folder: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _about(path: Path) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Within the block, which writes ``path`` and nothing else, an error of the system names ``path``: not
     the temporary file in its place, and not nothing, as write(2) does on a full disk.
     """
@@ -333,7 +333,7 @@ def _about(path: Path) -> Iterator[None]:
 def _beside(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, which is gone afterwards. Raises UsageError as ``make_folder``."""
     make_folder(path.parent)
-    with _about(path):
+    with _naming(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)

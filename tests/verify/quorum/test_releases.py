@@ -78,11 +78,11 @@ def test_several_releases_must_be_named(two: Members) -> None:
 def test_a_release_without_a_claim_is_undecided(two: Members) -> None:
     """A name that is wrong or early is nothing false: what is here is said. A link in its place is false."""
     (reason,) = (outcome := two.decide(release="9.9")).reasons
-    assert (outcome.exit_code, reason.code, reason.where) == (3, "no-release", "releases/9.9/claim.json")
+    assert (outcome.exit_code, reason.code, reason.where) == (3, "no-claim", "releases/9.9/claim.json")
     assert reason.detail == f"no such file (not claimed here yet; other releases here: 0.1.0, {NEXT})"
     (two.released / "claim.json").rename(two.released / "kept.json")
     (reason,) = (outcome := two.decide(release=NEXT)).reasons
-    assert (outcome.exit_code, reason.code) == (3, "no-release")
+    assert (outcome.exit_code, reason.code) == (3, "no-claim")
     (two.released / "claim.json").symlink_to("kept.json")
     (reason,) = (outcome := two.decide(release=NEXT)).reasons
     assert (outcome.exit_code, reason.code) == (1, "bad-claim")

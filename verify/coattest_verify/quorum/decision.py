@@ -71,7 +71,7 @@ LACKING = frozenset(
         "claim-unsigned",
         "claim-disputed",
         "log-not-fresh",
-        "no-release",
+        "no-claim",
     }
 )
 """Codes of reasons that say what is not there yet, or not here. Nothing was found false by one of these."""
@@ -303,7 +303,7 @@ def decide_from(
         if release and error.code == "absent":
             others = ", ".join(name for name in releases_in(evidence) if name != release)[:200]
             code, what = (
-                "no-release",
+                "no-claim",
                 f"{what} (not claimed here yet; other releases here: {others or 'none'})",
             )
         return _undecided(Finding(code, where, what), profile=profile, chain=chain, seen=seen)
