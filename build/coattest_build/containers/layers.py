@@ -198,6 +198,16 @@ def folder_at(
     return stack[-1], made
 
 
+def look_up(root: Inode, path: bytes, counted: Counted) -> Inode | None:
+    """What is at a path, links followed as in a chroot; None where nothing is. Raises ContainerError."""
+    try:
+        return folder_at(root, path.split(b"/"), path, counted, file=True)[0]
+    except ContainerError as error:
+        if error.code != "container-unloadable":
+            raise
+        return None
+
+
 def _like(model: Inode, part: bytes, name: bytes) -> Inode:
     """A new folder as the model is, called ``part``. Raises ContainerError for the name of a whiteout."""
     if part.startswith(WHITEOUT):

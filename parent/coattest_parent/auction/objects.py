@@ -46,12 +46,11 @@ def get_whole(client: S3Client, uri: str, most: int, **conditions: Any) -> tuple
                 raise too_large(uri, most)
             content = b""
             # An answer in chunks may be longer than it said. Only a read at the end compares the checksum.
-            while piece := body.read(size + 1 - len(content)):
+            while len(content) <= size and (piece := body.read(size + 1 - len(content))):
                 content += piece
-                if len(content) > size:
-                    raise AwsFailure("S3's answer is not as long as it said", where=uri, code="bad-answer")
-            if len(content) < size:
-                raise AwsFailure("S3's answer is not as long as it said", where=uri, code="unreachable")
+            if len(content) != size:
+                code = "unreachable" if len(content) < size else "bad-answer"
+                raise AwsFailure("S3's answer is not as long as it said", where=uri, code=code)
             return content, etag
 
 

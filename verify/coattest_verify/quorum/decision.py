@@ -309,9 +309,7 @@ def decide_from(
         return _undecided(Finding(code, where, what), profile=profile, chain=chain, seen=seen)
     if profile not in claim.profiles:
         known = ", ".join(sorted(claim.profiles))
-        reason = Finding(
-            "wrong-profile", files.place(CLAIM_FILE), f"has no profile {profile!r}, only {known}"
-        )
+        reason = Finding("wrong-profile", where, f"has no profile {profile!r}, only {known}")
         return _undecided(reason, profile=profile, chain=chain, seen=seen)
     members = chain.current
     earlier = chain.versions[:-1]

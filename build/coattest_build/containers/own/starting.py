@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 
 from coattest_build.containers.application import ContainerTree
 from coattest_build.containers.daemon import mode_and_owner
-from coattest_build.containers.errors import ContainerError, not_read, path_text
+from coattest_build.containers.errors import not_read, path_text
 from coattest_build.containers.image import ImageLayer, OpenedImage
-from coattest_build.containers.layers import Counted, Inode, folder_at
+from coattest_build.containers.layers import Counted, Inode, look_up
 from coattest_build.containers.layertar import DIRECTORY, FILE
 from coattest_build.containers.nitrocli import command_of
 from coattest_build.containers.own.plan import RunPlan
@@ -115,11 +115,8 @@ class _Seen:
         path = place.encode("utf-8", "surrogateescape")
         if posixpath.normpath(path).startswith(b"/proc/"):
             return None  # /proc/self/exe and the like are known only when it runs
-        try:
-            inode, _ = folder_at(self.root, path.split(b"/"), path, self.counted, file=True)
-        except ContainerError as error:
-            if error.code != "container-unloadable":
-                raise
+        inode = look_up(self.root, path, self.counted)
+        if inode is None:
             return f"{path_text(path)} is not in the image, or a link that leads nowhere"
         if inode.kind != FILE:
             return f"{path_text(path)} is not a file"

@@ -20,7 +20,7 @@ from coattest_build.containers.layers import (
     IMPLIED,
     Counted,
     Inode,
-    folder_at,
+    look_up,
     walk,
 )
 from coattest_build.containers.layertar import DIRECTORY, FILE, SYMLINK
@@ -165,13 +165,8 @@ def _check_free(root: Inode, name: bytes) -> None:
 
 def _database(image: OpenedImage, root: Inode, path: bytes, counted: Counted) -> bytes:
     """A small file of the image, links followed; empty where it is not there. Raises ContainerError."""
-    try:
-        inode, _ = folder_at(root, path.split(b"/"), path, counted, file=True)
-    except ContainerError as error:
-        if error.code != "container-unloadable":
-            raise
-        return b""
-    if inode.kind != FILE:
+    inode = look_up(root, path, counted)
+    if inode is None or inode.kind != FILE:
         return b""
     if inode.size > MAX_DATABASE:
         raise beyond_limit(f"larger than {MAX_DATABASE} bytes", where=path_text(path))
