@@ -47,22 +47,19 @@ MAX_OF_ONE = 256
 
 def parse_quorum_root(text: str) -> bytes:
     """The 32 bytes of ``sha256:HEX``. Raises UsageError."""
-    scheme, _, value = text.partition(":")
-    if scheme != "sha256" or not SHA256.fullmatch(value):
-        raise UsageError(f"root {text[:80]!r}", hint="sha256: and 64 lower-case hex digits", code="bad-root")
-    return bytes.fromhex(value)
+    return _sha256(text, f"root {text[:80]!r}", code="bad-root")
 
 
 def parse_digest(option: str) -> Callable[[str], bytes]:
     """What reads an option's ``sha256:HEX``, of something other than a root. Raises UsageError."""
+    return lambda text: _sha256(text, repr(text[:80]), where=option, code="bad-expect")
 
-    def read(text: str) -> bytes:
-        try:
-            return parse_quorum_root(text)
-        except UsageError as error:
-            raise UsageError(repr(text[:80]), where=option, hint=error.hint, code="bad-expect") from None
 
-    return read
+def _sha256(text: str, what: str, *, code: str, where: str | None = None) -> bytes:
+    scheme, _, value = text.partition(":")
+    if scheme != "sha256" or not SHA256.fullmatch(value):
+        raise UsageError(what, where=where, hint="sha256: and 64 lower-case hex digits", code=code)
+    return bytes.fromhex(value)
 
 
 def parse_pinned_root(text: str, names: Path | None = None) -> PinnedRoot:
