@@ -335,14 +335,14 @@ class _Reader:
         return piece
 
     def head(self, major: int) -> int:
-        start = self._position
         initial = self.take(1)[0]
         value = initial & 31
         if initial >> 5 != major or value > 27:
             raise _malformed(f"unexpected CBOR item {initial:#04x} at {self._position - 1}")
         if value >= 24:
-            value = int.from_bytes(self.take(1 << (value - 24)), "big")
-            if self._position - start != len(cbor2.dumps(value)):
+            size = 1 << (value - 24)
+            value = int.from_bytes(self.take(size), "big")
+            if value < (24 if size == 1 else 1 << (4 * size)):
                 raise _malformed(f"a CBOR integer that is not in its shortest form before {self._position}")
         return value
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from coattest_build.explain.describe import describe_image
+from support.build.eif_program import eif
 from support.build.images import DIRECTORY, SYMLINK, SpecImage, archive, newc, pcr, plain
 
 NOW = datetime(2026, 5, 1, tzinfo=timezone.utc)
@@ -35,12 +34,6 @@ def image(tmp_path: Path) -> Path:
     path = tmp_path / "image.eif"
     path.write_bytes(spec().build())
     return path
-
-
-def eif(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_json_has_everything(image: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +20,7 @@ from coattest_build.explain.diff import Comparison, compare
 from coattest_build.explain.excerpt import first_difference
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.elf import section_at
+from support.build.eif_program import eif
 from support.build.images import DIRECTORY, SIGNATURE, SYMLINK, SpecImage, archive, newc, plain
 
 BOOT = archive(newc(b"dev", DIRECTORY), newc(b"init", 0o100755, b"init"))
@@ -348,12 +347,6 @@ def test_hostile_elf_never_raises(tail: bytes, offset: int, position: int, value
         changed[position % len(changed)] = value
         found = section_at(lambda at, size, data=bytes(changed): data[at : at + size], offset)  # type: ignore[misc]
         assert found is None or isinstance(found, str)
-
-
-def eif(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_command(tmp_path: Path) -> None:

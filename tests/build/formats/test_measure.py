@@ -19,6 +19,7 @@ from coattest_build.formats.eif import ImageError
 from coattest_build.formats.hashing import BLOCK, Crc32, feed
 from coattest_build.formats.measure import measure, measure_registers, pcr3, pcr4
 from coattest_build.formats.registers import EMPTY_PCR2
+from support.build.eif_program import eif
 from support.build.images import HEADER, pcr, plain, with_right_crc
 
 MEMORY_LIMIT = 64 << 20
@@ -116,7 +117,7 @@ def test_command_prints_what_nitro_cli_prints(tmp_path: Path) -> None:
     path = tmp_path / "image.eif"
     path.write_bytes(plain(b"kernel", b"cmd", b"{}", (b"boot", b"app")).build())
     for arguments in ([], ["--json"]):
-        done = _eif("measure", str(path), *arguments)
+        done = eif("measure", str(path), *arguments)
         assert (done.returncode, done.stderr) == (0, "")
         assert json.loads(done.stdout) == {
             "Measurements": {
@@ -136,18 +137,18 @@ def test_the_short_way_prints_what_the_command_line_prints(tmp_path: Path) -> No
     done = subprocess.run(
         [sys.executable, "-c", short, "measure", str(path)], capture_output=True, text=True, check=True
     )
-    assert done.stdout == _eif("measure", "--json", str(path)).stdout
+    assert done.stdout == eif("measure", "--json", str(path)).stdout
 
 
 def test_command_refuses_in_one_line(tmp_path: Path) -> None:
     """A file that is not an image is exit 2 with one line, and so is a file that is not there."""
     path = tmp_path / "image.eif"
     path.write_bytes(b"MZ" * 1000)
-    done = _eif("measure", str(path))
+    done = eif("measure", str(path))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == [f"eif: {path}: not an EIF: it does not begin with .eif"]
-    assert _eif("measure", str(tmp_path / "absent")).returncode == 2
+    assert eif("measure", str(tmp_path / "absent")).returncode == 2
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_what_is_given_in_place_of_an_image_is_named(tmp_path: Path, content: by
     other.write_bytes(content)
     image.write_bytes(plain().build())
     for words in (["measure", other], ["describe", other], ["diff", image, other]):
-        done = _eif(*map(str, words))
+        done = eif(*map(str, words))
         assert done.returncode == 2
         assert done.stderr.startswith(f"eif: {other}: {said}")
 
@@ -244,8 +245,3 @@ def test_fixed_crc_is_accepted(tmp_path: Path) -> None:
     image[-1] ^= 1
     path.write_bytes(with_right_crc(bytes(image)))
     assert measure(path).size == len(image)
-
-
-def _eif(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from coattest_build.entry import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,6 +24,7 @@ from coattest_build.formats import signature
 from coattest_build.formats.measure import measure
 from coattest_build.formats.signature import check_signature, make_section, parse_signature
 from coattest_build.formats.signing import load_sign, sign_image
+from support.build.eif_program import eif
 from support.build.images import RAMDISK, SIGNATURE, SpecImage, archive, newc, pcr, plain
 from support.enclave.enclave_image import read_layout
 from support.loopback import Handler, Loopback
@@ -63,12 +63,7 @@ def test_measure_gives_pcr8_of_a_signature_that_holds_only(image: Path, tmp_path
     now = datetime.now(timezone.utc)
 
     def measured(path: Path) -> tuple[int, dict[str, str], str]:
-        done = subprocess.run(
-            [sys.executable, "-c", "from coattest_build.entry import main; main()", "measure", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = eif("measure", path)
         return done.returncode, json.loads(done.stdout)["Measurements"], done.stderr
 
     valid = certify(key, start=now - timedelta(days=1))
@@ -186,36 +181,24 @@ def test_certificate_file_with_two(certificate: x509.Certificate) -> None:
     assert caught.value.code == "certificate-malformed"
 
 
-def _eif(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-c", "from coattest_build.cli import main; main()", *arguments]
-    return subprocess.run(
-        command,
-        cwd="/",
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def test_commands_sign_measure_and_describe(image: Path, tmp_path: Path, key: Key) -> None:
     """``eif sign`` signs, ``eif measure`` shows PCR8, ``eif describe`` says that the signature holds."""
     certificate = certify(key, start=datetime.now(timezone.utc) - timedelta(days=1))
     key_file, certificate_file = _files(tmp_path, key, certificate)
-    sign = ("sign", str(image), "--key", str(key_file), "--certificate", str(certificate_file), "--json")
+    files = ("--key", str(key_file), "--certificate", str(certificate_file))
+    sign = functools.partial(eif, "sign", image, *files, "--json", folder=Path("/"))
     before = image.read_bytes()
-    asked = _eif(*sign)
+    asked = sign()
     assert (asked.returncode, json.loads(asked.stdout)["code"]) == (2, "not-confirmed")
-    other = _eif(*sign, "--expect", f"sha256:{'0' * 64}")
+    other = sign("--expect", f"sha256:{'0' * 64}")
     assert (other.returncode, json.loads(other.stdout)["code"]) == (1, "not-expected")
     assert image.read_bytes() == before
-    done = _eif(*sign, "--expect", f"sha256:{hashlib.sha256(before).hexdigest()}")
+    done = sign("--expect", f"sha256:{hashlib.sha256(before).hexdigest()}")
     assert done.returncode == 0, done.stderr
-    measured = json.loads(_eif("measure", str(image)).stdout)
+    measured = json.loads(eif("measure", str(image)).stdout)
     assert json.loads(done.stdout) == {"image": str(image), **measured}
     assert measured["Measurements"]["PCR8"] == pcr(certificate.public_bytes(serialization.Encoding.DER))
-    described = _eif("describe", str(image), "--json")
+    described = eif("describe", str(image), "--json")
     assert described.returncode == 0
     document = json.loads(described.stdout)
     assert document["signature"]["ok"] is True
@@ -231,7 +214,7 @@ def test_command_refuses_an_expired_certificate(image: Path, tmp_path: Path, key
     before = image.read_bytes()
     digest = f"sha256:{hashlib.sha256(before).hexdigest()}"
     argv = ("--key", str(key_file), "--certificate", str(certificate_file), "--expect", digest)
-    done = _eif("sign", str(image), *argv)
+    done = eif("sign", image, *argv, folder=Path("/"))
     assert (done.returncode, done.stdout) == (1, "")
     assert "expired" in done.stderr
     assert image.read_bytes() == before
@@ -244,7 +227,7 @@ def test_describe_finds_a_stale_signature(image: Path, key: Key) -> None:
     stale = _spec()
     stale.sections += [(RAMDISK, archive()), (SIGNATURE, section)]
     image.write_bytes(stale.build())
-    done = _eif("describe", str(image), "--json")
+    done = eif("describe", str(image), "--json")
     assert done.returncode == 1
     document = json.loads(done.stdout)
     assert [finding["code"] for finding in document["signature"]["findings"]] == ["signature-pcr0"]

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from coattest.progress import Quiet, Terminal
 from coattest_build import image
 from coattest_build.inputs import lock, wheels
 from coattest_build.inputs.cache import Cache
+from support.build.eif_program import eif
 from support.build.small_archive import index_variables, make_small_archive, publish
 from support.build.wheelhouse import make_wheel_file
 from support.raises import raises_code
@@ -34,9 +34,7 @@ class World:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `eif lock` in the source tree."""
-        program = "from coattest_build.cli import main; main()"
-        command = [sys.executable, "-I", "-c", program, "lock", "--mirror", self.mirror.as_uri(), *arguments]
-        return subprocess.run(command, cwd=self.source, capture_output=True, text=True, check=False)
+        return eif("lock", "--mirror", self.mirror.as_uri(), *arguments, folder=self.source)
 
     @property
     def lock(self) -> lock.Lock:

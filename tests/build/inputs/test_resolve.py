@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from coattest.errors import EnvironmentFailure, UsageError
 from coattest_build import image
 from coattest_build.inputs import lock, resolve, wheels
 from coattest_build.inputs.lock import BadLock
+from support.build.eif_program import eif
 from support.build.small_archive import index_variables, make_small_archive, publish
 from support.build.wheelhouse import make_wheel_file
 from support.raises import raises_code
@@ -45,10 +45,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(source: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `eif lock` in the source tree."""
-    program = "from coattest_build.cli import main; main()"
-    mirror = (source.parent / "mirror").as_uri()
-    command = [sys.executable, "-I", "-c", program, "lock", "--mirror", mirror, *arguments]
-    return subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    return eif("lock", "--mirror", (source.parent / "mirror").as_uri(), *arguments, folder=source)
 
 
 def pinned(source: Path) -> dict[str, str]:

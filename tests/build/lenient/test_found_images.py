@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +15,7 @@ from coattest_build.explain.describe import Description, describe_image
 from coattest_build.explain.diff import compare
 from coattest_build.formats.eif import ImageError
 from coattest_build.formats.lenient import initramfs
+from support.build.eif_program import eif
 from support.build.found_images import FoundImage, found_images
 from support.build.images import CMDLINE, KERNEL, RAMDISK, SYMLINK, archive, newc, pcr, plain
 
@@ -108,12 +107,6 @@ def test_what_a_ramdisk_takes_of_memory_is_limited(
     with pytest.raises(ImageError, match="more than 100 ") as caught:
         describe_image(path, now=NOW, files=True)
     assert caught.value.code == "cpio-limit"
-
-
-def eif(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_exit_codes_agree(tmp_path: Path) -> None:

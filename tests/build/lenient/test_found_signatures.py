@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coattest_build.explain.describe import describe_image
 from coattest_build.formats.signature import make_section
+from support.build.eif_program import eif
 from support.build.found_images import nitro, nitro_application, nitro_boot
 from support.build.images import SIGNATURE, pcr
 from support.verify.signing_keys import certify
@@ -99,15 +98,7 @@ def test_an_unreadable_signature_leaves_the_registers_alone(tmp_path: Path, name
     """PCR0 to 2 are printed, PCR8 is not, and exit 1 of both commands says what cannot be read."""
     path = image(tmp_path / "image.eif", UNREADABLE[name])
     for verb in ("measure", "describe"):
-        command = [
-            sys.executable,
-            "-c",
-            "from coattest_build.cli import main; main()",
-            verb,
-            str(path),
-            "--json",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = eif(verb, path, "--json")
         assert done.returncode == 1
         assert str(path) in done.stderr
         document = json.loads(done.stdout)

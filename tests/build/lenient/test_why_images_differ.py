@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coattest_build.explain.diff import Comparison, compare
 from coattest_build.formats.signature import make_section
+from support.build.eif_program import eif
 from support.build.found_images import NITRO_TIME, find_cpio, nitro, nitro_application
 from support.build.images import DIRECTORY, SIGNATURE, SYMLINK, SpecImage, archive, newc, pcr, plain
 from support.verify.signing_keys import NOW, PCR0, certify, signer
@@ -27,12 +26,6 @@ def compared(tmp_path: Path, a: SpecImage, b: SpecImage) -> Comparison:
     (tmp_path / "a.eif").write_bytes(a.build())
     (tmp_path / "b.eif").write_bytes(b.build())
     return compare(tmp_path / "a.eif", tmp_path / "b.eif")
-
-
-def eif(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the program."""
-    command = [sys.executable, "-c", "from coattest_build.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_two_builds_of_nitro_cli_differ_in_times_and_a_line(tmp_path: Path) -> None:
