@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST_ARGS ?=
-# One worker more than processors: tests wait for processes and sockets about half of their time.
-WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 1 )))
+# Two workers more than processors: tests wait for processes and sockets about half of their time.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 1) + 2 )))
 CEREMONY_ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -279,6 +280,7 @@ ANY_ENTRY: st.SearchStrategy[Entry] = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(SETTINGS, max_examples=400)
 @given(
     st.lists(st.lists(ANY_ENTRY, max_size=6), min_size=1, max_size=3), st.sampled_from(["", "/a/b", "/etc/x"])

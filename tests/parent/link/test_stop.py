@@ -268,8 +268,8 @@ def _told_while(real: Callable[..., Any]) -> Iterator[list[int]]:
 # ------------------------------------------------------------------------------------- the services
 
 
-STEP = 1 if runs_in("faults") else 5
-"""Every line in ``tox -e faults``, every fifth elsewhere: each is a process of its own."""
+STEP = 1 if runs_in("faults") else 20
+"""Every line in ``tox -e faults``, every twentieth elsewhere: each is a process of its own."""
 
 
 @pytest.mark.parametrize("verb", ["serve", "proxy"])

@@ -314,6 +314,10 @@ ACTION_PATTERNS = [
 ]
 
 
+GENERATED = int(os.environ.get("COATTEST_POLICIES", "20"))
+"""Generated policies; ``tox -e policy-pairs`` asks for a thousand, in CI for a hundred."""
+
+
 @st.composite
 def conditions(draw: Any) -> dict[str, Any]:
     """A condition block of every operator that has formulas."""
@@ -478,7 +482,7 @@ def evaluator_says(policy: Policy, request: Request) -> tuple[Ternary, Ternary]:
 
 
 @settings(
-    max_examples=int(os.environ.get("COATTEST_POLICIES", "100")),
+    max_examples=GENERATED,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
@@ -494,7 +498,7 @@ def test_evaluator_and_formulas_agree_on_generated_pairs(case: tuple[Policy, lis
 
 
 @settings(
-    max_examples=int(os.environ.get("COATTEST_POLICIES", "100")),
+    max_examples=GENERATED,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )

@@ -43,7 +43,7 @@ from support.verify.keypolicy.prover import (
 )
 from support.verify.keypolicy.solving import solve
 
-GENERATED = int(os.environ.get("COATTEST_POLICIES", "20"))
+GENERATED = int(os.environ.get("COATTEST_POLICIES", "5"))
 SEEDS = 5 if "COATTEST_POLICIES" in os.environ else 1
 QUESTION = ProofQuestion((A,), (ADMIN,), (BIDDER,), KEY)
 GOALS = (

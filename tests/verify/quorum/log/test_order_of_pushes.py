@@ -92,6 +92,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return Work(tmp_path_factory.mktemp("work"))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), appends=st.sets(st.integers(0, 15)))
 def test_the_order_of_pushes_decides_nothing(work: Work, seed: int, appends: set[int]) -> None:
