@@ -11,7 +11,9 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import botocore.hooks
 import botocore.session
 import pytest
 
@@ -99,11 +101,21 @@ def state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 def service_models_read_once() -> Iterator[None]:
     """All boto3 sessions share botocore's reader of its service models, which keeps what it has parsed.
 
-    Each session has its own otherwise, and parsing takes longer than most calls of a test.
+    Each session has its own otherwise, and parsing takes longer than most calls of a test. They also share
+    the present names of botocore's old events: a new session looks up 128.
     """
     shared = functools.lru_cache(botocore.session.create_loader)
+    names: dict[str, str] = {}
+    made = botocore.hooks.EventAliaser.__init__
+
+    def sharing(self: Any, *arguments: Any) -> None:
+        made(self, *arguments)
+        assert self._event_aliases == botocore.hooks.EVENT_ALIASES
+        self._alias_name_cache = names
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", shared)
+        patch.setattr(botocore.hooks.EventAliaser, "__init__", sharing)
         yield
 
 

@@ -68,6 +68,8 @@ def spoken(text: str, suffix: str) -> str:
 @functools.lru_cache(maxsize=1)  # of a file it is asked for twice
 def comments(text: str) -> str:
     """The comments of a Python file, joined: a sentence may go over several."""
+    if "#" not in text:
+        return ""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return " ".join(token.string.lstrip("#:").strip() for token in tokens if token.type == tokenize.COMMENT)
 
