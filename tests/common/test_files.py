@@ -97,3 +97,15 @@ def test_a_folder_that_cannot_be_made_is_named_whole(monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError, match="No such file") as nowhere:
         files.make_folder(Path("proc/new/folder"))
     assert nowhere.value.filename == "proc/new/folder"
+
+
+def test_a_pipe_that_a_shell_makes_is_refused_with_what_to_do() -> None:
+    """``command <(other)`` names a link in /dev/fd; what it leads to has no name to give instead."""
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(UsageError, match="write it to a file first, or give - where") as caught:
+            files.read_whole(Path(f"/dev/fd/{reading}"))
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert caught.value.code == "not-a-file"
