@@ -173,10 +173,10 @@ def test_dots_up_to_the_limit_are_read() -> None:
     ("file", "bomb"),
     [
         ("image.toml", "5,000 brackets"),
-        ("image.lock", "an integer of 10,000 digits"),
-        ("image.toml", "a key of 500,000 parts"),
-        ("image.lock", "a key of 500,000 parts"),
-        ("image.toml", "a date that does not exist"),
+        pytest.param("image.lock", "an integer of 10,000 digits", marks=pytest.mark.slow),
+        pytest.param("image.toml", "a key of 500,000 parts", marks=pytest.mark.slow),
+        pytest.param("image.lock", "a key of 500,000 parts", marks=pytest.mark.slow),
+        pytest.param("image.toml", "a date that does not exist", marks=pytest.mark.slow),
     ],
 )
 def test_a_checkout_with_a_toml_bomb_ends_a_rebuild_in_one_line(tmp_path: Path, file: str, bomb: str) -> None:

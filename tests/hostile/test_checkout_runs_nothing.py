@@ -31,6 +31,9 @@ FETCHING = (
 LOCKED = ("eif build", "eif lock", "eif sbom", "eif stage prepare", "verify inputs")
 """Those that read the lock before anything else can refuse."""
 
+SHORT = {*FETCHING, *LOCKED, "verify members show", "verify quorum", "verify release publish", "verify turn"}
+"""Those of ``make test``; ``tox -e slow`` starts every one, and ``tox -e hostile-trees`` in many folders."""
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -124,7 +127,10 @@ def test_every_command_that_takes_a_checkout_is_here() -> None:
     assert set(FETCHING) <= set(LINES)
 
 
-@pytest.mark.parametrize("command", sorted(LINES))
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=() if each in SHORT else pytest.mark.slow) for each in sorted(LINES)],
+)
 def test_nothing_of_the_checkout_runs(command: str, world: Path, traps: Traps, tmp_path: Path) -> None:
     """In the checkout itself, with PATH and every tool's variables leading into it."""
     done = run(command, world, traps, here=traps.folder, scratch=tmp_path)

@@ -107,6 +107,7 @@ def opened_or_refused(data: bytes, choice: Choice | None = None) -> bool:
         return refusal is None
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.data())
 def test_a_changed_layer_is_read_or_refused(data: st.DataObject) -> None:
@@ -126,6 +127,7 @@ def whole_layout() -> bytes:
     return layout.index(layout.nested(image)).archive()
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(
     st.sampled_from([saved(LAYERS), whole_layout(), gzip.compress(saved(LAYERS), mtime=0)]).flatmap(changed)
@@ -135,6 +137,7 @@ def test_a_changed_image_is_read_or_refused(data: bytes) -> None:
     opened_or_refused(data)
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.sampled_from(LAYERS).flatmap(lambda raw: changed(raw, headers=True)))
 def test_a_changed_file_system_is_read_or_refused(data: bytes) -> None:
@@ -162,6 +165,7 @@ def in_zstd(data: bytes) -> bytes:
     return frames
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.sampled_from([(in_gzip, "+gzip"), (in_zstd, "+zstd")]), st.booleans(), st.data())
 def test_a_changed_compressed_layer_is_read_or_refused(
@@ -191,6 +195,7 @@ DESCRIPTORS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.lists(st.lists(DESCRIPTORS, max_size=4), min_size=1, max_size=4), st.sampled_from(["a", None]))
 def test_any_nest_of_indexes_leads_to_one_image_or_is_refused(
@@ -221,6 +226,7 @@ PASSWD = st.lists(
 ).map(lambda lines: "\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(PASSWD, PASSWD, st.lists(st.sampled_from(["web", "0", "33", "+5", "", "x"]), max_size=3).map(":".join))
 def test_any_user_of_any_databases_has_ids_or_is_refused(passwd: bytes, group: bytes, user: str) -> None:
@@ -235,6 +241,7 @@ def test_any_user_of_any_databases_has_ids_or_is_refused(passwd: bytes, group: b
         assert decode_plan(plan.encode()) == replace(plan, user=replace(found, home=""))
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.data())
 def test_a_changed_plan_is_what_encode_writes_or_refused(data: st.DataObject) -> None:
@@ -257,6 +264,7 @@ FIELDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(
     st.dictionaries(st.sampled_from(FIELDS), JSON), st.dictionaries(st.sampled_from(["os", "rootfs"]), JSON)

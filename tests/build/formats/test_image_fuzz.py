@@ -131,6 +131,7 @@ SETTINGS = settings(
 )
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.lists(mutations(len(IMAGE)) | mutations(HEADER + 60), min_size=1, max_size=4), st.booleans())
 def test_image_reader(changes: list[Mutation], repair: bool) -> None:
@@ -154,6 +155,7 @@ def test_image_reader(changes: list[Mutation], repair: bool) -> None:
     assert measurements.pcr0 == pcr(*measured)
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(st.binary(max_size=2000))
 @example(b"")
@@ -168,6 +170,7 @@ def test_arbitrary_bytes(raw: bytes) -> None:
         list(read_entries(io.BytesIO(raw), 0, len(raw)))
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(changes=st.lists(mutations(len(RAMDISK), width=4), min_size=1, max_size=4))
 def test_ramdisk_reader_and_extraction(changes: list[Mutation]) -> None:
@@ -189,6 +192,7 @@ def test_ramdisk_reader_and_extraction(changes: list[Mutation]) -> None:
         assert made - {"..", "../.."} == {name or "." for name in names}
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(changes=st.lists(mutations(len(SIGNATURE_SECTION), width=2), min_size=1, max_size=3))
 def test_signature_parser(changes: list[Mutation]) -> None:
@@ -308,6 +312,7 @@ def test_the_unmutated_image_is_accepted() -> None:
     )
 
 
+@pytest.mark.slow
 @SETTINGS
 @given(changes=st.lists(mutations(CERTIFICATE_SIZE, width=1), min_size=1, max_size=3))
 def test_certificate_in_a_signature(changes: list[Mutation]) -> None:

@@ -362,6 +362,7 @@ def test_a_caller_is_every_combination_of_its_names() -> None:
     assert [item.principal.arn for item in alone if item.free_path] == [SESSION]
 
 
+@pytest.mark.slow
 def test_a_policy_of_many_principals_is_answered() -> None:
     """What cannot be asked in ten seconds is unknown, or refuted by what was asked; it ends."""
     arns = [f"arn:aws:iam::{number:012d}:role/r{number}" for number in range(1, 301)]
