@@ -268,7 +268,7 @@ def _up_to(file: BinaryIO, count: int) -> bytes:
 def _not_plain(path: Path, *, linked: bool = False) -> UsageError:
     what = "is a symbolic link" if linked else "is not a plain file"
     hint = "name the file that it leads to" if linked else "folders, pipes and devices are not read"
-    if path.is_relative_to("/dev"):  # as in `command <(other)` and /dev/stdin, which are links to pipes
+    if path.is_relative_to("/dev/fd") or path == Path("/dev/stdin"):  # what a shell names a pipe by
         hint = "write it to a file first, or give - where the command reads standard input"
     return UsageError(what, where=str(path), hint=hint, code="not-a-file")
 
