@@ -31,8 +31,11 @@ FETCHING = (
 LOCKED = ("eif build", "eif lock", "eif sbom", "eif stage prepare", "verify inputs")
 """Those that read the lock before anything else can refuse."""
 
-SHORT = {*FETCHING, *LOCKED, "verify members show", "verify quorum", "verify release publish", "verify turn"}
-"""Those of ``make test``; ``tox -e slow`` starts every one, and ``tox -e hostile-trees`` in many folders."""
+IN_MAKE_TEST = {
+    *(*FETCHING, *LOCKED),
+    *("verify members show", "verify quorum", "verify release publish", "verify turn"),
+}
+"""``tox -e slow`` starts the others, ``tox -e hostile-trees`` every one in many folders."""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,7 @@ def test_every_command_that_takes_a_checkout_is_here() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [pytest.param(each, marks=() if each in SHORT else pytest.mark.slow) for each in sorted(LINES)],
+    [pytest.param(each, marks=() if each in IN_MAKE_TEST else pytest.mark.slow) for each in sorted(LINES)],
 )
 def test_nothing_of_the_checkout_runs(command: str, world: Path, traps: Traps, tmp_path: Path) -> None:
     """In the checkout itself, with PATH and every tool's variables leading into it."""
